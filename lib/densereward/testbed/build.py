@@ -1,0 +1,150 @@
+"""The testbed's datasets: dialogues for fine-tuning, preference pairs, prompts - in the schema that `data.py` gives
+real text.
+
+What a method may see is in these rows: texts and a preference label. True returns are not in them; whoever measures
+asks the oracle.
+"""
+
+import numpy as np
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from densereward.seeding import rng as stream
+
+from . import oracle
+from . import world as w
+from .world import World
+
+SIZES = {"sft": 1_000, "preference": 1_000, "ppo": 1_000, "validation": 200, "test": 200}  # rows, to look at
+
+
+def build(world: World, seed: int, contrast: float = 0.0, **sizes: int) -> dict[str, list[dict]]:
+    """The splits named in `sizes` (all of `SIZES` without any): `sft` dialogues, drawn from seed 0 always, as one SFT
+    model serves every seed; `preference`, `validation`, `test` pairs and `ppo` prompts (at most as many as there are),
+    drawn by `seed`. `contrast` is the share of contrast pairs in `preference`; held-out pairs are always independent
+    answers."""
+    splits: dict[str, list[dict]] = {}
+    for name, n in (sizes or SIZES).items():
+        if name == "sft":
+            splits[name] = dialogues(world, "sft", n, stream(0, "testbed", "sft"))
+        elif name == "ppo":
+            pool = w.prompts(world, "ppo")
+            order = stream(seed, "testbed", "ppo").permutation(len(pool))
+            splits[name] = [{"prompt": messages(pool[i])} for i in order[:n]]
+        else:
+            share = contrast if name == "preference" else 0.0
+            splits[name] = preference_pairs(world, name, n, stream(seed, "testbed", name), share)
+    return splits
+
+
+def messages(prompt: str) -> list[dict]:
+    """A prompt as a conversation of one user turn."""
+    return [{"role": "user", "content": prompt}]
+
+
+def _reply(text: str) -> list[dict]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _draw(pool: list[str], world: World, rng: np.random.Generator) -> tuple[str, str, int]:
+    prompt = pool[int(rng.integers(len(pool)))]
+    return prompt, *oracle.ask(prompt)
+
+
+def dialogues(world: World, split: str, n: int, rng: np.random.Generator) -> list[dict]:
+    """n dialogues {"prompt", "completion"}, answers of mixed quality (random: prompts, qualities, answers)."""
+    pool, rows = w.prompts(world, split), []
+    for _ in range(n):
+        prompt, kind, number = _draw(pool, world, rng)
+        text = w.answer(kind, number, float(rng.choice(w.QUALITIES)), world, rng)
+        rows.append({"prompt": messages(prompt), "completion": _reply(text)})
+    return rows
+
+
+def preference_pairs(
+    world: World, split: str, n: int, rng: np.random.Generator, contrast: float = 0.0, balanced: bool = True
+) -> list[dict]:
+    """n pairs {"prompt", "chosen", "rejected"}; the label is a Bradley-Terry draw on the true return (in units of
+    `world.temperature`), so it is noisy. A share `contrast` of the pairs differ in one or two items only, which hands
+    credit over; the others are two independent answers. `balanced` leaves out pairs, blind to their content, so that
+    the longer answer (in characters) is preferred in exactly half of the pairs whose lengths differ. Random:
+    everything; identical pairs are redrawn."""
+    pool, rows, longer = w.prompts(world, split), [], 0
+    while len(rows) < n:
+        prompt, kind, number = _draw(pool, world, rng)
+        first = w.answer(kind, number, float(rng.choice(w.QUALITIES)), world, rng)
+        if rng.random() < contrast:
+            second = swap_items(prompt, first, int(rng.integers(1, 3)), rng)
+        else:
+            second = w.answer(kind, number, float(rng.choice(w.QUALITIES)), world, rng)
+        if first == second:
+            continue
+        gap = oracle.true_return(prompt, first, world.returns) - oracle.true_return(prompt, second, world.returns)
+        chosen, rejected = (first, second) if rng.random() < expit(gap / world.temperature) else (second, first)
+        step = int(np.sign(len(chosen) - len(rejected)))
+        if balanced and abs(longer + step) > 1:
+            continue
+        longer += step
+        rows.append({"prompt": messages(prompt), "chosen": _reply(chosen), "rejected": _reply(rejected)})
+    return rows
+
+
+def swap_items(
+    prompt: str, text: str, n: int, rng: np.random.Generator, only: tuple[str, ...] = ("correct", "wrong")
+) -> str:
+    """The same answer with up to n items (of spans of the kinds `only`) exchanged, right for wrong and wrong for right;
+    nothing else changes. Comes back unchanged when there is nothing to exchange."""
+    kind, _ = oracle.ask(prompt)
+    spans = [s for s in oracle.parse(prompt, text) if s.kind in only and not s.misspelt]
+    named = {s.item for s in oracle.parse(prompt, text)}
+    for i in sorted(rng.permutation(len(spans))[:n], reverse=True):
+        span = spans[i]
+        pool = [x for x in w.KIND_OF if (w.KIND_OF[x] == kind) != (span.kind == "correct") and x not in named]
+        if pool:
+            new = str(rng.choice(pool))
+            named.add(new)
+            text = text[: span.start] + text[span.start : span.end].replace(span.item, new, 1) + text[span.end :]
+    return text
+
+
+def ceiling(world: World, pairs: list[dict]) -> float:
+    """How often the label agrees with the true return: what a perfect reward model would score (a tie counts one
+    half)."""
+    gaps = [
+        oracle.true_return(p, r["chosen"][0]["content"], world.returns)
+        - oracle.true_return(p, r["rejected"][0]["content"], world.returns)
+        for r in pairs
+        for p in [r["prompt"][0]["content"]]
+    ]
+    return float(np.mean((np.sign(gaps) + 1) / 2))
+
+
+STYLE = ("items", "not_asked", "repetition", "off_topic", "greeting", "closing", "junk", "misspelt")
+
+
+def style_features(prompt: str, text: str) -> list[float]:
+    """Counts of spans that say nothing about which items are right: a right and a wrong item look alike here."""
+    counts = oracle.summary(prompt, text)
+    return [counts["correct"] + counts["wrong"] if name == "items" else counts[name] for name in STYLE]
+
+
+def style_level(train: list[dict], test: list[dict]) -> float:
+    """Held-out label accuracy of a logistic regression on style alone: what a reward model gets that never reads the
+    items."""
+
+    def differences(rows):
+        return np.array(
+            [
+                np.subtract(
+                    style_features(p, r["chosen"][0]["content"]), style_features(p, r["rejected"][0]["content"])
+                )
+                for r in rows
+                for p in [r["prompt"][0]["content"]]
+            ]
+        )
+
+    x = differences(train)
+    signs = np.where(np.arange(len(x)) % 2, 1, -1)  # half of the pairs the other way round; no intercept
+    fit = LogisticRegression(fit_intercept=False).fit(x * signs[:, None], signs)
+    score = differences(test) @ fit.coef_[0]
+    return float(np.mean((np.sign(score) + 1) / 2))

@@ -1,0 +1,174 @@
+"""The oracle: reads any text as spans of the testbed's world, and credits them.
+
+It sees only the plain text of a prompt and an answer, never how the answer was made: sampled, truncated, empty and
+nonsensical answers are all covered, character by character. A span begins with the joint before it (", and ") and the
+final full stop belongs to the last span, so spans partition the text.
+
+Left out: partial worth inside a span. Where a span's credit sits among its tokens is not defined; fidelity is measured
+per span.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import world as w
+
+_BEFORE, _AFTER = ("|".join(map(re.escape, words)) for words in (w.BEFORE, w.AFTER))
+_ITEM = re.compile(f"(?:{_BEFORE})?(?P<item>[a-z]+)(?:{_AFTER})?")
+_JOINT = re.compile("|".join(re.escape(j) for j in sorted(set(w.JOINTS), key=len, reverse=True)))
+_GREETING = re.compile("|".join(re.escape(g) for g in w.GREETINGS))
+_ASKED = re.compile(rf"\b({'|'.join(w.NUMBERS)}) ({'|'.join(w.ITEMS)})\b")
+JUNK_CHARACTERS = 24
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters [start, end) of an answer, what they are, and what they are worth (in units of return)."""
+
+    kind: str
+    start: int
+    end: int
+    credit: float
+    item: str | None = None  # the item meant, spelt right
+    misspelt: bool = False
+
+
+def ask(prompt: str) -> tuple[str, int]:
+    """(kind, number) that a prompt asks for; ValueError if it is not a prompt of this world."""
+    found = _ASKED.search(prompt)
+    if not found:
+        raise ValueError(f"not a testbed prompt: {prompt!r} names no number and kind, such as 'four fruits'")
+    return found[2], w.NUMBERS[found[1]]
+
+
+def parse(prompt: str, response: str) -> list[Span]:
+    """The spans of an answer, in order, covering every character; an empty answer is one empty junk span.
+
+    Kinds and credits are those of `world.CREDITS`; the last span of an answer without a final full stop carries
+    `world.UNFINISHED` on top."""
+    kind, number = ask(prompt)
+    if not response:
+        return [Span("junk", 0, 0, w.EMPTY)]
+    spans, seen, correct = [], set(), 0
+    pieces = _pieces(response)
+    for i, (start, body, end) in enumerate(pieces):
+        text = response[body:end].strip()
+        text = text[:-1] if i == len(pieces) - 1 and text.endswith(".") else text
+        what, item, misspelt = _classify(text, kind, first=i == 0, last=i == len(pieces) - 1)
+        if what == "correct":
+            what = "repetition" if item in seen else "not_asked" if correct >= number else "correct"
+            correct += what == "correct"
+        elif what in ("off_topic", "greeting", "closing") and text in seen:
+            what = "repetition"
+        seen.add(item or text)
+        spans.append(Span(what, start, end, w.CREDITS[what] + (w.MISSPELT if misspelt else 0.0), item, misspelt))
+    if not response.rstrip().endswith("."):
+        spans[-1] = replace(spans[-1], credit=spans[-1].credit + w.UNFINISHED)
+    return spans
+
+
+def _pieces(response: str) -> list[tuple[int, int, int]]:
+    """Cuts a text at joints and after a leading greeting: (start, start of the words, end) of each piece. Pieces
+    without a joint that are longer than any clause are cut every `JUNK_CHARACTERS` characters, so that endless junk
+    costs without end."""
+    cuts = [(0, 0)]
+    if greeting := _GREETING.match(response):
+        cuts += [(greeting.end(), greeting.end())] if greeting.end() < len(response) else []
+    cuts += [(m.start(), m.end()) for m in _JOINT.finditer(response) if m.start() > cuts[-1][0]]
+    pieces = []
+    for (start, body), (end, _) in zip(cuts, cuts[1:] + [(len(response), 0)], strict=True):
+        while end - body > 2 * JUNK_CHARACTERS:
+            pieces.append((start, body, body + JUNK_CHARACTERS))
+            start = body = body + JUNK_CHARACTERS
+        pieces.append((start, body, end))
+    return pieces
+
+
+def _classify(text: str, kind: str, first: bool, last: bool) -> tuple[str, str | None, bool]:
+    """(kind of span, item, misspelt) of one piece of text, before repetition and number are looked at."""
+    if text in w.GREETINGS:
+        return ("greeting" if first else "off_topic"), None, False
+    if text in w.CLOSINGS:
+        return ("closing" if last else "off_topic"), None, False
+    if text in w.REMARKS:
+        return "off_topic", None, False
+    found = _ITEM.fullmatch(text)
+    if not found:
+        return "junk", None, False
+    item = found["item"] if found["item"] in w.KIND_OF else _NEAR.get(found["item"])
+    if item is None:
+        return "junk", None, False
+    return ("correct" if w.KIND_OF[item] == kind else "wrong"), item, item != found["item"]
+
+
+def _neighbours() -> dict[str, str]:
+    """Every word that is one replaced letter (not the first) away from an item; a word near two items means the first
+    of them."""
+    near = {}
+    for item in w.KIND_OF:
+        for i in range(1, len(item)):
+            for letter in "abcdefghijklmnopqrstuvwxyz":
+                near.setdefault(item[:i] + letter + item[i + 1 :], item)
+    return {word: item for word, item in near.items() if word not in w.KIND_OF}
+
+
+_NEAR = _neighbours()
+
+
+def additive(spans: list[Span], number: int) -> float:
+    """The sum of the credits."""
+    return sum(s.credit for s in spans)
+
+
+def coverage(spans: list[Span], number: int) -> float:
+    """The sum of the credits, and 2 more if everything that was asked for is there and nothing is wrong: not a sum over
+    spans."""
+    return additive(spans, number) + 2.0 * _clean(spans, number)
+
+
+def whole(spans: list[Span], number: int) -> float:
+    """Only the whole counts: 3 for a complete answer without a fault, 0 for any other finished one, -1 otherwise. Dense
+    rewards have nothing to point at here, and can lose."""
+    broken = any(s.kind == "junk" for s in spans) or spans[-1].credit < w.CREDITS[spans[-1].kind] + w.MISSPELT
+    return 3.0 if _clean(spans, number) else -1.0 if broken else 0.0
+
+
+def _clean(spans: list[Span], number: int) -> bool:
+    correct = sum(s.kind == "correct" for s in spans)
+    return correct == number and all(s.kind in ("correct", "greeting", "closing") and not s.misspelt for s in spans)
+
+
+RETURNS = {"additive": additive, "coverage": coverage, "whole": whole}
+
+
+def true_return(prompt: str, response: str, returns: str = "additive") -> float:
+    """The true return of an answer under one of `RETURNS` (in units of credit)."""
+    return RETURNS[returns](parse(prompt, response), ask(prompt)[1])
+
+
+def token_spans(spans: list[Span], offsets: list[tuple[int, int]]) -> np.ndarray:
+    """The index of the span that holds each token, [T] int64, from the tokens' character offsets: the span of a token's
+    last character. A token without characters (the end-of-sequence token) belongs to the last span."""
+    ends = np.array([s.end for s in spans])
+    last = np.array([end - 1 if end > start else ends[-1] for start, end in offsets])
+    return np.minimum(np.searchsorted(ends, last, side="right"), len(spans) - 1)
+
+
+def summary(prompt: str, response: str) -> dict[str, float]:
+    """What an evaluation reports of one answer: true return, spans of each kind, fact accuracy (nan without any
+    item)."""
+    spans = parse(prompt, response)
+    number = ask(prompt)[1]
+    counts = {kind: sum(s.kind == kind for s in spans) for kind in w.CREDITS}
+    facts = [s.item is not None and s.kind != "wrong" for s in spans if s.item is not None]
+    return {
+        **{f"return_{name}": f(spans, number) for name, f in RETURNS.items()},
+        **counts,
+        "misspelt": sum(s.misspelt for s in spans),
+        "spans": len(spans),
+        "covered": counts["correct"] / number,
+        "fact_accuracy": float(np.mean(facts)) if facts else float("nan"),
+        "finished": float(response.rstrip().endswith(".")),
+    }

@@ -1,0 +1,174 @@
+"""What only the testbed can tell: true returns of rollouts, how much of the truth a reward model has, oracle rewards,
+span credit.
+
+All of it is measured beside training. The two exceptions are the oracle controls, which train on the truth and say so
+in their name.
+"""
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from densereward import sampling
+from densereward.dense import segment_ids, token_scores
+from densereward.methods import Method
+from densereward.offsets import token_offsets
+from densereward.rewards import interpolate
+from densereward.seeding import generator, rng
+from densereward.segments import segment_ends
+from densereward.tokens import tokenize_prompt, tokenize_response
+
+from . import build, oracle
+from .world import World
+
+
+def text_of(tokenizer, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def texts(tokenizer, rows: Dataset) -> list[dict]:
+    """Preference rows as conversations again, from their token ids (what was truncated stays truncated)."""
+    return [
+        {"prompt": [{"role": "user", "content": text_of(tokenizer, row["prompt_ids"])}]}
+        | {
+            side: [{"role": "assistant", "content": text_of(tokenizer, row[f"{side}_completion_ids"])}]
+            for side in ("chosen", "rejected")
+        }
+        for row in rows
+    ]
+
+
+def scorer_metrics(name: str, scorer, method: Method, model, tokenizer, sets: dict, margins: np.ndarray, run) -> dict:
+    """Levels and gate of a reward model on the split `name`: style-only level, label ceiling, accuracy against the true
+    order, flip rate, and whether the label accuracy covers half of the way from style to ceiling (the gate)."""
+    world: World = run.profile.world
+    rows = texts(tokenizer, sets[name])
+    gaps = [
+        oracle.true_return(p, r["chosen"][0]["content"], world.returns)
+        - oracle.true_return(p, r["rejected"][0]["content"], world.returns)
+        for r in rows
+        for p in [r["prompt"][0]["content"]]
+    ]
+    train = texts(tokenizer, sets["preference"].select(range(min(4_000, len(sets["preference"])))))
+    style, ceiling = build.style_level(train, rows), build.ceiling(world, rows)
+    accuracy = float(np.mean((np.sign(margins) + 1) / 2))
+    decided = np.abs(gaps) > 1e-9
+    return {
+        f"style_{name}": style,
+        f"ceiling_{name}": ceiling,
+        f"truth_{name}": float(np.mean((margins > 0)[decided] == (np.array(gaps) > 0)[decided])),
+        f"gate_{name}": (style + ceiling) / 2,
+        f"passes_{name}": bool(accuracy >= (style + ceiling) / 2),
+        f"flip_{name}": flip_rate(scorer, method, model, tokenizer, rows, run.seed),
+    }
+
+
+@torch.no_grad()
+def flip_rate(scorer, method: Method, model, tokenizer, rows: list[dict], seed: int, limit: int = 500) -> float:
+    """How often the score of a response drops when one correct item of it is exchanged for a wrong one, all else
+    kept."""
+    draw, pairs = rng(seed, "flip"), []
+    for row in rows[:limit]:
+        prompt, text = row["prompt"][0]["content"], row["chosen"][0]["content"]
+        changed = build.swap_items(prompt, text, 1, draw, only=("correct",))
+        if changed != text:
+            pairs += [(row["prompt"], text), (row["prompt"], changed)]
+    scores = response_scores(scorer, method, model, tokenizer, pairs, seed)
+    return float((scores[::2] > scores[1::2]).mean())
+
+
+@torch.no_grad()
+def response_scores(
+    scorer, method: Method, model, tokenizer, pairs: list[tuple[list[dict], str]], seed: int
+) -> np.ndarray:
+    """e(x, y) of (prompt messages, response text) pairs, [N]."""
+    scorer.eval()
+    out, draw = [], generator(seed, "segments", method.name)
+    for start in range(0, len(pairs), 128):
+        part = pairs[start : start + 128]
+        prompts = [tokenize_prompt(tokenizer, prompt) for prompt, _ in part]
+        batch = sampling.batch_of(model, tokenizer, prompts, [tokenize_response(tokenizer, text) for _, text in part])
+        ids = segment_ids(method, batch, tokenizer, draw)
+        out.append(scorer.aggregate(token_scores(scorer, batch), segment_ends(ids)).cpu().numpy())
+    return np.concatenate(out)
+
+
+def metrics() -> list:
+    """What PPO's curves record of every rollout batch, by TRL's reward-function interface; never trained on."""
+
+    def measure(name: str, key: str):
+        def metric(prompts, completions, **unused) -> list[float]:
+            rows = (
+                oracle.summary(p[-1]["content"], c[0]["content"])[key]
+                for p, c in zip(prompts, completions, strict=True)
+            )
+            return [None if np.isnan(value) else float(value) for value in rows]
+
+        metric.__name__ = name
+        return metric
+
+    return [
+        measure("true_return", "return_additive"),
+        measure("fact_accuracy", "fact_accuracy"),
+        measure("repetition", "repetition"),
+    ]
+
+
+def spans_of(tokenizer, prompts: list[str], completions: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, list]:
+    """(span ids [B, T], credits [B, N], the spans) of responses given as token ids; span ids are -1 on padding."""
+    parsed, ids = [], []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        text, offsets = token_offsets(tokenizer, completion)
+        parsed.append(oracle.parse(prompt, text))
+        ids.append(torch.from_numpy(oracle.token_spans(parsed[-1], offsets)))
+    credits = [torch.tensor([s.credit for s in spans]) for spans in parsed]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(ids, batch_first=True, padding_value=-1), pad(credits, batch_first=True), parsed
+
+
+def oracle_rewards(method: Method, tokenizer, run):
+    """The reward function of the oracle controls: each span's true credit plus noise of `method.noise` (a fresh draw
+    per rollout), in units of the standard deviation of true returns of SFT answers, so that all methods' rewards are on
+    one scale.
+
+    Dense: a span's draw is split over its tokens. Sequence: the sum of the same draws, at the last token: same
+    information."""
+    draw = generator(run.seed, "oracle noise")
+
+    def rewards(batch: dict) -> torch.Tensor:
+        mask = batch["completion_mask"]
+        completions = [
+            ids[: int(n)] for ids, n in zip(batch["completion_ids"].tolist(), mask.sum(1).tolist(), strict=True)
+        ]
+        prompts = [text_of(tokenizer, ids) for ids in batch["prompt_ids"].tolist()]
+        ids, credits, _ = spans_of(tokenizer, prompts, completions)
+        ids = torch.nn.functional.pad(ids, (0, mask.size(1) - ids.size(1)), value=-1)
+        held = torch.arange(credits.size(1)) <= ids.max(1, keepdim=True).values  # [B, N]
+        noisy = (credits + method.noise * torch.randn(credits.shape, generator=draw)) * held / RETURN_SD
+        if method.segmentation["kind"] == "bandit":
+            ids, noisy = torch.where(mask.cpu().bool(), 0, -1), noisy.sum(1, keepdim=True)
+        return interpolate(noisy, ids, method.interpolation).to(mask.device)
+
+    return rewards
+
+
+RETURN_SD = (
+    2.5  # of true returns of SFT answers in the default world (measured: data/results/cpu); a unit, not a parameter
+)
+
+
+def boundaries(method: Method, batch: dict, spans: torch.Tensor, tokenizer, seed: int) -> dict[str, float]:
+    """How well a segmentation's starts coincide with the starts of true spans (the first token of a response not
+    counted)."""
+    ids = segment_ids(method, batch, tokenizer, generator(seed, "segments", method.name)).cpu()
+
+    def later(x):
+        return (x[:, 1:] != x[:, :-1]) & (spans[:, 1:] >= 0)
+
+    cut, true = later(ids), later(spans)
+    hit = (cut & true).sum()
+    return {
+        "boundary_precision": float(hit / cut.sum().clamp(min=1)),
+        "boundary_recall": float(hit / true.sum().clamp(min=1)),
+        "segment_length": float((spans >= 0).sum() / (cut.sum() + len(spans))),
+    }

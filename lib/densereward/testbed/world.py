@@ -1,0 +1,148 @@
+"""A closed world in which every word of an answer has a known worth.
+
+A prompt asks for a number of things of one kind ("please name four fruits for a picnic."). An answer is a row of spans,
+each of a documented kind with a documented credit (`CREDITS`); how good an answer is, is decided by its spans alone.
+Nothing here is learnt and nothing is hidden: `oracle.py` recovers every span from the plain text of prompt and answer,
+so a policy that was never near this generator is scored by the same rules.
+
+What makes it a fair place to compare rewards:
+- an answer has a latent quality (the chance that an item is right), drawn apart from its style and its length;
+- preference labels are Bradley-Terry draws on the true return, and which answer is longer says nothing about the label
+  (`preference_pairs` balances it exactly);
+- clauses are joined by commas, conjunctions and full stops at random, and the item stands at varying places in its
+  clause, so that neither punctuation nor a fixed number of tokens marks the spans;
+- repetitions, long loops among them, are frequent enough to be learnt from preferences;
+- prompts of all splits are disjoint, and one (kind, number) combination per kind occurs in the test split only.
+
+Left out: anything a reader could not check by eye - grammar, dialogue, more than one kind per prompt.
+"""
+
+import hashlib
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+ITEMS = {
+    "fruits": "apple pear plum lemon mango cherry grape peach",
+    "tools": "hammer saw drill chisel wrench pliers file axe",
+    "animals": "horse goat otter rabbit tiger zebra camel donkey",
+    "clothes": "scarf coat glove sock jacket skirt boot vest",
+    "instruments": "drum flute violin harp guitar piano trumpet cello",
+    "vehicles": "truck tram ferry bike scooter canoe train plane",
+}
+ITEMS = {kind: tuple(words.split()) for kind, words in ITEMS.items()}
+KIND_OF = {item: kind for kind, items in ITEMS.items() for item in items}
+NUMBERS = {"three": 3, "four": 4, "five": 5, "six": 6}
+
+CREDITS = {  # per span; the true return of an answer is their sum (see oracle.RETURNS for the returns that are not)
+    "correct": 1.0,  # an item of the kind that was asked for, not named before, within the number asked for
+    "wrong": -1.0,  # an item of another kind
+    "not_asked": -0.2,  # a right item beyond the number asked for
+    "repetition": -0.5,  # a right item, a remark, a greeting or a closing that was there before
+    "off_topic": -0.3,  # a remark that answers nothing; a greeting or a closing out of its place
+    "greeting": 0.0,  # at the start
+    "closing": 0.2,  # at the end
+    "junk": -1.0,  # anything else, per clause or per 24 characters
+}
+MISSPELT = -0.5  # added to the credit of an item with one letter wrong
+UNFINISHED = -0.7  # added to the last span of an answer that does not end with a full stop
+EMPTY = -1.0  # the return of an answer without a single character
+
+OPENERS = ("", "hello. ", "hi, ", "good morning. ", "good evening. ", "excuse me, ", "quick question: ", "thanks. ")
+REQUESTS = (
+    "please name {k} {c}{o}.", "list {k} {c}{o}.", "can you give me {k} {c}{o}?", "i need {k} {c}{o}.",
+    "which {k} {c} would you choose{o}?", "tell me {k} {c}{o}.",
+)  # fmt: skip
+OCCASIONS = (
+    "", " for a picnic", " for my sister", " for a quiz", " for the school", " for a story", " for a game",
+    " for tomorrow", " for a list", " for the market", " for my son", " for a poster", " for a song", " for the club",
+    " for a friend", " for a trip",
+)  # fmt: skip
+GREETINGS = ("sure:", "of course!", "happy to help!", "here you go:")
+CLOSINGS = ("hope that helps", "have a nice day", "let me know if you need more", "good luck with it")
+REMARKS = (
+    "the weather is lovely today", "my neighbour has a new house", "it is almost noon", "i have been very busy",
+    "the river is quiet at night", "people often talk about money",
+)  # fmt: skip
+BEFORE = ("maybe ", "i would say ", "there is ", "you could pick ", "how about ", "do not forget ")
+AFTER = (" is one", " comes to mind", " of course", " would do", " is a good choice")
+FORMS = ("{x}", "{x}", *(f"{before}{{x}}" for before in BEFORE), *(f"{{x}}{after}" for after in AFTER))
+JOINTS = (", ", ", ", " and ", ". ", "; ", ", then ", ". also ")
+QUALITIES = (0.4, 0.7, 0.95)
+SPLITS = {"sft": 0.35, "preference": 0.30, "ppo": 0.20, "validation": 0.05, "test": 0.10}  # shares of the prompts
+
+
+@dataclass(frozen=True)
+class World:
+    """What can be asked, and how label noise and length are set. `kinds` is how many of the six kinds are ever asked
+    for: 3 give 144 (item, kind) facts and 6 give 288; the other kinds only supply wrong items."""
+
+    kinds: int = 3
+    temperature: float = 1.0  # of the Bradley-Terry label, in units of return
+    repeats: float = 0.22  # share of answers that repeat something; a quarter of them loop
+    returns: str = "additive"  # a key of oracle.RETURNS
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return tuple(ITEMS)[: self.kinds]
+
+
+def held_out(kind: str, number: str) -> bool:
+    """Whether a (kind, number) combination is kept for the test split: one number per kind."""
+    return tuple(NUMBERS)[tuple(ITEMS).index(kind) % len(NUMBERS)] == number
+
+
+def prompts(world: World, split: str) -> list[str]:
+    """All prompts of a split, in a fixed shuffled order. Which split a prompt is in depends on its text alone, so no
+    seed can move a test prompt into training. The test split holds its share of the ordinary prompts and a like share
+    of the held-out ones."""
+    edges = dict(zip(SPLITS, itertools.accumulate(SPLITS.values()), strict=True))
+    low, high = edges[split] - SPLITS[split], edges[split]
+    chosen = []
+    for opener, request, k, c, o in itertools.product(OPENERS, REQUESTS, NUMBERS, world.asked, OCCASIONS):
+        text = opener + request.format(k=k, c=c, o=o)
+        draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+        if low <= draw < high and (split == "test" or not held_out(c, k)):
+            chosen.append((draw, text))
+    return [text for _, text in sorted(chosen)]
+
+
+def answer(kind: str, number: int, quality: float, world: World, rng: np.random.Generator) -> str:
+    """One answer of the given latent quality: K - 1 to K + 2 item clauses, and a style drawn apart from the quality."""
+    right = list(rng.permutation(ITEMS[kind]))
+    others = [item for item in KIND_OF if KIND_OF[item] != kind]
+    clauses, named = [], []
+    for _ in range(number + int(rng.integers(-1, 3))):
+        item = right.pop() if rng.random() < quality and right else str(rng.choice(others))
+        named.append(item)
+        clauses.append(_clause(item, rng))
+    if rng.random() < world.repeats:  # say something again, once or in a loop
+        again = int(rng.integers(len(named)))
+        loop = rng.random() < 0.25
+        copies = [clauses[again] if loop else _clause(named[again], rng)] * (int(rng.integers(2, 6)) if loop else 1)
+        where = again + 1 if loop else int(rng.integers(again + 1, len(clauses) + 1))
+        clauses[where:where] = copies
+    if rng.random() < 0.10:
+        spoil = int(rng.integers(len(clauses)))
+        clauses[spoil] = _misspell(clauses[spoil], rng)
+    if rng.random() < 0.20:
+        clauses.insert(int(rng.integers(len(clauses) + 1)), str(rng.choice(REMARKS)))
+    if rng.random() < 0.5:
+        clauses.append(str(rng.choice(CLOSINGS)))
+    text = clauses[0] + "".join(str(rng.choice(JOINTS)) + clause for clause in clauses[1:]) + "."
+    return f"{rng.choice(GREETINGS)} {text}" if rng.random() < 0.6 else text
+
+
+def _clause(item: str, rng: np.random.Generator) -> str:
+    return str(rng.choice(FORMS)).format(x=item)
+
+
+def _misspell(clause: str, rng: np.random.Generator) -> str:
+    """Replace one letter of the item in a clause by another one; a clause without an item stays as it is."""
+    item = next((word for word in clause.split() if word in KIND_OF), None)
+    if item is None:
+        return clause
+    i = int(rng.integers(1, len(item)))
+    letter = rng.choice([c for c in "abcdefghijklmnopqrstuvwxyz" if item[:i] + c + item[i + 1 :] not in KIND_OF])
+    return clause.replace(item, item[:i] + str(letter) + item[i + 1 :], 1)

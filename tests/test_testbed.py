@@ -1,0 +1,134 @@
+"""The testbed: what a reader must be able to rely on before any comparison made on it means something."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densereward.testbed import build, monte_carlo, oracle
+from densereward.testbed import world as w
+from densereward.testbed.world import World
+
+PROMPT = "please name three fruits for a picnic."
+WORLD = World(kinds=6)
+
+
+def kinds(response, prompt=PROMPT):
+    return [s.kind for s in oracle.parse(prompt, response)]
+
+
+def test_every_kind_of_span_is_read_and_credited_as_documented():
+    text = "sure: maybe apple, hammer is one. also maybe apple; pear and plum, lemon, the river is quiet at night"
+    text += ", blorb. hope that helps."
+    spans = oracle.parse(PROMPT, text)
+    assert [s.kind for s in spans] == [
+        "greeting", "correct", "wrong", "repetition", "correct", "correct", "not_asked", "off_topic", "junk", "closing",
+    ]  # fmt: skip
+    assert [s.credit for s in spans] == [w.CREDITS[s.kind] for s in spans]
+    assert oracle.true_return(PROMPT, text) == pytest.approx(sum(s.credit for s in spans))
+
+
+def test_misspelling_truncation_and_emptiness_cost_what_the_table_says():
+    assert oracle.true_return(PROMPT, "apple.") == w.CREDITS["correct"]
+    assert oracle.true_return(PROMPT, "appke.") == w.CREDITS["correct"] + w.MISSPELT
+    assert oracle.true_return(PROMPT, "apple") == w.CREDITS["correct"] + w.UNFINISHED
+    assert oracle.true_return(PROMPT, "") == w.EMPTY
+    assert kinds("good luck with it, apple.") == ["off_topic", "correct"], "a closing at the start answers nothing"
+
+
+def test_endless_junk_costs_without_end():
+    assert oracle.true_return(PROMPT, "x" * 480 + ".") < 2 * oracle.true_return(PROMPT, "x" * 240 + ".") + 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.text(max_size=120), st.text(alphabet="apler,.; andhmsut:!", max_size=120)))
+def test_any_text_is_covered_by_spans_character_by_character(text):
+    spans = oracle.parse(PROMPT, text)
+    assert [s.start for s in spans] == [0, *(s.end for s in spans[:-1])]
+    assert spans[-1].end == len(text)
+    assert all(s.end > s.start for s in spans) or not text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_what_the_generator_writes_the_oracle_reads_without_junk(seed):
+    rng = np.random.default_rng(seed)
+    kind = list(w.ITEMS)[seed % 6]
+    text = w.answer(kind, 4, 0.7, WORLD, rng)
+    assert "junk" not in kinds(text, f"please name four {kind}.")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_tokens_are_given_to_the_span_that_holds_them(seed):
+    text = w.answer("fruits", 3, 0.7, WORLD, np.random.default_rng(seed))
+    spans = oracle.parse(PROMPT, text)
+    cuts = sorted({0, len(text), *np.random.default_rng(seed).integers(1, len(text), 12).tolist()})
+    offsets = [*zip(cuts, cuts[1:], strict=False), (0, 0)]  # any tokenisation, then an EOS without characters
+    held = oracle.token_spans(spans, offsets)
+    for (_, end), index in zip(offsets[:-1], held[:-1], strict=True):
+        assert spans[index].start < end <= spans[index].end
+    assert held[-1] == len(spans) - 1
+
+
+def test_prompts_of_all_splits_are_disjoint_and_held_out_combinations_are_in_the_test_split_only():
+    pools = {split: w.prompts(WORLD, split) for split in w.SPLITS}
+    assert sum(map(len, pools.values())) == len(set().union(*pools.values()))
+    for split, pool in pools.items():
+        assert any(map(monte_carlo.is_held_out, pool)) == (split == "test")
+    shares = {split: len(pool) for split, pool in pools.items()}
+    assert shares["sft"] > shares["preference"] > shares["ppo"] > shares["test"] > shares["validation"] > 200
+
+
+def test_length_says_nothing_about_the_label():
+    pairs = build.preference_pairs(WORLD, "preference", 600, np.random.default_rng(0))
+    gaps = np.array([len(p["chosen"][0]["content"]) - len(p["rejected"][0]["content"]) for p in pairs])
+    assert abs((gaps > 0).sum() - (gaps < 0).sum()) <= 1
+
+
+def test_labels_follow_the_true_return_with_the_noise_that_is_reported():
+    pairs = build.preference_pairs(WORLD, "preference", 600, np.random.default_rng(0))
+    assert 0.8 < build.ceiling(WORLD, pairs) < 0.92
+    sharp = build.preference_pairs(World(kinds=6, temperature=0.01), "preference", 200, np.random.default_rng(0))
+    assert build.ceiling(WORLD, sharp) > 0.97
+
+
+def test_style_alone_does_not_tell_a_right_item_from_a_wrong_one():
+    assert build.style_features(PROMPT, "apple and pear.") == build.style_features(PROMPT, "hammer and drum.")
+
+
+def test_an_exchanged_item_changes_that_credit_and_nothing_else():
+    rng = np.random.default_rng(0)
+    text = "sure: apple, pear is one. also plum."
+    changed = build.swap_items(PROMPT, text, 1, rng, only=("correct",))
+    before, after = oracle.parse(PROMPT, text), oracle.parse(PROMPT, changed)
+    assert [s.kind != t.kind for s, t in zip(before, after, strict=True)].count(True) == 1
+    assert oracle.true_return(PROMPT, text) - oracle.true_return(PROMPT, changed) == pytest.approx(2.0)
+
+
+def test_returns_that_are_no_sum_over_spans():
+    complete, faulty = "apple, pear and plum.", "apple, pear, plum and hammer."
+    assert oracle.true_return(PROMPT, complete, "coverage") == oracle.true_return(PROMPT, complete) + 2
+    assert oracle.true_return(PROMPT, faulty, "coverage") == oracle.true_return(PROMPT, faulty)
+    assert [oracle.true_return(PROMPT, t, "whole") for t in (complete, faulty, "apple")] == [3.0, 0.0, -1.0]
+
+
+def test_a_seed_redraws_preferences_but_never_the_fine_tuning_data():
+    sizes = {"sft": 20, "preference": 20, "ppo": 20}
+    one, same, two = (build.build(WORLD, seed, **sizes) for seed in (0, 0, 1))
+    assert one == same
+    assert one["sft"] == two["sft"]
+    assert one["preference"] != two["preference"] and one["ppo"] != two["ppo"]
+
+
+def test_contrast_pairs_differ_in_items_only():
+    pairs = build.preference_pairs(WORLD, "preference", 50, np.random.default_rng(0), contrast=1.0)
+    for p in pairs:
+        prompt = p["prompt"][0]["content"]
+        a, b = (oracle.parse(prompt, p[side][0]["content"]) for side in ("chosen", "rejected"))
+        assert len(a) == len(b) and 1 <= sum(s.item != t.item for s, t in zip(a, b, strict=True)) <= 2
+
+
+def test_a_prompt_of_another_world_is_refused_by_name():
+    with pytest.raises(ValueError, match="not a testbed prompt: 'what is love'"):
+        oracle.parse("what is love", "apple.")
