@@ -1,0 +1,53 @@
+# Dense Rewards, Side by Side: every recipe is made of lines that a reader could type.
+# Variables: PROFILE, METHODS, SEEDS, JOBS (processes at a time), PORT, PYTHON (what makes .venv, 3.11 or newer).
+JOBS   ?= 2
+PORT   ?= 8000
+PYTHON ?= python3
+
+# One thread per process (several run at a time; spinning threads are many times slower), and no hub at run time.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+# DeepSpeed's compiler finds its helpers there.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help book test test-dist study bench serve clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+book: .venv/.installed  ## execute every notebook at PROFILE (default smoke) and build the HTML book into _build/html
+	.venv/bin/python -m densereward.notebooks execute --profile $(or $(PROFILE),smoke) --jobs $(JOBS)
+	.venv/bin/python -m densereward.notebooks build --profile $(or $(PROFILE),smoke)
+
+test: .venv/.installed  ## run the tests, those in a browser too where chromium is installed
+	.venv/bin/python -m pytest -m "not dist" -n $(JOBS) --dist loadfile --durations 10
+
+test-dist: .venv/.installed-train  ## run the DeepSpeed tests: two processes, compiles at first (a few minutes)
+	DS_ACCELERATOR=cpu .venv/bin/python -m pytest -m dist -v --durations 10 tests/dist
+
+study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resumes where it stopped; METHODS=a,b SEEDS=0,1
+	.venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
+
+bench: .venv/.installed  ## time each part of a PPO round at PROFILE (default cpu)
+	.venv/bin/python -m densereward.bench --profile $(or $(PROFILE),cpu)
+
+serve:  ## show the built book on http://127.0.0.1:PORT (default 8000)
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+clean:  ## remove the built book and the executed notebooks; the stages' artifacts and .venv stay
+	rm -rf _build runs/book .pytest_cache .ruff_cache .hypothesis
+
+# A changed pin or dependency runs pip again; where all is in place already, that takes seconds and no network.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
+	.venv/bin/python -m pip --version || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -c constraints.txt setuptools wheel
+	.venv/bin/python -m pip install -c constraints.txt --no-build-isolation -e '.[book,judge,dev]'
+	touch $@
+
+.venv/.installed-train: .venv/.installed
+	DS_BUILD_OPS=0 .venv/bin/python -m pip install -c constraints.txt --no-build-isolation -e '.[train]'
+	touch $@

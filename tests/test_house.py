@@ -1,0 +1,183 @@
+"""The house keeps its promises: one environment however it is made, targets that exist, sources fit to be published."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from densereward.notebooks import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAKEFILE = (ROOT / "Makefile").read_text()
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def pins() -> dict:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), "constraints.txt holds exact versions only"
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def conda_pip_lines() -> list[str]:
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    return next(item["pip"] for item in dependencies if isinstance(item, dict))
+
+
+# --- one environment -------------------------------------------------------------------------------------------------
+
+
+def test_conda_installs_what_make_installs():
+    """environment.yml names nothing of its own: the project with the Makefile's extras, under the same constraints."""
+    extras = re.search(r"-e '(\.\[[\w,]+\])'\n\ttouch", MAKEFILE).group(1)
+    assert conda_pip_lines() == ["-c constraints.txt", f"-e {extras}"]
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert [item for item in dependencies if isinstance(item, str)] == ["python=3.11", "pip"]
+    for workflow in ("test", "book"):
+        text = (ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text()
+        assert set(re.findall(r'python-version: "(.+)"', text)) == {"3.11"}
+
+
+def test_pip_accepts_condas_lines_and_the_pins_fit_together(tmp_path):
+    """pip reads the lines as conda hands them over, a requirements file, with no index to ask: what is installed meets
+    every requirement of every extra, and the constraints allow all of it."""
+    lines = "\n".join(conda_pip_lines()).replace("-c ", f"-c {ROOT}/").replace("-e .", f"-e {ROOT}")
+    (tmp_path / "lines.txt").write_text(lines)
+    offline = ["--isolated", "install", "--dry-run", "--no-index", "--no-build-isolation", "-q"]
+    done = run("-m", "pip", *offline, "-r", tmp_path / "lines.txt", "--report", tmp_path / "report.json")
+    assert done.returncode == 0, done.stderr
+    installs = json.loads((tmp_path / "report.json").read_text())["install"]
+    assert [item["metadata"]["name"] for item in installs] == ["densereward"], "something else would be installed"
+
+
+def test_every_package_that_the_project_pulls_in_is_pinned_at_the_version_tested_here():
+    """A package without a pin changes under a reader's feet. (CUDA builds of torch name their own packages exactly.)"""
+    pinned, seen = pins(), set()
+    extras = PROJECT["project"]["optional-dependencies"]
+    todo = [Requirement(line) for line in PROJECT["project"]["dependencies"] + sum(extras.values(), [])]
+    while todo:
+        need = todo.pop()
+        name = canonicalize_name(need.name)
+        if (name, frozenset(need.extras)) in seen or name.startswith(("nvidia-", "cuda-", "triton")):
+            continue
+        seen.add((name, frozenset(need.extras)))
+        assert name in pinned, f"{name} has no pin in constraints.txt"
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            assert name == "deepspeed", f"{name} is not installed"  # nor is it before the first `make test-dist`
+            continue
+        version = found.version.split("+")[0]
+        assert version == pinned[name], f"{name}: tested here {version}, pinned {pinned[name]}"
+        for line in found.requires or []:
+            child = Requirement(line)
+            wanted = [{"extra": extra} for extra in ("", *need.extras)]
+            if not child.marker or any(child.marker.evaluate(env) for env in wanted):
+                todo.append(child)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_make_explains_its_targets_and_each_is_a_line_to_type():
+    targets = {"book", "test", "test-dist", "study", "bench", "serve", "clean"}
+    shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert targets <= {line.split()[0] for line in shown.splitlines() if len(line.split()) > 3}, shown
+    assert not re.search(r"\\\n", MAKEFILE), "a recipe that spans lines cannot be typed"
+
+
+def test_the_modules_that_make_runs_exist():
+    for module in set(re.findall(r"-m (densereward[\w.]*)", MAKEFILE)):
+        assert importlib.util.find_spec(module), f"the Makefile runs {module}, which is not in lib/"
+
+
+def test_ci_runs_the_tests_and_the_smoke_book():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "set -euo pipefail" in script
+    assert re.search(r"^make test$.*^make test-dist$.*^PROFILE=smoke make book$", script, re.M | re.S)
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+MADE = set(".git runs _build __pycache__ .pytest_cache .ruff_cache .hypothesis .ipynb_checkpoints mathjax".split())
+TEXT = {""} | set(".py .md .ipynb .toml .yml .yaml .txt .csv .json .jsonl .cff .css .bib .svg".split())
+# spelt with a gap, so that this file does not find itself
+UNFIT = [word.replace(" ", "", 1) for word in ("/ work/", "/ opt/", "/ root/", "/t mp/w", "../ shared", "i ssues show")]
+
+
+def committed_files():
+    def walk(folder):
+        for path in sorted(folder.iterdir()):
+            if path.name in MADE or path.name.startswith(".venv") or path.suffix == ".egg-info":
+                continue
+            if path.is_dir():
+                yield from walk(path)
+            else:
+                yield path
+
+    return walk(ROOT)
+
+
+def test_no_machine_path_or_in_house_word_is_published():
+    found = []
+    for path in committed_files():
+        if path.suffix in TEXT:
+            text = path.read_text(errors="replace")
+            found += [f"{path.relative_to(ROOT)}: {word}" for word in UNFIT if word in text]
+    assert not found, "\n".join(found)
+
+
+def test_ruff_finds_nothing():
+    done = run("-m", "ruff", "check", "--no-cache", "lib", "tests", "notebooks")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readmes_tree_names_every_module_and_nothing_else():
+    """The annotated file tree is how a stranger finds a file: one left out is lost, one that is invented misleads."""
+    readme = ROOT / "README.md"
+    assert readme.exists(), "README.md is missing"
+    blocks = re.findall(r"```\w*\n(.*?)```", readme.read_text(), re.S)
+    tree = "\n".join(block for block in blocks if "lib/densereward" in block)
+    assert tree, "README.md has no annotated file tree: a code block that names lib/densereward"
+    package = ROOT / "lib" / "densereward"
+    modules = {path.name for path in package.rglob("*.py")} - {"__init__.py"}
+    folders = {path.parent.name for path in package.rglob("*.py")} - {"densereward"}
+    named = set(re.findall(r"[\w-]+\.py\b", tree))
+    assert modules <= named, f"modules that the tree leaves out: {sorted(modules - named)}"
+    elsewhere = {path.name for path in committed_files()}
+    assert named <= elsewhere, f"files that do not exist: {sorted(named - elsewhere)}"
+    assert all(f"{folder}/" in tree for folder in folders), f"folders: {sorted(folders)}"
+
+
+# --- notebooks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="notebooks/ is empty")
+def test_notebooks_are_committed_without_outputs():
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            clean = cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
+            assert clean, f"{path.name} has outputs: run python -m densereward.notebooks strip"
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="notebooks/ is empty")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_help_explains_every_parameter(path):
+    parameters = papermill.inspect_notebook(str(path))
+    assert "profile" in parameters, f"{path.name}: the book sets the parameter 'profile'"
+    for name, found in parameters.items():
+        assert found["inferred_type_name"] not in ("None", None, ""), f"{path.name}: {name} has no type"
+        assert len(found["help"]) > 5, f"{path.name}: {name} has no comment"
