@@ -60,11 +60,12 @@ def scorer_metrics(name: str, scorer, method: Method, model, tokenizer, sets: di
         f"gate_{name}": (style + ceiling) / 2,
         f"passes_{name}": bool(accuracy >= (style + ceiling) / 2),
         f"flip_{name}": flip_rate(scorer, method, model, tokenizer, rows, run.seed),
+        f"repeat_{name}": repeat_rate(scorer, method, model, tokenizer, rows, run.seed),
     }
 
 
 @torch.no_grad()
-def flip_rate(scorer, method: Method, model, tokenizer, rows: list[dict], seed: int, limit: int = 500) -> float:
+def flip_rate(scorer, method: Method, model, tokenizer, rows: list[dict], seed: int, limit: int = 500) -> float | None:
     """How often the score of a response drops when one correct item of it is exchanged for a wrong one, all else
     kept."""
     draw, pairs = rng(seed, "flip"), []
@@ -73,8 +74,24 @@ def flip_rate(scorer, method: Method, model, tokenizer, rows: list[dict], seed: 
         changed = build.swap_items(prompt, text, 1, draw, only=("correct",))
         if changed != text:
             pairs += [(row["prompt"], text), (row["prompt"], changed)]
-    scores = response_scores(scorer, method, model, tokenizer, pairs, seed)
-    return float((scores[::2] > scores[1::2]).mean())
+    return _drops(response_scores(scorer, method, model, tokenizer, pairs, seed))
+
+
+@torch.no_grad()
+def repeat_rate(scorer, method: Method, model, tokenizer, rows: list[dict], seed: int, limit: int = 500):
+    """How often the score of a response drops when one of its correct items is said once more at the end."""
+    pairs = []
+    for row in rows[:limit]:
+        prompt, text = row["prompt"][0]["content"], row["chosen"][0]["content"]
+        items = [s.item for s in oracle.parse(prompt, text) if s.kind == "correct"]
+        if items and text.endswith("."):
+            pairs += [(row["prompt"], text), (row["prompt"], f"{text[:-1]}, {items[0]}.")]
+    return _drops(response_scores(scorer, method, model, tokenizer, pairs, seed))
+
+
+def _drops(scores: np.ndarray) -> float | None:
+    """How often the second score of a pair is lower than the first; None without a pair."""
+    return float((scores[::2] > scores[1::2]).mean()) if len(scores) else None
 
 
 @torch.no_grad()
@@ -90,7 +107,7 @@ def response_scores(
         batch = sampling.batch_of(model, tokenizer, prompts, [tokenize_response(tokenizer, text) for _, text in part])
         ids = segment_ids(method, batch, tokenizer, draw)
         out.append(scorer.aggregate(token_scores(scorer, batch), segment_ends(ids)).cpu().numpy())
-    return np.concatenate(out)
+    return np.concatenate(out) if out else np.zeros(0)
 
 
 def metrics() -> list:

@@ -80,7 +80,7 @@ class World:
 
     kinds: int = 3
     temperature: float = 1.0  # of the Bradley-Terry label, in units of return
-    repeats: float = 0.22  # share of answers that repeat something; a quarter of them loop
+    repeats: float = 0.45  # share of answers that repeat something; three in ten of these loop
     returns: str = "additive"  # a key of oracle.RETURNS
 
     @property
@@ -119,7 +119,7 @@ def answer(kind: str, number: int, quality: float, world: World, rng: np.random.
         clauses.append(_clause(item, rng))
     if rng.random() < world.repeats:  # say something again, once or in a loop
         again = int(rng.integers(len(named)))
-        loop = rng.random() < 0.25
+        loop = rng.random() < 0.3
         copies = [clauses[again] if loop else _clause(named[again], rng)] * (int(rng.integers(2, 6)) if loop else 1)
         where = again + 1 if loop else int(rng.integers(again + 1, len(clauses) + 1))
         clauses[where:where] = copies

@@ -1,0 +1,62 @@
+"""The one abstraction: tokens to dense rewards, by the parts that a row of `methods.py` names.
+
+    tokens [B, T] -> boundaries -> segment ids [B, T] -> scores [B, S] -> normalise -> interpolate -> rewards [B, T]
+
+The same function serves PPO, the credit figures and the notebooks' strips; nothing else turns scores into rewards.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from densereward import rewards as R
+from densereward import segments as S
+from densereward.methods import Method
+from densereward.models import TokenScorer
+
+
+def segment_ids(method: Method, batch: dict, tokenizer=None, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Segment ids [B, T] of a batch with completion_ids, completion_mask and ref_entropies, all [B, T] (nats)."""
+    return S.segment(
+        **method.segmentation,
+        mask=batch["completion_mask"],
+        completion_ids=batch["completion_ids"],
+        entropies=batch.get("ref_entropies"),
+        tokenizer=tokenizer,
+        generator=generator,
+    )
+
+
+@torch.no_grad()
+def token_scores(scorer: TokenScorer, batch: dict) -> torch.Tensor:
+    """The scorer's head at every completion token, [B, T]; batch holds prompt_ids, prompt_mask, completion_ids,
+    completion_mask."""
+    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    return scorer.token_scores(input_ids, attention_mask)[:, batch["prompt_ids"].size(1) :]
+
+
+def dense_rewards(
+    method: Method, scores: torch.Tensor, segment_mask: torch.Tensor, ids: torch.Tensor, normaliser: R.Normaliser
+) -> torch.Tensor:
+    """Normalised, interpolated rewards [B, T] of segment scores [B, S] (segment-ppo Eq. 12 and Section 2.3)."""
+    return R.interpolate(R.normalise(scores, segment_mask, normaliser), ids, method.interpolation)
+
+
+def reward_function(
+    method: Method,
+    scorer: TokenScorer,
+    normaliser: R.Normaliser,
+    tokenizer=None,
+    generator: torch.Generator | None = None,
+) -> Callable[[dict], torch.Tensor]:
+    """What a trainer calls on each batch of rollouts: batch -> rewards [B, T]. Random only with a random
+    segmentation."""
+    scorer.eval()
+
+    def rewards(batch: dict) -> torch.Tensor:
+        ids = segment_ids(method, batch, tokenizer, generator)
+        scores, segment_mask = S.at_ends(token_scores(scorer, batch), ids)
+        return dense_rewards(method, scores, segment_mask, ids, normaliser)
+
+    return rewards

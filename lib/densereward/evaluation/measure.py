@@ -1,0 +1,134 @@
+"""What a record says of a trained policy: samples on test prompts, and the credit of the rewards that trained it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from densereward import dense, pipeline, rewards, sampling, tokens
+from densereward.evaluation import credit
+from densereward.methods import Method
+from densereward.models import TokenScorer, load_causal_lm
+from densereward.pipeline import Run, to_device
+from densereward.seeding import derive, generator
+from densereward.segments import at_ends
+from densereward.stages import load_json, save_json, stage
+from densereward.testbed import build, monte_carlo, oracle, truth
+from densereward.training.ppo import gae
+
+
+def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path) -> dict:
+    """Samples one answer per evaluation prompt: length (tokens), KL to the SFT model (nats per response, from the
+    samples), and on the testbed the oracle's means, over ordinary and held-out combinations together and apart. Random:
+    `run.seed`."""
+    p = run.profile
+    policy, tokenizer = load_causal_lm(folder_of_policy)
+    reference = to_device(load_causal_lm(folder_of_sft)[0]).eval()
+    if run.testbed:
+        conversations = [build.messages(text) for text in monte_carlo.eval_prompts(p.world, "test", p.eval_prompts)]
+    else:
+        conversations = [row["prompt"] for row in run.splits(test=p.eval_prompts)["test"]]
+    prompts = [tokens.tokenize_prompt(tokenizer, c)[-p.max_prompt_length :] for c in conversations]
+    policy = to_device(policy).eval()
+    answers = sampling.sample(policy, tokenizer, prompts, p.max_completion_length, derive(run.seed, "evaluation"))
+    kl, lengths = [], [len(a) for a in answers]
+    for start in range(0, len(prompts), 64):
+        part = slice(start, start + 64)
+        ours, theirs = (sampling.batch_of(m, tokenizer, prompts[part], answers[part]) for m in (policy, reference))
+        kl += ((ours["ref_logps"] - theirs["ref_logps"]) * ours["completion_mask"]).sum(1).tolist()
+    result = {
+        "n": len(prompts),
+        "length": float(np.mean(lengths)),
+        "kl": float(np.mean(kl)),
+        "kl_se": float(np.std(kl, ddof=1) / len(kl) ** 0.5),
+    }
+    samples = [
+        {"prompt": c[-1]["content"], "response": truth.text_of(tokenizer, a)}
+        for c, a in zip(conversations, answers, strict=True)
+    ]
+    if run.testbed:
+        rows = [oracle.summary(s["prompt"], s["response"]) for s in samples]
+        held = np.array([monte_carlo.is_held_out(s["prompt"]) for s in samples])
+        known = {key: [r[key] for r in rows if not np.isnan(r[key])] for key in rows[0]}
+        result |= {key: float(np.mean(values)) if values else float("nan") for key, values in known.items()}
+        returns = np.array([r[f"return_{p.world.returns}"] for r in rows])
+        result["true_return"], result["true_return_se"] = (
+            float(returns.mean()),
+            float(returns.std(ddof=1) / len(returns) ** 0.5),
+        )
+        for name, chosen in (("ordinary", ~held), ("held_out", held)):
+            if chosen.any():
+                result[f"true_return_{name}"] = float(returns[chosen].mean())
+    return {**pipeline.known(result), "samples": samples[:8]}
+
+
+def reference_credit(run: Run, folder_of_sft: Path) -> dict:
+    """Answers of the SFT model to validation prompts with spans, credits and Monte Carlo advantages; shared by all
+    methods of a seed."""
+    p = run.profile
+
+    def build_truth(folder: Path) -> None:
+        model, tokenizer = load_causal_lm(folder_of_sft)
+        model = to_device(model).eval()
+        prompts = monte_carlo.eval_prompts(p.world, "validation", p.credit_responses)
+        ids = [tokens.tokenize_prompt(tokenizer, build.messages(text)) for text in prompts]
+        answers = sampling.sample(model, tokenizer, ids, p.max_completion_length, derive(run.seed, "credit"))
+        found = monte_carlo.monte_carlo(
+            model, tokenizer, prompts, answers, p.credit_samples, p.max_completion_length, run.seed, p.world.returns
+        )
+        tensors = {name: value.tolist() if torch.is_tensor(value) else value for name, value in found.items()}
+        save_json(folder / "truth.json", {"prompts": prompts, "prompt_ids": ids, "completion_ids": answers, **tensors})
+
+    fields = ("credit_responses", "credit_samples", "max_completion_length")
+    made = stage(
+        "credit",
+        build_truth,
+        key=run.key(*fields),
+        sources=[monte_carlo, truth, oracle, sampling],
+        inputs=[folder_of_sft],
+        root=run.root,
+    )
+    return load_json(made.path / "truth.json")
+
+
+@torch.no_grad()
+def dense_rewards_of(
+    run: Run, row: Method, folder_of_sft: Path, folder_of_scorer: Path | None, folder_of_ppo: Path, found: dict
+):
+    """(batch, rewards [B, T], tokenizer) of the reference answers under a method: exactly what PPO would have been
+    given."""
+    reference, tokenizer = load_causal_lm(folder_of_sft)
+    reference = to_device(reference).eval()
+    batch = sampling.batch_of(reference, tokenizer, found["prompt_ids"], found["completion_ids"])
+    if row.scorer == "oracle":
+        return batch, truth.oracle_rewards(row, tokenizer, run)(batch), tokenizer
+    normaliser = rewards.Normaliser.from_dict(load_json(folder_of_ppo / "normaliser.json"))
+    net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32)).eval()
+    ids = dense.segment_ids(row, batch, tokenizer, generator(run.seed, "segments", row.name))
+    scores, segment_mask = at_ends(dense.token_scores(net, batch), ids)
+    return batch, dense.dense_rewards(row, scores, segment_mask, ids, normaliser), tokenizer
+
+
+@torch.no_grad()
+def advantages_of(run: Run, batch: dict, token_rewards: torch.Tensor, folder_of_ppo: Path) -> torch.Tensor:
+    """GAE advantages [B, T] of rewards [B, T], with the critic after its warm-up, at the profile's lambda."""
+    critic = to_device(TokenScorer.from_pretrained(folder_of_ppo / "critic", dtype=torch.float32)).eval()
+    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    length, mask = batch["completion_ids"].size(1), batch["completion_mask"]
+    values = critic.token_scores(input_ids, attention_mask)[:, -length - 1 : -1] * mask
+    return gae(token_rewards, values, mask, 1.0, run.profile.lam)[0]
+
+
+@torch.no_grad()
+def credit_of(run: Run, row: Method, folder_of_sft: Path, folder_of_scorer: Path | None, folder_of_ppo: Path) -> dict:
+    """Credit fidelity of a method's rewards and of their GAE advantages (critic after warm-up, at the profile's
+    lambda)."""
+    found = reference_credit(run, folder_of_sft)
+    batch, token_rewards, tokenizer = dense_rewards_of(run, row, folder_of_sft, folder_of_scorer, folder_of_ppo, found)
+    advantages = advantages_of(run, batch, token_rewards, folder_of_ppo)
+    spans, credits, mc = (torch.tensor(found[k]) for k in ("span_ids", "credits", "advantages"))
+    result = credit.fidelity(token_rewards.cpu(), advantages.cpu(), spans, credits, mc)
+    if row.scorer != "oracle":
+        result |= truth.boundaries(row, batch, spans, tokenizer, run.seed)
+    return {**result, "value_se": found["value_se"]}

@@ -1,0 +1,258 @@
+"""The stages of a run, each cached under `runs/` by what determines it: SFT, preferences with entropies, scorer,
+normaliser, PPO.
+
+    sft ----> preferences ----> reward model ----> normaliser ----> ppo ----> evaluation (study.py)
+      \\______________________________________________________________/
+
+A seed redraws everything after SFT; within a seed, methods share prompts and preference data. Nothing here knows which
+dataset it serves: what only the testbed can tell (true returns, credit) is measured in `testbed/truth.py` and handed in
+as numbers to record.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset, disable_progress_bars, load_from_disk
+
+from densereward import data, dense, logprobs, models, sampling, segments, tokens
+from densereward.methods import METHODS, Method
+from densereward.models import TokenScorer, load_causal_lm, scorer_from
+from densereward.profiles import Profile, models_folder
+from densereward.seeding import derive, seed_everything
+from densereward.stages import Artifact, load_json, save_json, stage
+from densereward.testbed import build, oracle, truth, world
+from densereward.training import reward_model, settings, sft
+
+transformers.logging.disable_progress_bar()  # a bar for each tiny model that is loaded says nothing
+transformers.logging.set_verbosity_error()
+disable_progress_bars()
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = [data, tokens, world, build, oracle]  # code that makes the data
+SCORING = [models, segments, dense, logprobs, sampling, settings]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is of: profile, dataset ("testbed" or a path), seed, and a pretrained causal LM in place of the tiny
+    one (or None)."""
+
+    profile: Profile
+    seed: int = 0
+    dataset: str = "testbed"
+    model: str | None = None
+    contrast: float = 0.0  # testbed: share of contrast pairs among the preference pairs
+    root: Path = ROOT / "runs"
+
+    @property
+    def testbed(self) -> bool:
+        return self.dataset == "testbed"
+
+    def key(self, *fields: str, seeded: bool = True, **extra) -> dict:
+        """What determines a stage: the dataset and the named fields of the profile, so that other fields do not rebuild
+        it."""
+        profile = {name: getattr(self.profile, name) for name in fields}
+        source = asdict(self.profile.world) | {"contrast": self.contrast} if self.testbed else self.dataset
+        return {
+            "dataset": source,
+            "model": self.model,
+            "profile": profile,
+            "seed": self.seed if seeded else None,
+            **extra,
+        }
+
+    @property
+    def committed(self) -> Path | None:
+        """The folder of committed models that this run starts from, if it does."""
+        return models_folder(self.profile.committed_models) if self._uses_committed else None
+
+    @property
+    def _uses_committed(self) -> bool:
+        return bool(self.profile.committed_models) and self.testbed and self.model is None
+
+    def splits(self, **sizes: int) -> dict[str, Dataset]:
+        """The named splits, at most as many rows as asked for; what was dropped is printed."""
+        parts, report = data.load(self.dataset, self.seed, self.profile.world, self.contrast, **sizes)
+        print(f"data: {report}", flush=True)
+        return parts
+
+
+def sft_model(run: Run) -> Path:
+    """The folder (or hub name) of the SFT model: policy, reference, segmenter and trunk of every scorer. Shared by all
+    seeds."""
+    if run.model is not None:
+        return Path(run.model) if Path(run.model).exists() else run.model
+    if run.committed:
+        return run.committed / "sft"
+    p = run.profile
+    fields = (
+        "vocab_size",
+        "width",
+        "layers",
+        "max_prompt_length",
+        "max_completion_length",
+        "sft_rows",
+        "sft_epochs",
+        "sft_batch",
+        "sft_learning_rate",
+    )
+
+    def build_sft(folder: Path) -> None:
+        rows = replace(run, seed=0).splits(sft=p.sft_rows)["sft"]
+        texts = [
+            m["content"] for row in rows.select(range(min(len(rows), 8_000))) for m in row["prompt"] + row["completion"]
+        ]
+        tokenizer = models.build_tokenizer(texts, p.vocab_size)
+        rows, report = tokens.tokenize_sft(rows, tokenizer, p.max_prompt_length, p.max_completion_length)
+        seed_everything(0)
+        model = models.tiny_llama(
+            tokenizer, p.width, p.layers, max_length=p.max_prompt_length + p.max_completion_length
+        )
+        curve = sft.train_sft(model, tokenizer, rows, p, folder)
+        save_json(folder / "curve.json", {"loss": curve, "report": str(report)})
+
+    return stage(
+        "sft",
+        build_sft,
+        key=run.key(*fields, seeded=False, contrast=0),
+        sources=[*DATA, models, sft, settings],
+        inputs=[],
+        root=run.root,
+    ).path
+
+
+def preferences(run: Run, folder_of_sft: Path) -> Artifact:
+    """Tokenised pairs (splits preference, validation, test) with the SFT model's entropies of both responses: computed
+    once here, so that every cut-off is a comparison (segment-ppo Section 2.2: a one-time preprocessing)."""
+    p = run.profile
+
+    def build_preferences(folder: Path) -> None:
+        model, tokenizer = load_causal_lm(folder_of_sft)
+        model = to_device(model).eval()
+        sizes = {"preference": p.pairs, "validation": p.heldout_pairs, "test": p.heldout_pairs}
+        reports = {}
+        for name, rows in run.splits(**sizes).items():
+            rows, report = tokens.tokenize_pairs(rows, tokenizer, p.max_prompt_length, p.max_completion_length)
+            reports[name] = asdict(report)
+            with_entropies(model, tokenizer, rows).save_to_disk(folder / name)
+        save_json(folder / "report.json", reports)
+
+    fields = ("max_prompt_length", "max_completion_length", "pairs", "heldout_pairs")
+    return stage(
+        "preferences",
+        build_preferences,
+        key=run.key(*fields),
+        sources=[*DATA, logprobs, sampling],
+        inputs=inputs_of(folder_of_sft),
+        root=run.root,
+    )
+
+
+def with_entropies(model, tokenizer, pairs: Dataset, batch_size: int = 64) -> Dataset:
+    """Pairs plus `chosen_entropies`, `rejected_entropies`: nats, one per completion token, in float32."""
+    columns = {}
+    for side in reward_model.SIDES:
+        completions = pairs[f"{side}_completion_ids"]
+        order = sorted(range(len(pairs)), key=lambda i: len(completions[i]))
+        column: list = [None] * len(pairs)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = sampling.batch_of(
+                model, tokenizer, pairs.select(rows)["prompt_ids"], [completions[i] for i in rows]
+            )
+            for i, row in zip(rows, batch["ref_entropies"].cpu().numpy(), strict=True):
+                column[i] = row[: len(completions[i])]
+        columns[f"{side}_entropies"] = column
+    for name, column in columns.items():
+        pairs = pairs.add_column(name, column)
+    return pairs
+
+
+def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> tuple[Path, dict]:
+    """(folder of the token scorer, its metrics): label accuracy on held-out pairs; on the testbed also truth, gate and
+    flip rate."""
+    if run.committed and (run.committed / method.name / "metrics.json").exists() and METHODS.get(method.name) == method:
+        return run.committed / method.name, load_json(run.committed / method.name / "metrics.json")
+    p = run.profile
+    fields = ("pairs", "rm_batch", "rm_learning_rate", "rm_scale")
+    extra = {"segmentation": method.trained_on, "aggregate": method.aggregate}
+
+    def build_scorer(folder: Path) -> None:
+        model, tokenizer = load_causal_lm(folder_of_sft)
+        sets = {
+            name: reward_model.with_segments(load_from_disk(prefs.path / name), method, tokenizer, run.seed)
+            for name in ("preference", "validation", "test")
+        }
+        seed_everything(derive(run.seed, "scorer"))
+        net = to_device(scorer_from(model, aggregate=method.aggregate, scale=p.rm_scale))
+        curve = reward_model.train_reward_model(
+            net, tokenizer, sets["preference"], sets["validation"], p, folder, derive(run.seed, "scorer") % 2**31
+        )
+        metrics = {"curve": curve, "pairs": len(sets["preference"]), "segment_length": segment_length(sets["test"])}
+        for name in ("validation", "test"):
+            margin = reward_model.margins(net, sets[name], tokenizer.pad_token_id)
+            metrics[f"accuracy_{name}"] = float(np.mean((np.sign(margin) + 1) / 2))
+            metrics[f"accuracy_{name}_se"] = float(np.std(margin > 0) / len(margin) ** 0.5)
+            if run.testbed:
+                metrics |= truth.scorer_metrics(name, net, method, model, tokenizer, sets, margin, run)
+        save_json(folder / "metrics.json", metrics)
+
+    artifact = stage(
+        "scorer",
+        build_scorer,
+        key=run.key(*fields, **extra),
+        sources=[
+            *SCORING,
+            reward_model,
+            truth.scorer_metrics,
+            truth.flip_rate,
+            truth.repeat_rate,
+            truth.response_scores,
+        ],
+        inputs=[*inputs_of(folder_of_sft), prefs],
+        root=run.root,
+    )
+    return artifact.path, load_json(artifact.path / "metrics.json")
+
+
+def matched_rate(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Method:
+    """A random segmentation with the rate that makes it cut as often as `segment` does; any other method as it is."""
+    if method.segmentation["kind"] != "random":
+        return method
+    tokenizer = load_causal_lm(folder_of_sft)[1]
+    return reward_model.matched(method, load_from_disk(prefs.path / "preference"), tokenizer, METHODS["segment"])
+
+
+def segment_length(rows: Dataset) -> float:
+    """Mean number of tokens per segment of the responses of `with_segments` rows."""
+    ids = [row for side in reward_model.SIDES for row in rows[f"{side}_segment_ids"]]
+    return sum(map(len, ids)) / sum(max(row) + 1 for row in ids)
+
+
+def calibration_scores(
+    run: Run, method: Method, folder_of_scorer: Path, folder_of_sft: Path, prefs: Artifact, n: int = 2_000
+):
+    """Raw segment scores [2n, S] and mask of the first n preference pairs: what normalisers are fitted on (segment-ppo
+    Appendix F)."""
+    net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32))
+    tokenizer = load_causal_lm(folder_of_sft)[1]
+    rows = load_from_disk(prefs.path / "preference")
+    rows = reward_model.with_segments(rows.select(range(min(n, len(rows)))), method, tokenizer, run.seed)
+    return reward_model.segment_scores(net, rows, tokenizer.pad_token_id)
+
+
+def known(numbers: dict) -> dict:
+    """The numbers with None in place of nan (the fact accuracy of answers without a fact, say), as records need it."""
+    return {name: None if isinstance(x, float) and np.isnan(x) else x for name, x in numbers.items()}
+
+
+def to_device(model):
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+def inputs_of(folder: Path | str) -> list:
+    """A local model is hashed by its bytes; a hub name is in the key already."""
+    return [folder] if Path(folder).exists() else []

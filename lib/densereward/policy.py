@@ -1,0 +1,110 @@
+"""The PPO stage: a row of `methods.py` and its scorer in, a policy with its curves out."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from densereward import dense, rewards
+from densereward.methods import Method
+from densereward.models import TokenScorer, load_causal_lm, scorer_from
+from densereward.pipeline import SCORING, Run, calibration_scores, inputs_of, known, to_device
+from densereward.seeding import derive, generator, seed_everything
+from densereward.stages import Artifact, save_json, stage
+from densereward.testbed import truth
+from densereward.training import ppo, settings
+
+
+def train_policy(
+    run: Run, method: Method, folder_of_sft: Path, prefs: Artifact, folder_of_scorer: Path | None
+) -> Artifact:
+    """PPO by one row of `methods.py`: policy, critic after its warm-up, curves, normaliser. Random: rollouts, prompt
+    order (seed)."""
+    p = run.profile
+    fields = (
+        "rounds",
+        "rollouts",
+        "minibatches",
+        "ppo_epochs",
+        "actor_learning_rate",
+        "critic_learning_rate",
+        "kl_coef",
+        "lam",
+        "critic_warmup",
+        "max_prompt_length",
+        "max_completion_length",
+    )
+
+    def build_policy(folder: Path) -> None:
+        policy, tokenizer = load_causal_lm(folder_of_sft)
+        reference, _ = load_causal_lm(folder_of_sft)
+        seed_everything(derive(run.seed, "ppo"))
+        critic = scorer_from(policy)
+        if method.scorer == "oracle":
+            reward_fn = truth.oracle_rewards(method, tokenizer, run)
+        else:
+            scores, segment_mask = calibration_scores(run, method, folder_of_scorer, folder_of_sft, prefs)
+            normaliser = rewards.fit_normaliser(scores=scores, segment_mask=segment_mask, **method.normaliser)
+            save_json(folder / "normaliser.json", normaliser.to_dict())
+            net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32))
+            reward_fn = dense.reward_function(
+                method, net, normaliser, tokenizer, generator(run.seed, "segments", method.name)
+            )
+        size = p.rollouts // p.minibatches
+        args = ppo.DensePPOConfig(
+            **settings.common(folder, policy, derive(run.seed, "ppo") % 2**31),
+            per_device_train_batch_size=size,
+            steps_per_generation=p.minibatches,
+            num_iterations=p.ppo_epochs,
+            gradient_accumulation_steps=1,
+            max_steps=p.rounds * p.minibatches * p.ppo_epochs,
+            max_completion_length=p.max_completion_length,
+            learning_rate=p.actor_learning_rate,
+            critic_learning_rate=p.critic_learning_rate,
+            kl_coef=p.kl_coef,
+            lam=p.lam,
+            value_clip=method.value_clip,
+            critic_warmup_steps=p.critic_warmup,
+            logging_strategy="no",
+        )
+        prompts = run.splits(ppo=p.rounds * p.rollouts)["ppo"]
+        warm = p.critic_warmup * p.minibatches * p.ppo_epochs
+        trainer = ppo.DensePPOTrainer(
+            policy,
+            reward_fn=reward_fn,
+            ref_model=to_device(reference),
+            critic=critic,
+            args=args,
+            train_dataset=prompts,
+            processing_class=tokenizer,
+            metrics=truth.metrics() if run.testbed else None,
+            callbacks=[SaveCritic(folder, warm)],
+        )
+        if warm == 0:
+            critic.save_pretrained(folder / "critic")
+        trainer.train()
+        trainer.save_model(folder / "policy")
+        save_json(folder / "curves.json", [known(row) for row in trainer.curves])
+
+    inputs = [*inputs_of(folder_of_sft), *([] if folder_of_scorer is None else [folder_of_scorer, prefs])]
+    return stage(
+        "ppo",
+        build_policy,
+        key=run.key(*fields, method=asdict(method)),
+        sources=[*SCORING, ppo, rewards, truth.oracle_rewards, truth.metrics],
+        inputs=inputs,
+        root=run.root,
+    )
+
+
+class SaveCritic(TrainerCallback):
+    """Keeps the critic as it is after its warm-up, when the policy is still the SFT model: what credit fidelity is
+    measured with."""
+
+    def __init__(self, folder: Path, step: int):
+        self.folder, self.step = folder, step
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            model.critic.save_pretrained(self.folder / "critic")

@@ -1,0 +1,106 @@
+"""The testbed in numbers: what its answers, pairs and prompts are made of. Looked at by readers, never trained on."""
+
+import pandas as pd
+import torch
+
+from densereward import sampling
+from densereward.methods import Method
+from densereward.seeding import rng as stream
+
+from . import oracle, truth
+from . import world as w
+from .world import World
+
+KINDS = {
+    "correct": "an item of the kind that was asked for, new, within the number asked for",
+    "wrong": "an item of another kind",
+    "not_asked": "a right item beyond the number asked for",
+    "repetition": "what was said before",
+    "off_topic": "a remark that answers nothing; a greeting or a closing out of its place",
+    "greeting": "at the start",
+    "closing": "at the end",
+    "junk": "anything else, per clause or per 24 characters",
+}
+
+
+def credits() -> pd.DataFrame:
+    """Kinds of spans with their credits, and what is added on top."""
+    rows = [(kind.replace("_", " "), w.CREDITS[kind], text) for kind, text in KINDS.items()]
+    rows += [
+        ("+ misspelt", w.MISSPELT, "on top: an item with one letter wrong"),
+        ("+ unfinished", w.UNFINISHED, "on top of the last span: the answer does not end with a full stop"),
+        ("empty", w.EMPTY, "an answer without a single character"),
+    ]
+    return pd.DataFrame(rows, columns=["span", "credit", "what it is"])
+
+
+def answers(world: World, n: int, seed: int, split: str = "sft") -> pd.DataFrame:
+    """n answers of the mixture that SFT and preference pairs draw from: prompt, text, latent quality, characters, and
+    `oracle.summary`. Random: `seed`."""
+    pool, rng, rows = w.prompts(world, split), stream(seed, "describe"), []
+    for _ in range(n):
+        prompt, quality = pool[int(rng.integers(len(pool)))], float(rng.choice(w.QUALITIES))
+        text = w.answer(*oracle.ask(prompt), quality, world, rng)
+        rows.append(
+            {
+                "prompt": prompt,
+                "text": text,
+                "quality": quality,
+                "characters": len(text),
+                **oracle.summary(prompt, text),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def shares(mixture: pd.DataFrame) -> pd.DataFrame:
+    """Share of each kind among the spans of `answers`, and its credit."""
+    total = mixture[list(w.CREDITS)].sum()
+    rows = {"kind": list(total.index), "share": (total / total.sum()).values, "credit": list(w.CREDITS.values())}
+    return pd.DataFrame(rows)
+
+
+def pairs(rows, returns: str = "additive") -> pd.DataFrame:
+    """gap of true returns and of lengths (characters), chosen minus rejected, of preference rows."""
+    out = []
+    for row in rows:
+        prompt, texts = row["prompt"][-1]["content"], [row[side][0]["content"] for side in ("chosen", "rejected")]
+        chosen, rejected = (oracle.true_return(prompt, text, returns) for text in texts)
+        out.append({"gap": chosen - rejected, "characters": len(texts[0]) - len(texts[1])})
+    return pd.DataFrame(out)
+
+
+def splits(world: World) -> pd.DataFrame:
+    """Prompts and (kind, number) combinations of each split, and how many prompts another split has too."""
+    found = {name: w.prompts(world, name) for name in w.SPLITS}
+    rows = []
+    for name, prompts in found.items():
+        others = {p for other, pool in found.items() if other != name for p in pool}
+        asked = {oracle.ask(p) for p in prompts}
+        kept = {oracle.ask(p) for p in prompts if _held_out(p)}
+        rows.append({"split": name, "prompts": len(prompts), "combinations": len(asked), "of these held out": len(kept),
+                     "prompts in another split": len(others & set(prompts))})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def held_out(world: World) -> str:
+    """The combinations that only the test split asks for."""
+    return ", ".join(f"{number} {kind}" for kind in world.asked for number in w.NUMBERS if w.held_out(kind, number))
+
+
+def _held_out(prompt: str) -> bool:
+    kind, number = oracle.ask(prompt)
+    return w.held_out(kind, {n: word for word, n in w.NUMBERS.items()}[number])
+
+
+@torch.no_grad()
+def boundaries(model, tokenizer, pairs, methods: list[Method], seed: int) -> pd.DataFrame:
+    """Precision and recall of each method's boundaries against those of true spans, in the chosen answers of tokenised
+    `pairs`, and mean segment length (tokens); the last row is the true spans themselves."""
+    ids = pairs["prompt_ids"], pairs["chosen_completion_ids"]
+    batch = sampling.batch_of(model, tokenizer, list(ids[0]), list(ids[1]))
+    spans = truth.spans_of(tokenizer, [truth.text_of(tokenizer, row) for row in ids[0]], list(ids[1]))[0]
+    rows = [{"method": m.name, **m.segmentation, **truth.boundaries(m, batch, spans, tokenizer, seed)} for m in methods]
+    length = float((spans >= 0).sum() / (spans.max(1).values + 1).sum())
+    rows.append({"method": "true spans", "boundary_precision": 1.0, "boundary_recall": 1.0, "segment_length": length})
+    return pd.DataFrame(rows)

@@ -1,0 +1,153 @@
+"""Reward models: a token scorer trained by Bradley-Terry on segment scores, with TRL's RewardTrainer (segment-ppo Eq.
+1, 3, 4).
+
+The scorer's forward returns the mean over segment ends as `logits`, so the trainer is TRL's as it stands; the collator
+brings the segment ends along. Boundaries come from the entropies that were computed once, with the preference data.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import RewardConfig, RewardTrainer
+
+from densereward import segments as S
+from densereward.dense import segment_ids
+from densereward.methods import Method
+from densereward.models import TokenScorer
+from densereward.profiles import Profile
+from densereward.seeding import generator, seed_everything
+from densereward.tokens import pad_batch
+from densereward.training.settings import common
+
+SIDES = ("chosen", "rejected")
+
+
+def with_segments(pairs: Dataset, method: Method, tokenizer, seed: int) -> Dataset:
+    """Preference rows plus `chosen_segment_ids`, `rejected_segment_ids` (lists of T numbers) by the method's
+    segmentation.
+
+    `pairs` holds prompt_ids, and per side completion_ids and entropies. Random: only a random segmentation, by
+    `seed`."""
+    draw = generator(seed, "segments", method.name)
+
+    def cut(rows: dict) -> dict:
+        columns = {}
+        for side in SIDES:
+            ids, mask = pad_batch(rows[f"{side}_completion_ids"], tokenizer.pad_token_id)
+            entropies = torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(e, dtype=torch.float32) for e in rows[f"{side}_entropies"]], batch_first=True
+            )
+            batch = {"completion_ids": ids, "completion_mask": mask, "ref_entropies": entropies}
+            cut_ids = segment_ids(method, batch, tokenizer, draw).tolist()
+            columns[f"{side}_segment_ids"] = [row[:n] for row, n in zip(cut_ids, mask.sum(1).tolist(), strict=True)]
+        return columns
+
+    return pairs.map(
+        cut, batched=True, batch_size=512, keep_in_memory=True, load_from_cache_file=False, new_fingerprint=None
+    )
+
+
+def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask, segment_ends [2B, L]: the chosen half first, as RewardTrainer expects; padded on the
+    right."""
+    ids, ends = [], []
+    for side in SIDES:
+        for row in rows:
+            ids.append(row["prompt_ids"] + row[f"{side}_completion_ids"])
+            segment = torch.tensor(row[f"{side}_segment_ids"])[None]
+            ends.append([0] * len(row["prompt_ids"]) + S.segment_ends(segment)[0].long().tolist())
+    input_ids, attention_mask = pad_batch(ids, pad_id)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "segment_ends": pad_batch(ends, 0)[0]}
+
+
+class _Curve(TrainerCallback):
+    """Held-out accuracy along the way: the curve that a scorer which fails the gate is reported with."""
+
+    def __init__(self, scorer, heldout, pad_id, every):
+        self.scorer, self.heldout, self.pad_id, self.every, self.rows = scorer, heldout, pad_id, every, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every == 0:
+            accuracy = float(np.mean(margins(self.scorer, self.heldout, self.pad_id) > 0))
+            self.rows.append({"pairs": state.global_step * args.per_device_train_batch_size, "accuracy": accuracy})
+            self.scorer.train()
+
+
+def train_reward_model(
+    scorer: TokenScorer, tokenizer, train: Dataset, heldout: Dataset, profile: Profile, folder: Path, seed: int
+) -> list[dict]:
+    """Train `scorer` in place for one epoch on rows of `with_segments`; save it; return its curve of held-out label
+    accuracy.
+
+    Random: the order of the pairs, by `seed`. One epoch, Adam betas (.9, .95), clipping at 1 as in segment-ppo Table 8;
+    warm-up and linear decay are ours."""
+    seed_everything(seed)
+    steps = max(1, len(train) // profile.rm_batch)
+    args = RewardConfig(
+        **common(folder, scorer, seed),
+        per_device_train_batch_size=profile.rm_batch,
+        num_train_epochs=1,
+        learning_rate=profile.rm_learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=min(30, steps // 5),
+        logging_strategy="no",
+        remove_unused_columns=False,
+        max_length=None,
+    )
+    columns = ["prompt_ids", *(f"{side}_{what}" for side in SIDES for what in ("completion_ids", "segment_ids"))]
+    rows = train.select_columns(columns)
+    curve = _Curve(scorer, heldout.select(range(min(500, len(heldout)))), tokenizer.pad_token_id, max(1, steps // 8))
+    trainer = RewardTrainer(
+        model=scorer,
+        args=args,
+        train_dataset=rows.add_column("chosen_ids", [[0]] * len(rows)).add_column("rejected_ids", [[0]] * len(rows)),
+        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=[curve],
+    )
+    trainer.train()
+    scorer.save_pretrained(folder)
+    return curve.rows
+
+
+@torch.no_grad()
+def margins(scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 128) -> np.ndarray:
+    """e(x, chosen) - e(x, rejected) of every row of `with_segments`, [N]."""
+    scorer.eval()
+    out = []
+    for start in range(0, len(rows), batch_size):
+        batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list(), pad_id)
+        scores = scorer(**{name: tensor.to(scorer.device) for name, tensor in batch.items()}).logits[:, 0]
+        chosen, rejected = scores.chunk(2)
+        out.append((chosen - rejected).cpu().numpy())
+    return np.concatenate(out)
+
+
+@torch.no_grad()
+def segment_scores(
+    scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 128
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Raw scores [N, S] and their mask of both sides' responses: what normalisers are fitted on."""
+    scorer.eval()
+    scores = []
+    for start in range(0, len(rows), batch_size):
+        batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list(), pad_id)
+        batch = {name: tensor.to(scorer.device) for name, tensor in batch.items()}
+        tokens = scorer.token_scores(batch["input_ids"], batch["attention_mask"]).cpu()
+        scores += [row[ends.bool().cpu()] for row, ends in zip(tokens, batch["segment_ends"], strict=True)]
+    padded = torch.nn.utils.rnn.pad_sequence(scores, batch_first=True)
+    lengths = torch.tensor([len(row) for row in scores])
+    return padded, torch.arange(padded.size(1))[None] < lengths[:, None]
+
+
+def matched(method: Method, pairs: Dataset, tokenizer, like: Method) -> Method:
+    """A random segmentation's rate set so that it cuts as often as the segmentation of `like` on these pairs."""
+    if method.segmentation != {"kind": "random", "rate": "matched"}:
+        return method
+    cut = with_segments(pairs.select(range(min(512, len(pairs)))), like, tokenizer, 0)
+    ids = pad_batch([[s + 1 for s in row] for side in SIDES for row in cut[f"{side}_segment_ids"]], 0)[0] - 1
+    return replace(method, segmentation={"kind": "random", "rate": round(S.start_rate(ids), 4)})

@@ -1,0 +1,165 @@
+"""The study: a record that says less than happened, or a run that cannot be resumed, is worthless to a reader."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from densereward import pipeline, study
+from densereward.methods import method
+from densereward.pipeline import Run
+from densereward.profiles import profile
+from densereward.records import read_records
+
+SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples" / "hh_rlhf.jsonl"
+TINY = {
+    "committed_models": None, "width": 32, "layers": 1, "vocab_size": 400, "sft_rows": 64, "pairs": 32,
+    "heldout_pairs": 24,
+    "rm_batch": 8, "rounds": 2, "rollouts": 8, "eval_prompts": 24, "credit_responses": 4, "credit_samples": 2,
+    "max_completion_length": 24,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_a_run_records_policy_scorer_credit_and_where_it_comes_from(root, capsys):
+    run = Run(profile("smoke", **TINY), 0, root=root)
+    record = study.run_method(run, method("segment", entropy_cutoff=1.0))
+    json.dumps(record, allow_nan=False)
+    assert len(record["curves"]) == 2 and {"true_return", "proxy_reward", "kl", "length"} <= record["curves"][0].keys()
+    assert {"accuracy_test", "style_test", "ceiling_test", "flip_test", "passes_test"} <= record["reward_model"].keys()
+    assert record["gate"] in ("passed", "failed")
+    assert {"rewards_credit_pearson", "advantages_monte_carlo_pearson", "boundary_recall"} <= record["credit"].keys()
+    assert {"true_return", "true_return_held_out", "kl", "length", "fact_accuracy"} <= record["final"].keys()
+    assert record["params"]["method"]["segmentation"] == {"kind": "entropy", "cutoff": 1.0}
+    assert {"commit", "packages", "seconds", "peak_rss_mib", "tokens"} <= record["provenance"].keys()
+
+
+def test_methods_share_stages_and_a_changed_parameter_reruns_only_what_depends_on_it(root, capsys):
+    run = Run(profile("smoke", **TINY), 0, root=root)
+    capsys.readouterr()
+    study.run_method(run, method("bandit"))
+    out = capsys.readouterr().out
+    assert out.count("stage sft") == out.count("stage preferences") == 1
+    assert "sft" in [line.split()[1] for line in out.splitlines() if line.endswith("reused")]
+    study.run_method(replace(run, profile=replace(run.profile, kl_coef=0.5)), method("bandit"))
+    built = [line.split()[1] for line in capsys.readouterr().out.splitlines() if "built" in line]
+    assert built == ["ppo"]
+
+
+def test_within_a_seed_methods_see_the_same_prompts_and_first_rollouts(root):
+    run = Run(profile("smoke", **TINY), 0, root=root)
+    records = [study.run_method(run, method(name)) for name in ("bandit", "oracle-dense", "oracle-sequence-noisy")]
+    first = [r["curves"][0] for r in records]
+    assert len({(row["true_return"], row["length"]) for row in first}) == 1
+
+
+def test_matched_noise_spreads_the_same_draw(root):
+    """The sequence reward of the noisy control is the sum of what its dense twin hands out."""
+    import torch
+
+    from densereward import sampling, tokens
+    from densereward.models import load_causal_lm
+    from densereward.testbed import build, truth
+
+    run = Run(profile("smoke", **TINY), 0, root=root)
+    model, tokenizer = load_causal_lm(pipeline.sft_model(run))
+    texts = ["sure: apple, pear. also hammer.", "plum."]
+    prompt = tokens.tokenize_prompt(tokenizer, build.messages("list three fruits."))
+    batch = sampling.batch_of(model, tokenizer, [prompt] * 2, [tokens.tokenize_response(tokenizer, t) for t in texts])
+    names = ("oracle-dense-noisy", "oracle-sequence-noisy")
+    dense, sequence = (truth.oracle_rewards(method(name), tokenizer, run)(batch) for name in names)
+    assert torch.allclose(dense.sum(1), sequence.sum(1), atol=1e-5)
+    assert ((sequence != 0).sum(1) == 1).all() and ((dense != 0).sum(1) > 1).all()
+    clean = truth.oracle_rewards(method("oracle-dense"), tokenizer, run)(batch)
+    assert torch.allclose(clean.sum(1) * truth.RETURN_SD, torch.tensor([1.0, 1.0]), atol=1e-5)  # 0 + 1 + 1 - 1; 1
+
+
+def test_any_notebooks_model_parameter_replaces_the_tiny_one(root):
+    own = Run(profile("smoke", **TINY), 0, root=root)
+    folder = pipeline.sft_model(own)
+    run = Run(profile("smoke", **TINY), 0, model=str(folder), root=root)
+    assert pipeline.sft_model(run) == folder
+    record = study.run_method(run, method("sft"))
+    assert record["params"]["model"] == str(folder) and record["final"]["kl"] == pytest.approx(0, abs=1e-4)
+
+
+def test_real_text_goes_the_same_way_without_the_oracle(root):
+    p = profile("smoke", str(SAMPLES), **{k: v for k, v in TINY.items() if k != "max_completion_length"})
+    record = study.run_method(Run(p, 0, dataset=str(SAMPLES), root=root), method("token"))
+    assert "credit" not in record and "true_return" not in record["final"]
+    assert 0 <= record["reward_model"]["accuracy_test"] <= 1 and "style_test" not in record["reward_model"]
+    assert record["final"]["length"] > 0 and len(record["curves"]) == 2
+
+
+def test_a_killed_study_goes_on_where_it_stopped(tmp_path):
+    """Killed in its first run, the study's second start finishes it, and a third has nothing to do."""
+    script = (
+        "from pathlib import Path; from densereward import profiles, study\n"
+        f"profiles.PROFILES['smoke'] = profiles.profile('smoke', **{TINY!r})\n"
+        f"study.main('smoke', 'sft,oracle-dense', '0', 1, 'testbed', Path({str(tmp_path / 'runs.jsonl')!r}),"
+        f" Path({str(tmp_path)!r}))\n"
+    )
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    first = start()
+    for line in first.stdout:
+        if line.startswith("stage sft"):
+            os.kill(first.pid, signal.SIGKILL)
+            break
+    first.wait()
+    second = start()
+    out, _ = second.communicate(timeout=300)
+    assert second.returncode == 0 and "stage sft" in out and "reused" in out
+    assert [r["method"] for r in read_records(tmp_path / "runs.jsonl")] == ["sft", "oracle-dense"]
+    out, _ = start().communicate(timeout=300)
+    assert "0 of 2 runs to do" in out
+
+
+def test_a_failing_run_is_recorded_with_its_error_and_the_others_go_on(tmp_path, monkeypatch):
+    def fail_once(run, row):
+        if row.name == "bandit":
+            raise RuntimeError("out of luck")
+        names = {"method": row.name, "seed": run.seed, "dataset": "testbed"}
+        return {"kind": "run", "params": {}, "provenance": {}, **names}
+
+    monkeypatch.setattr(study, "run_method", fail_once)
+    study.main("smoke", "bandit,sft", "0", 1, "testbed", tmp_path / "runs.jsonl")
+    bad, good = read_records(tmp_path / "runs.jsonl")
+    assert bad["kind"] == "error" and bad["error"] == "RuntimeError: out of luck" and good["method"] == "sft"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--profile", "huge"], "unknown profile 'huge'; choose one of smoke, cpu, gpu"),
+        (["--methods", "magic"], "unknown method 'magic'; choose one of sft, bandit"),
+    ],
+)
+def test_a_wrong_name_stops_with_one_line(arguments, message):
+    done = subprocess.run([sys.executable, "-m", "densereward.study", *arguments], capture_output=True, text=True)
+    text = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2 and message in text and "Traceback" not in text
+
+
+def test_methods_are_data_and_their_names_are_checked():
+    row = method("segment", entropy_cutoff=2.0)
+    assert row.segmentation == {"kind": "entropy", "cutoff": 2.0} and asdict(row)["interpolation"] == "even"
+    with pytest.raises(ValueError, match="entropy_cutoff is -1"):
+        method("segment", entropy_cutoff=-1)
+    with pytest.raises(ValueError, match="unknown method 'segments'"):
+        method("segments")
+    with pytest.raises(ValueError, match="no field 'kl'"):
+        profile("cpu", kl=0.1)
