@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from datasets import concatenate_datasets
 from transformers import TrainerCallback
 
 from densereward import dense, rewards
@@ -69,6 +70,9 @@ def train_policy(
             logging_strategy="no",
         )
         prompts = run.splits(ppo=p.rounds * p.rollouts)["ppo"]
+        if len(prompts) < p.rollouts:  # TRL would drop the incomplete round, and train on nothing
+            print(f"ppo: {len(prompts)} prompts for rounds of {p.rollouts}: they are repeated", flush=True)
+            prompts = concatenate_datasets([prompts] * -(-p.rollouts // len(prompts)))
         warm = p.critic_warmup * p.minibatches * p.ppo_epochs
         trainer = ppo.DensePPOTrainer(
             policy,
