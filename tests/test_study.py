@@ -68,19 +68,26 @@ def test_matched_noise_spreads_the_same_draw(root):
 
     from densereward import sampling, tokens
     from densereward.models import load_causal_lm
-    from densereward.testbed import build, truth
+    from densereward.testbed import build, oracle, truth
 
     run = Run(profile("smoke", **TINY), 0, root=root)
     model, tokenizer = load_causal_lm(pipeline.sft_model(run))
     texts = ["sure: apple, pear. also hammer.", "plum."]
     prompt = tokens.tokenize_prompt(tokenizer, build.messages("list three fruits."))
     batch = sampling.batch_of(model, tokenizer, [prompt] * 2, [tokens.tokenize_response(tokenizer, t) for t in texts])
+
+    def oracle_rewards(name, returns="additive"):
+        draw = torch.Generator().manual_seed(0)
+        return truth.oracle_rewards(method(name), tokenizer, returns, 2.5, draw)(batch)
+
     names = ("oracle-dense-noisy", "oracle-sequence-noisy")
-    dense, sequence = (truth.oracle_rewards(method(name), tokenizer, run)(batch) for name in names)
+    dense, sequence = (oracle_rewards(name) for name in names)
     assert torch.allclose(dense.sum(1), sequence.sum(1), atol=1e-5)
     assert ((sequence != 0).sum(1) == 1).all() and ((dense != 0).sum(1) > 1).all()
-    clean = truth.oracle_rewards(method("oracle-dense"), tokenizer, run)(batch)
-    assert torch.allclose(clean.sum(1) * truth.RETURN_SD, torch.tensor([1.0, 1.0]), atol=1e-5)  # 0 + 1 + 1 - 1; 1
+    assert torch.allclose(oracle_rewards("oracle-dense").sum(1) * 2.5, torch.tensor([1.0, 1.0]), atol=1e-5)
+    whole = oracle_rewards("oracle-dense", "whole").sum(1) * 2.5  # no sum of credits: the rest is paid at the end
+    truly = torch.tensor([oracle.true_return("list three fruits.", t, "whole") for t in texts])
+    assert torch.allclose(whole, truly, atol=1e-5)
 
 
 def test_any_notebooks_model_parameter_replaces_the_tiny_one(root):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from densereward.testbed import build, monte_carlo, oracle
 from densereward.testbed import world as w
@@ -81,9 +82,17 @@ def test_prompts_of_all_splits_are_disjoint_and_held_out_combinations_are_in_the
 
 
 def test_length_says_nothing_about_the_label():
-    pairs = build.preference_pairs(WORLD, "preference", 600, np.random.default_rng(0))
-    gaps = np.array([len(p["chosen"][0]["content"]) - len(p["rejected"][0]["content"]) for p in pairs])
-    assert abs((gaps > 0).sum() - (gaps < 0).sum()) <= 1
+    """The longer answer wins half of the pairs, and, at equal true return, has no odds of its own: labels are exact."""
+    pairs = build.preference_pairs(WORLD, "preference", 3000, np.random.default_rng(0))
+    longer, gaps = [], []
+    for p in pairs:
+        prompt, a, b = p["prompt"][0]["content"], p["chosen"][0]["content"], p["rejected"][0]["content"]
+        longer.append(np.sign(len(a) - len(b)))
+        gaps.append(oracle.true_return(prompt, a) - oracle.true_return(prompt, b))
+    longer, gaps = np.array(longer), np.array(gaps)
+    assert abs((longer > 0).sum() - (longer < 0).sum()) < 4 * len(pairs) ** 0.5
+    residual = np.mean(longer * (1 - expit(gaps)))  # score of a Bradley-Terry model with a length term, at zero
+    assert abs(residual) < 4 * np.std(longer * (1 - expit(gaps))) / len(pairs) ** 0.5
 
 
 def test_labels_follow_the_true_return_with_the_noise_that_is_reported():

@@ -6,6 +6,7 @@ head here is read at every token; which tokens count is decided by the segmentat
 Left out: value heads shared with the policy (the critic is a model of its own), quantisation, adapters.
 """
 
+import inspect
 from pathlib import Path
 
 import torch
@@ -118,7 +119,10 @@ class TokenScorer(PreTrainedModel):
 
     def token_scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The head at every token, [B, L], in units of reward."""
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if "position_ids" in inspect.signature(self.backbone.forward).parameters:  # else left padding would shift them
+            inputs["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        hidden = self.backbone(**inputs).last_hidden_state
         return self.head(hidden).squeeze(-1).float()
 
     def forward(self, input_ids, attention_mask=None, segment_ends=None, **unused) -> SequenceClassifierOutput:

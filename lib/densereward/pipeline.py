@@ -17,10 +17,10 @@ import torch
 import transformers
 from datasets import Dataset, disable_progress_bars, load_from_disk
 
-from densereward import data, dense, logprobs, models, sampling, segments, tokens
+from densereward import data, dense, logprobs, models, offsets, sampling, segments, tokens
 from densereward.methods import METHODS, Method
 from densereward.models import TokenScorer, load_causal_lm, scorer_from
-from densereward.profiles import Profile, models_folder
+from densereward.profiles import PROFILES, Profile, models_folder
 from densereward.seeding import derive, seed_everything
 from densereward.stages import Artifact, load_json, save_json, stage
 from densereward.testbed import build, oracle, truth, world
@@ -32,7 +32,7 @@ disable_progress_bars()
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = [data, tokens, world, build, oracle]  # code that makes the data
-SCORING = [models, segments, dense, logprobs, sampling, settings]
+SCORING = [models, segments, offsets, dense, logprobs, sampling, settings]
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,11 @@ class Run:
 
     def key(self, *fields: str, seeded: bool = True, **extra) -> dict:
         """What determines a stage: the dataset and the named fields of the profile, so that other fields do not rebuild
-        it."""
+        it. What is not `seeded`, the SFT model, does not depend on how pairs are labelled either."""
         profile = {name: getattr(self.profile, name) for name in fields}
-        source = asdict(self.profile.world) | {"contrast": self.contrast} if self.testbed else self.dataset
+        world = self.profile.world
+        answers = {"kinds": world.kinds, "repeats": world.repeats}
+        source = (asdict(world) | {"contrast": self.contrast} if seeded else answers) if self.testbed else self.dataset
         return {
             "dataset": source,
             "model": self.model,
@@ -71,7 +73,11 @@ class Run:
 
     @property
     def _uses_committed(self) -> bool:
-        return bool(self.profile.committed_models) and self.testbed and self.model is None
+        """Only where the committed models are what this run would have trained: same world, pairs and score scale."""
+        if not (self.profile.committed_models and self.testbed and self.model is None and self.contrast == 0):
+            return False
+        theirs = PROFILES[self.profile.committed_models]
+        return (self.profile.world, self.profile.rm_scale) == (theirs.world, theirs.rm_scale)
 
     def splits(self, **sizes: int) -> dict[str, Dataset]:
         """The named splits, at most as many rows as asked for; what was dropped is printed."""
@@ -117,7 +123,7 @@ def sft_model(run: Run) -> Path:
     return stage(
         "sft",
         build_sft,
-        key=run.key(*fields, seeded=False, contrast=0),
+        key=run.key(*fields, seeded=False),
         sources=[*DATA, models, sft, settings],
         inputs=[],
         root=run.root,
@@ -204,14 +210,7 @@ def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> tu
         "scorer",
         build_scorer,
         key=run.key(*fields, **extra),
-        sources=[
-            *SCORING,
-            reward_model,
-            truth.scorer_metrics,
-            truth.flip_rate,
-            truth.repeat_rate,
-            truth.response_scores,
-        ],
+        sources=[*DATA, *SCORING, reward_model, truth],
         inputs=[*inputs_of(folder_of_sft), prefs],
         root=run.root,
     )

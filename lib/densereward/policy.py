@@ -4,16 +4,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from datasets import concatenate_datasets
+from datasets import concatenate_datasets, load_from_disk
 from transformers import TrainerCallback
 
 from densereward import dense, rewards
 from densereward.methods import Method
 from densereward.models import TokenScorer, load_causal_lm, scorer_from
-from densereward.pipeline import SCORING, Run, calibration_scores, inputs_of, known, to_device
+from densereward.pipeline import DATA, SCORING, Run, calibration_scores, inputs_of, known, to_device
 from densereward.seeding import derive, generator, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
+from densereward.tokens import tokenize_prompt
 from densereward.training import ppo, settings
 
 
@@ -43,7 +44,10 @@ def train_policy(
         seed_everything(derive(run.seed, "ppo"))
         critic = scorer_from(policy)
         if method.scorer == "oracle":
-            reward_fn = truth.oracle_rewards(method, tokenizer, run)
+            returns = run.profile.world.returns
+            unit = truth.return_deviation(tokenizer, load_from_disk(prefs.path / "preference"), returns)
+            save_json(folder / "unit.json", unit)
+            reward_fn = truth.oracle_rewards(method, tokenizer, returns, unit, generator(run.seed, "oracle noise"))
         else:
             scores, segment_mask = calibration_scores(run, method, folder_of_scorer, folder_of_sft, prefs)
             normaliser = rewards.fit_normaliser(scores=scores, segment_mask=segment_mask, **method.normaliser)
@@ -70,6 +74,13 @@ def train_policy(
             logging_strategy="no",
         )
         prompts = run.splits(ppo=p.rounds * p.rollouts)["ppo"]
+        every = len(prompts)
+        prompts = prompts.filter(lambda row: len(tokenize_prompt(tokenizer, row["prompt"])) <= p.max_prompt_length)
+        if len(prompts) < every:  # the trainer has no limit of its own, and scorers never saw longer ones
+            print(
+                f"ppo: {every - len(prompts)} of {every} prompts exceed {p.max_prompt_length} tokens: left out",
+                flush=True,
+            )
         if len(prompts) < p.rollouts:  # TRL would drop the incomplete round, and train on nothing
             print(f"ppo: {len(prompts)} prompts for rounds of {p.rollouts}: they are repeated", flush=True)
             prompts = concatenate_datasets([prompts] * -(-p.rollouts // len(prompts)))
@@ -82,7 +93,7 @@ def train_policy(
             args=args,
             train_dataset=prompts,
             processing_class=tokenizer,
-            metrics=truth.metrics() if run.testbed else None,
+            metrics=truth.metrics(p.world.returns) if run.testbed else None,
             callbacks=[SaveCritic(folder, warm)],
         )
         if warm == 0:
@@ -91,12 +102,12 @@ def train_policy(
         trainer.save_model(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
-    inputs = [*inputs_of(folder_of_sft), *([] if folder_of_scorer is None else [folder_of_scorer, prefs])]
+    inputs = [*inputs_of(folder_of_sft), prefs, *([] if folder_of_scorer is None else [folder_of_scorer])]
     return stage(
         "ppo",
         build_policy,
         key=run.key(*fields, method=asdict(method)),
-        sources=[*SCORING, ppo, rewards, truth.oracle_rewards, truth.metrics],
+        sources=[*DATA, *SCORING, ppo, rewards, truth],
         inputs=inputs,
         root=run.root,
     )

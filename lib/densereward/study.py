@@ -43,18 +43,19 @@ def run_method(run: Run, row: Method) -> dict:
         "profile": run.profile.name,
         "dataset": run.dataset,
         "seed": run.seed,
-        "params": {"method": asdict(row), "profile": run.profile.to_dict(), "model": run.model},
+        "params": parameters(run, row),
     }
-    folder_of_policy, folder_of_scorer, stages = folder_of_sft, None, {}
+    folder_of_policy, folder_of_scorer, folders = folder_of_sft, None, {"sft": folder_of_sft}
     if row.scorer != "none":
         prefs = pipeline.preferences(run, folder_of_sft)
         if row.scorer == "bradley-terry":
             row = pipeline.matched_rate(run, row, folder_of_sft, prefs)
+            record["segmentation"] = row.segmentation  # a random one with the rate that was matched
             folder_of_scorer, record["reward_model"] = pipeline.scorer(run, row, folder_of_sft, prefs)
         trained = policy.train_policy(run, row, folder_of_sft, prefs, folder_of_scorer)
         folder_of_policy = trained.path / "policy"
         record["curves"] = load_json(trained.path / "curves.json")
-        stages["ppo"] = trained.manifest["seconds"]
+        folders |= {"preferences": prefs.path, "scorer": folder_of_scorer, "ppo": trained.path}
         if run.testbed:
             record["credit"] = measure.credit_of(run, row, folder_of_sft, folder_of_scorer, trained.path)
             passed = record.get("reward_model", {}).get("passes_validation")
@@ -62,18 +63,24 @@ def run_method(run: Run, row: Method) -> dict:
     record["final"] = measure.evaluate(run, folder_of_sft, folder_of_policy)
     tokens = sum(r["length"] for r in record.get("curves", [])) * run.profile.rollouts
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {**record, "stage_seconds": stages, "provenance": provenance(run.seed, device, started, tokens=int(tokens))}
+    manifests = {name: Path(folder) / "manifest.json" for name, folder in folders.items() if folder}
+    record["stage_seconds"] = {name: load_json(path)["seconds"] for name, path in manifests.items() if path.exists()}
+    return {**record, "provenance": provenance(run.seed, device, started, tokens=int(tokens))}
+
+
+def parameters(run: Run, row: Method) -> dict:
+    """Everything that tells two runs of a method and seed apart, in JSON's types."""
+    given = {"method": asdict(row), "profile": run.profile.to_dict(), "model": run.model, "contrast": run.contrast}
+    return json.loads(json.dumps(given))
 
 
 def done(path: Path, row: Method, run: Run) -> bool:
-    """Whether a finished record of this run, with these parameters, is in the file already."""
+    """Whether a finished record of this run, with these parameters, is in the file already. It stays valid when code
+    changes (its commit is in it): to measure anew, remove it."""
     if not path.exists():
         return False
-    wanted = json.loads(json.dumps({"method": asdict(row), "profile": run.profile.to_dict(), "model": run.model}))
-    return any(
-        r["kind"] == "run" and r["seed"] == run.seed and r["dataset"] == run.dataset and r["params"] == wanted
-        for r in read_records(path)
-    )
+    wanted = ("run", run.seed, run.dataset, parameters(run, row))
+    return any((r["kind"], r["seed"], r["dataset"], r["params"]) == wanted for r in read_records(path))
 
 
 def main(
@@ -84,6 +91,9 @@ def main(
     dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",
     out: Annotated[Path | None, typer.Option(help="records file; default data/results/PROFILE/runs.jsonl")] = None,
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = pipeline.ROOT / "runs",
+    contrast: Annotated[
+        float, typer.Option(help="an ablation: share of contrast pairs among the preference pairs")
+    ] = 0.0,
     change: Annotated[str, typer.Option(help="an ablation: profile fields as JSON, such as '{\"lam\": 0.95}'")] = "{}",
 ) -> None:
     """Run methods x seeds, writing a record per run; what is recorded already is skipped."""
@@ -93,11 +103,12 @@ def main(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     path = out or RESULTS / profile / "runs.jsonl"
-    todo = [(row, Run(p, seed, dataset, root=runs)) for row in rows for seed in numbers]
+    todo = [(row, Run(p, seed, dataset, contrast=contrast, root=runs)) for row in rows for seed in numbers]
     todo = [(row, run) for row, run in todo if not done(path, row, run)]
     print(f"{len(todo)} of {len(rows) * len(numbers)} runs to do, into {path}", flush=True)
     if jobs > 1:
         same = {"--profile": profile, "--dataset": dataset, "--out": path, "--runs": runs, "--change": change}
+        same["--contrast"] = contrast
         with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), desc="runs") as bar:
             for failed in pool.map(lambda pair: one_process(*pair, same), todo):
                 bar.update()

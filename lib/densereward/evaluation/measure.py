@@ -84,8 +84,8 @@ def reference_credit(run: Run, folder_of_sft: Path) -> dict:
         "credit",
         build_truth,
         key=run.key(*fields),
-        sources=[monte_carlo, truth, oracle, sampling],
-        inputs=[folder_of_sft],
+        sources=[*pipeline.DATA, *pipeline.SCORING, monte_carlo, truth],
+        inputs=pipeline.inputs_of(folder_of_sft),
         root=run.root,
     )
     return load_json(made.path / "truth.json")
@@ -101,7 +101,8 @@ def dense_rewards_of(
     reference = to_device(reference).eval()
     batch = sampling.batch_of(reference, tokenizer, found["prompt_ids"], found["completion_ids"])
     if row.scorer == "oracle":
-        return batch, truth.oracle_rewards(row, tokenizer, run)(batch), tokenizer
+        unit, draw = load_json(folder_of_ppo / "unit.json"), generator(run.seed, "oracle noise", "credit")
+        return batch, truth.oracle_rewards(row, tokenizer, run.profile.world.returns, unit, draw)(batch), tokenizer
     normaliser = rewards.Normaliser.from_dict(load_json(folder_of_ppo / "normaliser.json"))
     net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32)).eval()
     ids = dense.segment_ids(row, batch, tokenizer, generator(run.seed, "segments", row.name))

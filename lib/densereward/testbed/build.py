@@ -61,15 +61,15 @@ def dialogues(world: World, split: str, n: int, rng: np.random.Generator) -> lis
     return rows
 
 
-def preference_pairs(
-    world: World, split: str, n: int, rng: np.random.Generator, contrast: float = 0.0, balanced: bool = True
-) -> list[dict]:
+def preference_pairs(world: World, split: str, n: int, rng: np.random.Generator, contrast: float = 0.0) -> list[dict]:
     """n pairs {"prompt", "chosen", "rejected"}; the label is a Bradley-Terry draw on the true return (in units of
     `world.temperature`), so it is noisy. A share `contrast` of the pairs differ in one or two items only, which hands
-    credit over; the others are two independent answers. `balanced` leaves out pairs, blind to their content, so that
-    the longer answer (in characters) is preferred in exactly half of the pairs whose lengths differ. Random:
-    everything; identical pairs are redrawn."""
-    pool, rows, longer = w.prompts(world, split), [], 0
+    credit over; the others are two independent answers.
+
+    Length says nothing: before labels are drawn, pairs are left out whose true returns would make the longer answer (in
+    characters) win more, or less, often than the shorter one. What is kept depends on returns and lengths, never on a
+    label, so the labels of the pairs that stay are exact draws. Random: everything; identical pairs are redrawn."""
+    pool, rows, lead = w.prompts(world, split), [], 0.0  # lead: expected wins of the longer answer less its losses
     while len(rows) < n:
         prompt, kind, number = _draw(pool, world, rng)
         first = w.answer(kind, number, float(rng.choice(w.QUALITIES)), world, rng)
@@ -80,11 +80,12 @@ def preference_pairs(
         if first == second:
             continue
         gap = oracle.true_return(prompt, first, world.returns) - oracle.true_return(prompt, second, world.returns)
-        chosen, rejected = (first, second) if rng.random() < expit(gap / world.temperature) else (second, first)
-        step = int(np.sign(len(chosen) - len(rejected)))
-        if balanced and abs(longer + step) > 1:
+        wins = expit(gap / world.temperature)
+        step = (2 * wins - 1) * np.sign(len(first) - len(second))
+        if abs(lead + step) > 1:
             continue
-        longer += step
+        lead += step
+        chosen, rejected = (first, second) if rng.random() < wins else (second, first)
         rows.append({"prompt": messages(prompt), "chosen": _reply(chosen), "rejected": _reply(rejected)})
     return rows
 

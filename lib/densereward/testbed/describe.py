@@ -1,10 +1,11 @@
 """The testbed in numbers: what its answers, pairs and prompts are made of. Looked at by readers, never trained on."""
 
 import pandas as pd
-import torch
+import torch.nn.functional as F
 
-from densereward import sampling
+from densereward.dense import segment_ids
 from densereward.methods import Method
+from densereward.seeding import generator
 from densereward.seeding import rng as stream
 
 from . import oracle, truth
@@ -93,14 +94,27 @@ def _held_out(prompt: str) -> bool:
     return w.held_out(kind, {n: word for word, n in w.NUMBERS.items()}[number])
 
 
-@torch.no_grad()
-def boundaries(model, tokenizer, pairs, methods: list[Method], seed: int) -> pd.DataFrame:
-    """Precision and recall of each method's boundaries against those of true spans, in the chosen answers of tokenised
-    `pairs`, and mean segment length (tokens); the last row is the true spans themselves."""
-    ids = pairs["prompt_ids"], pairs["chosen_completion_ids"]
-    batch = sampling.batch_of(model, tokenizer, list(ids[0]), list(ids[1]))
-    spans = truth.spans_of(tokenizer, [truth.text_of(tokenizer, row) for row in ids[0]], list(ids[1]))[0]
-    rows = [{"method": m.name, **m.segmentation, **truth.boundaries(m, batch, spans, tokenizer, seed)} for m in methods]
+def boundaries(tokenizer, pairs, batch: dict, methods: list[Method], seed: int) -> pd.DataFrame:
+    """How each method's boundaries meet those of true spans in the chosen answers of tokenised `pairs` and their
+    `batch`: mean segment length (tokens), precision and recall; the last row is the true spans themselves.
+
+    `precision` and `recall` count a start on the span's first token or the one behind it: a span begins, by convention,
+    with the joint before it (", "), which a model foresees better than the word that follows. `exact_...` are those of
+    `truth.boundaries`. The first token of an answer is not counted."""
+    prompts = [truth.text_of(tokenizer, ids) for ids in pairs["prompt_ids"]]
+    spans = truth.spans_of(tokenizer, prompts, pairs["chosen_completion_ids"][:])[0]
+    real = spans[:, 1:] >= 0
+    true = (spans[:, 1:] != spans[:, :-1]) & real
+    rows = []
+    for m in methods:
+        ids = segment_ids(m, batch, tokenizer, generator(seed, "segments", m.name))
+        cut = (ids[:, 1:] != ids[:, :-1]) & real
+        near_true, near_cut = true | F.pad(true, (1, -1)), cut | F.pad(cut, (-1, 1))
+        found = {"segment_length": float((spans >= 0).sum() / (cut.sum() + len(spans)))}
+        for name, a, b in (("", near_true, near_cut), ("exact_", true, cut)):
+            found[f"{name}precision"] = float((cut & a).sum() / cut.sum().clamp(min=1))
+            found[f"{name}recall"] = float((true & b).sum() / true.sum().clamp(min=1))
+        rows.append({"method": m.label, **m.segmentation, **found})
     length = float((spans >= 0).sum() / (spans.max(1).values + 1).sum())
-    rows.append({"method": "true spans", "boundary_precision": 1.0, "boundary_recall": 1.0, "segment_length": length})
-    return pd.DataFrame(rows)
+    perfect = dict.fromkeys(("precision", "recall", "exact_precision", "exact_recall"), 1.0)
+    return pd.DataFrame([*rows, {"method": "true spans", "segment_length": length, **perfect}])

@@ -79,13 +79,14 @@ def flip_rate(scorer, method: Method, model, tokenizer, rows: list[dict], seed: 
 
 @torch.no_grad()
 def repeat_rate(scorer, method: Method, model, tokenizer, rows: list[dict], seed: int, limit: int = 500):
-    """How often the score of a response drops when one of its correct items is said once more at the end."""
+    """How often the score of a response drops when one of its correct items is said once more, right behind itself."""
     pairs = []
     for row in rows[:limit]:
         prompt, text = row["prompt"][0]["content"], row["chosen"][0]["content"]
-        items = [s.item for s in oracle.parse(prompt, text) if s.kind == "correct"]
-        if items and text.endswith("."):
-            pairs += [(row["prompt"], text), (row["prompt"], f"{text[:-1]}, {items[0]}.")]
+        spans = [s for s in oracle.parse(prompt, text)[:-1] if s.kind == "correct"]
+        if spans:
+            where = spans[0].end
+            pairs += [(row["prompt"], text), (row["prompt"], f"{text[:where]}, {spans[0].item}{text[where:]}")]
     return _drops(response_scores(scorer, method, model, tokenizer, pairs, seed))
 
 
@@ -110,25 +111,20 @@ def response_scores(
     return np.concatenate(out) if out else np.zeros(0)
 
 
-def metrics() -> list:
+def metrics(returns: str) -> list:
     """What PPO's curves record of every rollout batch, by TRL's reward-function interface; never trained on."""
 
     def measure(name: str, key: str):
         def metric(prompts, completions, **unused) -> list[float]:
-            rows = (
-                oracle.summary(p[-1]["content"], c[0]["content"])[key]
-                for p, c in zip(prompts, completions, strict=True)
-            )
+            pairs = zip(prompts, completions, strict=True)
+            rows = (oracle.summary(p[-1]["content"], c[0]["content"])[key] for p, c in pairs)
             return [None if np.isnan(value) else float(value) for value in rows]
 
         metric.__name__ = name
         return metric
 
-    return [
-        measure("true_return", "return_additive"),
-        measure("fact_accuracy", "fact_accuracy"),
-        measure("repetition", "repetition"),
-    ]
+    names = {"true_return": f"return_{returns}", "fact_accuracy": "fact_accuracy", "repetition": "repetition"}
+    return [measure(name, key) for name, key in names.items()]
 
 
 def spans_of(tokenizer, prompts: list[str], completions: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, list]:
@@ -143,35 +139,42 @@ def spans_of(tokenizer, prompts: list[str], completions: list[list[int]]) -> tup
     return pad(ids, batch_first=True, padding_value=-1), pad(credits, batch_first=True), parsed
 
 
-def oracle_rewards(method: Method, tokenizer, run):
-    """The reward function of the oracle controls: each span's true credit plus noise of `method.noise` (a fresh draw
-    per rollout), in units of the standard deviation of true returns of SFT answers, so that all methods' rewards are on
-    one scale.
+def return_deviation(tokenizer, rows: Dataset, returns: str, limit: int = 2_000) -> float:
+    """Standard deviation of the true returns of preference answers: the unit in which the oracle pays."""
+    conversations = texts(tokenizer, rows.select(range(min(limit, len(rows)))))
+    pairs = [
+        (r["prompt"][0]["content"], r[side][0]["content"]) for r in conversations for side in ("chosen", "rejected")
+    ]
+    return float(np.std([oracle.true_return(prompt, text, returns) for prompt, text in pairs], ddof=1))
 
-    Dense: a span's draw is split over its tokens. Sequence: the sum of the same draws, at the last token: same
-    information."""
-    draw = generator(run.seed, "oracle noise")
+
+def oracle_rewards(method: Method, tokenizer, returns: str, unit: float, draw: torch.Generator):
+    """The reward function of the oracle controls: each span's true credit plus noise of `method.noise`, a fresh draw
+    per rollout, divided by `unit`, so that its returns are on the scale of z-scored ones. What a return that is no sum
+    of credits has beyond their sum is paid at the last span.
+
+    Dense: a span's draw is split over its tokens. Sequence: the sum of the same draws, at the last token: the same
+    information. Random: `draw`."""
 
     def rewards(batch: dict) -> torch.Tensor:
         mask = batch["completion_mask"]
-        completions = [
-            ids[: int(n)] for ids, n in zip(batch["completion_ids"].tolist(), mask.sum(1).tolist(), strict=True)
-        ]
+        lengths = mask.sum(1).tolist()
+        completions = [ids[: int(n)] for ids, n in zip(batch["completion_ids"].tolist(), lengths, strict=True)]
         prompts = [text_of(tokenizer, ids) for ids in batch["prompt_ids"].tolist()]
-        ids, credits, _ = spans_of(tokenizer, prompts, completions)
+        ids, credits, parsed = spans_of(tokenizer, prompts, completions)
         ids = torch.nn.functional.pad(ids, (0, mask.size(1) - ids.size(1)), value=-1)
-        held = torch.arange(credits.size(1)) <= ids.max(1, keepdim=True).values  # [B, N]
-        noisy = (credits + method.noise * torch.randn(credits.shape, generator=draw)) * held / RETURN_SD
+        last = ids.max(1, keepdim=True).values
+        total = [oracle.RETURNS[returns](s, oracle.ask(p)[1]) for p, s in zip(prompts, parsed, strict=True)]
+        credits = credits.scatter_add(
+            1, last, torch.tensor(total)[:, None].to(credits.dtype) - credits.sum(1, keepdim=True)
+        )
+        held = torch.arange(credits.size(1)) <= last  # [B, N]
+        noisy = (credits + method.noise * torch.randn(credits.shape, generator=draw)) * held / unit
         if method.segmentation["kind"] == "bandit":
             ids, noisy = torch.where(mask.cpu().bool(), 0, -1), noisy.sum(1, keepdim=True)
         return interpolate(noisy, ids, method.interpolation).to(mask.device)
 
     return rewards
-
-
-RETURN_SD = (
-    2.5  # of true returns of SFT answers in the default world (measured: data/results/cpu); a unit, not a parameter
-)
 
 
 def boundaries(method: Method, batch: dict, spans: torch.Tensor, tokenizer, seed: int) -> dict[str, float]:

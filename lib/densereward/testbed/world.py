@@ -39,7 +39,7 @@ CREDITS = {  # per span; the true return of an answer is their sum (see oracle.R
     "correct": 1.0,  # an item of the kind that was asked for, not named before, within the number asked for
     "wrong": -1.0,  # an item of another kind
     "not_asked": -0.2,  # a right item beyond the number asked for
-    "repetition": -0.5,  # a right item, a remark, a greeting or a closing that was there before
+    "repetition": -1.0,  # a right item, a remark, a greeting or a closing that was there before
     "off_topic": -0.3,  # a remark that answers nothing; a greeting or a closing out of its place
     "greeting": 0.0,  # at the start
     "closing": 0.2,  # at the end
@@ -80,7 +80,7 @@ class World:
 
     kinds: int = 3
     temperature: float = 1.0  # of the Bradley-Terry label, in units of return
-    repeats: float = 0.45  # share of answers that repeat something; three in ten of these loop
+    repeats: float = 0.5  # share of answers that repeat something: one to three items, or one clause in a loop
     returns: str = "additive"  # a key of oracle.RETURNS
 
     @property
@@ -119,10 +119,13 @@ def answer(kind: str, number: int, quality: float, world: World, rng: np.random.
         clauses.append(_clause(item, rng))
     if rng.random() < world.repeats:  # say something again, once or in a loop
         again = int(rng.integers(len(named)))
-        loop = rng.random() < 0.3
-        copies = [clauses[again] if loop else _clause(named[again], rng)] * (int(rng.integers(2, 6)) if loop else 1)
-        where = again + 1 if loop else int(rng.integers(again + 1, len(clauses) + 1))
-        clauses[where:where] = copies
+        if rng.random() < 0.3:
+            clauses[again + 1 : again + 1] = [clauses[again]] * int(rng.integers(2, 6))
+        else:
+            for _ in range(int(rng.integers(1, 4))):
+                again = int(rng.integers(len(named)))
+                where = int(rng.integers(again + 1, len(clauses) + 1))
+                clauses.insert(where, _clause(named[again], rng))
     if rng.random() < 0.10:
         spoil = int(rng.integers(len(clauses)))
         clauses[spoil] = _misspell(clauses[spoil], rng)
