@@ -36,6 +36,7 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's bars are text where ipywidgets is not installed
 }
 NOT_IN_BOOK = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.safetensors", ".ipynb_checkpoints")
 

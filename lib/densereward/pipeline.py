@@ -77,7 +77,8 @@ class Run:
         if not (self.profile.committed_models and self.testbed and self.model is None and self.contrast == 0):
             return False
         theirs = PROFILES[self.profile.committed_models]
-        return (self.profile.world, self.profile.rm_scale) == (theirs.world, theirs.rm_scale)
+        same = (self.profile.world, self.profile.rm_scale) == (theirs.world, theirs.rm_scale)
+        return same and models_folder(theirs.name).exists()
 
     def splits(self, **sizes: int) -> dict[str, Dataset]:
         """The named splits, at most as many rows as asked for; what was dropped is printed."""

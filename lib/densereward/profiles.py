@@ -25,15 +25,15 @@ class Profile:
     max_prompt_length: int = 64
     max_completion_length: int = 128
     # supervised fine-tuning
-    sft_rows: int = 24_000
+    sft_rows: int = 16_000
     sft_epochs: float = 3.0
     sft_batch: int = 32
     sft_learning_rate: float = 3e-3
     # reward models (segment-ppo Table 8: one epoch; Adam betas .9, .95; gradient clipping 1)
-    pairs: int = 20_000
+    pairs: int = 16_000
     heldout_pairs: int = 1_000
     rm_batch: int = 16
-    rm_learning_rate: float = 1e-3
+    rm_learning_rate: float = 2e-3
     rm_scale: float = (
         4.0  # of the mean over segments (our addition; Eq. 4 has none); chosen by equal trials per granularity
     )
@@ -57,7 +57,7 @@ class Profile:
         return asdict(self)
 
 
-_CPU = Profile("cpu", World(kinds=6))
+_CPU = Profile("cpu", World(kinds=3))
 
 PROFILES = {
     "smoke": replace(

@@ -23,7 +23,7 @@ from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
 
 SEED = 1000
-GRID = {"rm_learning_rate": (5e-4, 1e-3), "rm_scale": (1.0, 4.0)}
+GRID = {"rm_learning_rate": (1e-3, 2e-3), "rm_scale": (1.0, 4.0)}
 METHODS = ("bandit", "token", "segment")
 PAIRS = 6_000  # trials are shorter than the study's runs
 

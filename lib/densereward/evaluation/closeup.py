@@ -1,39 +1,110 @@
-"""A few answers close up: what a notebook needs to show segments, scores and rewards token by token.
+"""A few answers close up: what notebooks need to show segments, scores and rewards token by token, on any dataset."""
 
-Works on any dataset: the answers are those that people (or the testbed's labels) preferred.
-"""
-
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from datasets import Dataset, load_from_disk
 
 from densereward import dense, rewards, sampling
-from densereward.methods import Method
+from densereward.methods import METHODS, Method, entropy
 from densereward.models import TokenScorer, load_causal_lm
-from densereward.pipeline import Run, calibration_scores, to_device
-from densereward.seeding import generator
+from densereward.pipeline import Run, calibration_scores, matched_rate, segment_length, to_device
+from densereward.seeding import derive, generator
 from densereward.stages import Artifact
+from densereward.testbed.truth import text_of
+from densereward.tokens import pad_batch, tokenize_prompt
+from densereward.training.reward_model import with_segments
 
 
 def answers(prefs: Artifact, n: int, shortest: int = 16, longest: int = 64) -> Dataset:
-    """The first n test pairs whose chosen answer has `shortest` to `longest` tokens; any others where those are too few."""
+    """The first n test pairs whose chosen answer has `shortest` to `longest` tokens; others where those are too few."""
     rows = load_from_disk(prefs.path / "test")
-    fit = [i for i, ids in enumerate(rows["chosen_completion_ids"]) if shortest <= len(ids) <= longest]
-    rest = [i for i in range(len(rows)) if i not in set(fit)]
-    return rows.select((fit + rest)[:n])
+    lengths = [len(ids) for ids in rows["chosen_completion_ids"]]
+    return rows.select(sorted(range(len(rows)), key=lambda i: not shortest <= lengths[i] <= longest)[:n])
 
 
-@torch.no_grad()
-def batch(folder_of_sft: Path, rows: Dataset):
-    """(batch, tokenizer): the chosen answers of tokenised pairs as reward functions take them."""
+def batch(tokenizer, rows: Dataset) -> dict[str, torch.Tensor]:
+    """The chosen answers of tokenised pairs with the entropies stored beside them, as `dense.segment_ids` takes
+    them."""
+    prompt_ids, prompt_mask = pad_batch(rows["prompt_ids"][:], tokenizer.pad_token_id, "left")
+    completion_ids, completion_mask = pad_batch(rows["chosen_completion_ids"][:], tokenizer.pad_token_id)
+    stored = [torch.tensor(e, dtype=torch.float32) for e in rows["chosen_entropies"]]
+    return {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "completion_ids": completion_ids,
+        "completion_mask": completion_mask,
+        "ref_entropies": torch.nn.utils.rnn.pad_sequence(stored, batch_first=True),
+    }
+
+
+def sampled(run: Run, folder_of_sft: Path, n: int) -> list[tuple[str, str]]:
+    """(last user turn, sampled answer) for n test prompts. Random: `run.seed`."""
     model, tokenizer = load_causal_lm(folder_of_sft)
-    model = to_device(model).eval()
-    return sampling.batch_of(model, tokenizer, rows["prompt_ids"][:], rows["chosen_completion_ids"][:]), tokenizer
+    conversations = run.splits(test=n)["test"]["prompt"][:]
+    prompts = [tokenize_prompt(tokenizer, c)[-run.profile.max_prompt_length :] for c in conversations]
+    made = sampling.sample(
+        to_device(model), tokenizer, prompts, run.profile.max_completion_length, derive(run.seed, "closeup")
+    )
+    return [(c[-1]["content"], text_of(tokenizer, ids)) for c, ids in zip(conversations, made)]
+
+
+def entropy_at(cutoff: float) -> Method:
+    name = f"cut-off {cutoff:g}"
+    return replace(METHODS["segment"], name=name, label=f"Entropy, {name} nats", segmentation=entropy(cutoff))
+
+
+def segmentations(run: Run, folder_of_sft: Path, prefs: Artifact, cutoff: float, n: int) -> list[Method]:
+    """Every kind of segmentation as a method: bandit, token, sentence, n-gram, random (cut as often as `segment`),
+    entropy."""
+    row = METHODS["segment"]
+    return [
+        METHODS["bandit"],
+        METHODS["token"],
+        replace(row, name="sentence", label="Sentence", segmentation={"kind": "sentence"}),
+        replace(row, name="ngram", label=f"n-gram, n = {n}", segmentation={"kind": "ngram", "n": n}),
+        matched_rate(run, METHODS["random"], folder_of_sft, prefs),
+        replace(row, label=f"Entropy, cut-off {cutoff:g} nats", segmentation=entropy(cutoff)),
+    ]
+
+
+def segment_lengths(run: Run, tokenizer, rows: Dataset, methods: list[Method]) -> pd.DataFrame:
+    """Mean tokens per segment of both responses of tokenised pairs, under each method."""
+    return pd.DataFrame(
+        [
+            {
+                "method": m.label,
+                **m.segmentation,
+                "segment_length": segment_length(with_segments(rows, m, tokenizer, run.seed)),
+            }
+            for m in methods
+        ]
+    )
+
+
+def accuracies(scorers: dict[str, tuple[Path, dict]]) -> pd.DataFrame:
+    """What `pipeline.scorer` measured on test pairs, a row per method; what only the testbed knows is left out
+    elsewhere."""
+    columns = {
+        "pairs": "pairs",
+        "segment_length": "tokens per segment",
+        "accuracy_test": "label accuracy",
+        "accuracy_test_se": "its se over pairs",
+        "style_test": "style only",
+        "gate_test": "gate",
+        "ceiling_test": "ceiling",
+        "truth_test": "accuracy on truth",
+        "flip_test": "flip rate",
+        "passes_validation": "passes the gate (validation)",
+    }
+    rows = [{"method": name} | {c: m[k] for k, c in columns.items() if k in m} for name, (_, m) in scorers.items()]
+    return pd.DataFrame(rows)
 
 
 def fit(run: Run, row: Method, folder_of_scorer: Path, folder_of_sft: Path, prefs: Artifact) -> tuple:
-    """(scores [B, S], mask, normaliser): the calibration scores of a scorer and what is fitted on them."""
+    """(scores [B, S], mask, normaliser): a scorer's calibration scores and what is fitted on them."""
     scores, mask = calibration_scores(run, row, folder_of_scorer, folder_of_sft, prefs)
     return scores, mask, rewards.fit_normaliser(scores=scores, segment_mask=mask, **row.normaliser)
 
@@ -42,6 +113,21 @@ def fit(run: Run, row: Method, folder_of_scorer: Path, folder_of_sft: Path, pref
 def dense_rewards(run: Run, row: Method, folder_of_scorer: Path, normaliser, batch: dict, tokenizer):
     """(rewards [B, T], segment ids [B, T]) of a batch under a method, as PPO would be given them."""
     net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32))
-    cut = dense.segment_ids(row, batch, tokenizer, generator(run.seed, "segments", row.name))
-    paid = dense.reward_function(row, net, normaliser, tokenizer, generator(run.seed, "segments", row.name))(batch)
-    return paid.cpu(), cut.cpu()
+    batch = {name: tensor.to(net.device) for name, tensor in batch.items()}
+    ids, again = (generator(run.seed, "segments", row.name) for _ in range(2))  # the same random cuts twice
+    cut = dense.segment_ids(row, batch, tokenizer, ids)
+    return dense.reward_function(row, net, normaliser, tokenizer, again)(batch).cpu(), cut.cpu()
+
+
+def origin(run: Run, *folders: Path) -> str:
+    """Whether scorers were committed or trained by this run."""
+    if run.committed and all(folder.is_relative_to(run.committed) for folder in folders):
+        return (
+            f"Committed scorers of profile {run.profile.committed_models}, data/models/{run.profile.committed_models}."
+        )
+    return f"Trained with profile {run.profile.name}, seed {run.seed}."
+
+
+def fresh(run: Run) -> Run:
+    """The same run without committed models: what it needs is trained."""
+    return replace(run, profile=replace(run.profile, committed_models=None))

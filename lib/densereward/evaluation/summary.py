@@ -4,7 +4,9 @@ seeds, contrasts. Records are those of `study.run_method`; a dotted name reaches
 Intervals are Student's t over seeds, 95% (`stats.mean_interval`); one seed has none.
 """
 
+import json
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,47 @@ import pandas as pd
 from densereward.evaluation.stats import mean_interval, paired_contrast
 from densereward.methods import METHODS
 from densereward.records import canonical, latest, to_frame
+
+FINAL = {  # what tables print of records: dotted name, heading with unit
+    "final.true_return": "true return (credit)",
+    "final.true_return_held_out": "of held-out combinations",
+    "final.kl": "KL (nats per response)",
+    "final.length": "length (tokens)",
+    "final.fact_accuracy": "fact accuracy (share)",
+    "final.repetition": "repetitions (spans)",
+    "final.finished": "finished (share)",
+}
+CREDIT = {
+    "credit.advantages_credit_pearson": "advantages and credit (correlation)",
+    "credit.advantages_credit_sign": "their signs agree (share)",
+    "credit.advantages_monte_carlo_pearson": "advantages and Monte Carlo (correlation)",
+    "credit.rewards_credit_pearson": "rewards and credit (correlation)",
+    "credit.boundary_precision": "boundary precision (share)",
+    "credit.boundary_recall": "boundary recall (share)",
+}
+SCORERS = {
+    "reward_model.accuracy_test": "label accuracy",
+    "reward_model.style_test": "style only",
+    "reward_model.gate_test": "gate",
+    "reward_model.ceiling_test": "ceiling",
+    "reward_model.truth_test": "accuracy on truth",
+    "reward_model.flip_test": "flip rate",
+    "reward_model.segment_length": "tokens per segment",
+}
+COST = {
+    "provenance.seconds": "whole run (seconds, cached stages left out)",
+    "provenance.tokens": "sampled in PPO (tokens)",
+    "provenance.peak_rss_mib": "peak memory (MiB)",
+}
+CONTRAST = {
+    "reward_model.accuracy_test": "label accuracy (share)",
+    "reward_model.flip_test": "flip rate (share)",
+    "final.true_return": "true return (credit)",
+}
+TRIALS = {  # of tuning.jsonl: what a trial may have measured, axis label
+    "accuracy": "label accuracy on validation pairs (share)",
+    "true_return": "true return (credit)",
+}
 
 
 def label(method: str) -> str:
@@ -26,13 +69,64 @@ def order(methods) -> list[str]:
 
 def study(records: list[dict]) -> list[dict]:
     """The runs of the comparison: of the groups that share everything but method and seed (dataset, profile, model,
-    contrast), the one with the most methods, then the most runs; of each method and seed the newest record. All other
-    runs are ablations."""
+    contrast), the one with the most methods, then the most runs; of each method and seed the newest record, of a method
+    run in several variants only those equal to its row in `methods.py`. All other runs are ablations."""
     runs = [r for r in records if r["kind"] == "run"]
-    groups = [canonical([r["dataset"], {k: v for k, v in r["params"].items() if k != "method"}]) for r in runs]
+    rows = {name: canonical(asdict(row)) for name, row in METHODS.items()}
+    plain = {r["method"] for r in runs if canonical(r["params"]["method"]) == rows.get(r["method"])}
+    runs = [r for r in runs if r["method"] not in plain or canonical(r["params"]["method"]) == rows[r["method"]]]
+    groups = [canonical([r["dataset"], _settings(r)]) for r in runs]
     methods = {group: {r["method"] for r, g in zip(runs, groups) if g == group} for group in groups}
     best = max(methods, key=lambda group: (len(methods[group]), Counter(groups)[group]), default=None)
     return latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
+
+
+def _settings(record: dict) -> dict:
+    return {name: value for name, value in record["params"].items() if name != "method"}
+
+
+def varied(records: list[dict], names: tuple[str, ...]) -> list[dict]:
+    """Runs like the comparison's but for the settings `names` (dotted), the comparison's own among them: the newest of
+    each method, seed and setting, for methods that have more than one setting."""
+
+    def rest(record: dict) -> str:
+        kept = json.loads(canonical(_settings(record)))
+        for *path, last in (name.split(".")[1:] for name in names):
+            part = kept
+            for step in path:
+                part = part[step]
+            part.pop(last, None)
+        return canonical([record["dataset"], record["params"]["method"], kept])
+
+    base = {rest(r) for r in study(records)}
+    like = [r for r in records if r["kind"] == "run" and rest(r) in base]
+    settings = {(r["method"], canonical(_settings(r))) for r in like}
+    several = {m for m, n in Counter(m for m, _ in settings).items() if n > 1}
+    return latest([r for r in like if r["method"] in several], ("method", "seed", "params"))
+
+
+def failures(records: list[dict]) -> pd.DataFrame:
+    """Runs that ended in an error and have no finished record of the same method and seed, and runs whose reward model
+    failed the gate."""
+    finished = {(r["method"], r["seed"]) for r in records if r["kind"] == "run"}
+    broken = [r for r in records if r["kind"] == "error" and (r["method"], r["seed"]) not in finished]
+    rows = [(label(r["method"]), r["seed"], r["error"]) for r in broken]
+    rows += [
+        (label(r["method"]), r["seed"], "its reward model failed the gate")
+        for r in study(records)
+        if r.get("gate") == "failed"
+    ]
+    return pd.DataFrame(rows, columns=["method", "seed", "what"])
+
+
+def origins(records: list[dict]) -> pd.DataFrame:
+    """Where runs come from: how many of each commit, device, profile and package versions."""
+    made_by = ("commit", "dirty", "device", "cpu", "gpu", "packages.torch", "packages.trl", "packages.transformers")
+    columns = ["profile", "dataset", *(f"provenance.{name}" for name in made_by)]
+    frame = to_frame(records)
+    frame = frame[[c for c in columns if c in frame]].fillna("-").astype(str)
+    frame = frame.groupby(list(frame.columns), sort=False).size().reset_index(name="runs")
+    return frame.rename(columns=lambda c: c.rsplit(".", 1)[-1])
 
 
 def values(records: list[dict], name: str) -> pd.DataFrame:
@@ -76,21 +170,32 @@ def contrasts(records: list[dict], name: str = "final.true_return", against: str
     for m in column:
         shared = sorted(column[m].keys() & column.get(against, {}).keys())
         if m != against and shared:
-            rows.append({"method": label(m), **paired_contrast(*({s: column[x][s] for s in shared} for x in (m, against)))})
+            rows.append(
+                {"method": label(m), **paired_contrast(*({s: column[x][s] for s in shared} for x in (m, against)))}
+            )
     return pd.DataFrame(rows, columns=["method", "difference", "low", "high", "seeds", "wins"])
 
 
 def table(records: list[dict], columns: dict[str, str], digits: int = 2) -> pd.DataFrame:
-    """One row per method: "mean [low, high]" of each dotted name in `columns` (name: heading), and how many seeds."""
+    """One row per method: "mean [low, high]" over seeds of each dotted name in `columns` (name: heading), and how many
+    seeds. Methods and columns of which nothing was measured are left out."""
     rows = {m: {"method": label(m), "seeds": 0} for m in order(r["method"] for r in records)}
     for r in records:
         rows[r["method"]]["seeds"] += 1
     for name, heading in columns.items():
         for row in intervals(values(records, name), ["method"]).itertuples():
             rows[row.method][heading] = interval_text(row.mean, row.low, row.high, digits)
-    return pd.DataFrame(rows.values(), columns=["method", "seeds", *columns.values()])
+    rows = [row for row in rows.values() if len(row) > 2]
+    found = [heading for heading in columns.values() if any(heading in row for row in rows)]
+    return pd.DataFrame(rows, columns=["method", "seeds", *found])
+
+
+def cost(records: list[dict]) -> pd.DataFrame:
+    """`table` of the seconds of each stage, of whole runs, tokens and memory."""
+    stages = sorted({name for r in records for name in r["stage_seconds"]})
+    return table(records, {f"stage_seconds.{name}": f"{name} (seconds)" for name in stages} | COST, 0)
 
 
 def interval_text(mean: float, low: float, high: float, digits: int = 2) -> str:
-    """"1.23 [1.01, 1.45]", or the mean alone where there is no interval."""
+    """Text such as "1.23 [1.01, 1.45]", or the mean alone where there is no interval."""
     return f"{mean:.{digits}f}" + ("" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")

@@ -1,11 +1,8 @@
 """The testbed in numbers: what its answers, pairs and prompts are made of. Looked at by readers, never trained on."""
 
 import pandas as pd
-import torch.nn.functional as F
 
-from densereward.dense import segment_ids
 from densereward.methods import Method
-from densereward.seeding import generator
 from densereward.seeding import rng as stream
 
 from . import oracle, truth
@@ -98,23 +95,13 @@ def boundaries(tokenizer, pairs, batch: dict, methods: list[Method], seed: int) 
     """How each method's boundaries meet those of true spans in the chosen answers of tokenised `pairs` and their
     `batch`: mean segment length (tokens), precision and recall; the last row is the true spans themselves.
 
-    `precision` and `recall` count a start on the span's first token or the one behind it: a span begins, by convention,
-    with the joint before it (", "), which a model foresees better than the word that follows. `exact_...` are those of
-    `truth.boundaries`. The first token of an answer is not counted."""
+    Columns are those of `truth.boundaries`, without their prefix."""
     prompts = [truth.text_of(tokenizer, ids) for ids in pairs["prompt_ids"]]
     spans = truth.spans_of(tokenizer, prompts, pairs["chosen_completion_ids"][:])[0]
-    real = spans[:, 1:] >= 0
-    true = (spans[:, 1:] != spans[:, :-1]) & real
     rows = []
     for m in methods:
-        ids = segment_ids(m, batch, tokenizer, generator(seed, "segments", m.name))
-        cut = (ids[:, 1:] != ids[:, :-1]) & real
-        near_true, near_cut = true | F.pad(true, (1, -1)), cut | F.pad(cut, (-1, 1))
-        found = {"segment_length": float((spans >= 0).sum() / (cut.sum() + len(spans)))}
-        for name, a, b in (("", near_true, near_cut), ("exact_", true, cut)):
-            found[f"{name}precision"] = float((cut & a).sum() / cut.sum().clamp(min=1))
-            found[f"{name}recall"] = float((true & b).sum() / true.sum().clamp(min=1))
-        rows.append({"method": m.label, **m.segmentation, **found})
+        found = truth.boundaries(m, batch, spans, tokenizer, seed)
+        rows.append({"method": m.label, **m.segmentation, **{k.removeprefix("boundary_"): v for k, v in found.items()}})
     length = float((spans >= 0).sum() / (spans.max(1).values + 1).sum())
     perfect = dict.fromkeys(("precision", "recall", "exact_precision", "exact_recall"), 1.0)
     return pd.DataFrame([*rows, {"method": "true spans", "segment_length": length, **perfect}])

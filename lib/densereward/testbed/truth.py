@@ -178,17 +178,16 @@ def oracle_rewards(method: Method, tokenizer, returns: str, unit: float, draw: t
 
 
 def boundaries(method: Method, batch: dict, spans: torch.Tensor, tokenizer, seed: int) -> dict[str, float]:
-    """How well a segmentation's starts coincide with the starts of true spans (the first token of a response not
-    counted)."""
+    """How a segmentation's starts meet those of true spans [B, T], the first token of a response not counted.
+
+    Precision and recall count a start on a span's first token or the one behind it: a span begins, by convention, with
+    the joint before it (", "), which a model foresees better than the word that follows; `exact_...` count the first
+    token only. Segment length in tokens."""
     ids = segment_ids(method, batch, tokenizer, generator(seed, "segments", method.name)).cpu()
-
-    def later(x):
-        return (x[:, 1:] != x[:, :-1]) & (spans[:, 1:] >= 0)
-
-    cut, true = later(ids), later(spans)
-    hit = (cut & true).sum()
-    return {
-        "boundary_precision": float(hit / cut.sum().clamp(min=1)),
-        "boundary_recall": float(hit / true.sum().clamp(min=1)),
-        "segment_length": float((spans >= 0).sum() / (cut.sum() + len(spans))),
-    }
+    real, pad = spans[:, 1:] >= 0, torch.nn.functional.pad
+    cut, true = ((x[:, 1:] != x[:, :-1]) & real for x in (ids, spans))
+    found = {"segment_length": float((spans >= 0).sum() / (cut.sum() + len(spans)))}
+    for name, near_true, near_cut in (("", true | pad(true, (1, -1)), cut | pad(cut, (-1, 1))), ("exact_", true, cut)):
+        found[f"boundary_{name}precision"] = float((cut & near_true).sum() / cut.sum().clamp(min=1))
+        found[f"boundary_{name}recall"] = float((true & near_cut).sum() / true.sum().clamp(min=1))
+    return found

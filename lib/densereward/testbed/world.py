@@ -8,7 +8,7 @@ so a policy that was never near this generator is scored by the same rules.
 What makes it a fair place to compare rewards:
 - an answer has a latent quality (the chance that an item is right), drawn apart from its style and its length;
 - preference labels are Bradley-Terry draws on the true return, and which answer is longer says nothing about the label
-  (`preference_pairs` balances it exactly);
+  (`build.preference_pairs`);
 - clauses are joined by commas, conjunctions and full stops at random, and the item stands at varying places in its
   clause, so that neither punctuation nor a fixed number of tokens marks the spans;
 - repetitions, long loops among them, are frequent enough to be learnt from preferences;

@@ -1,0 +1,160 @@
+"""A notebook's parameters, checked and turned into what it runs on, before anything is trained.
+
+A parameters cell is a list of typed, commented assignments. `start(globals())` reads it back, so that a misspelt name,
+a wrong type, an unknown profile or a value out of range stops the notebook with one line. Left out: lists and switches.
+"""
+
+import ast
+import math
+from pathlib import Path
+
+from densereward import show
+from densereward.methods import Method, method
+from densereward.pipeline import ROOT, Run
+from densereward.profiles import Profile, profile
+from densereward.records import read_records
+
+KINDS = {"str": (str, "text"), "int": (int, "a whole number"), "float": ((int, float), "a number")}
+RANGES = {  # inclusive
+    "seed": (0, 2**31 - 1),
+    "n": (100, math.inf),
+    "ngram": (1, math.inf),
+    "entropy_cutoff": (0, math.inf),
+    "kl_coef": (0, math.inf),
+    "lam": (0, 1),
+    "rounds": (1, math.inf),
+    "critic_warmup": (0, math.inf),
+}
+
+
+class BadParameter(ValueError):
+    """A parameter that cannot be used. IPython prints it as one line, without a traceback."""
+
+    def _render_traceback_(self):
+        return [f"ValueError: {self}"]
+
+
+def parameters(namespace: dict) -> dict:
+    """The parameters of a running notebook with their present values; `namespace` is its globals().
+
+    Declared are the annotated assignments of its cells; papermill's cell starts with "# Parameters". Raises
+    BadParameter for a name that is not declared (papermill only warns), a value of another type, or one out of
+    range."""
+    declared, injected = {}, []
+    for cell in namespace["In"]:
+        try:
+            body = ast.parse(cell).body
+        except SyntaxError:  # typed by hand earlier in the session
+            continue
+        typed = [n for n in body if isinstance(n, ast.AnnAssign) and ast.unparse(n.annotation) in KINDS]
+        declared |= {ast.unparse(n.target): ast.unparse(n.annotation) for n in typed}
+        if cell.startswith("# Parameters"):
+            injected += [ast.unparse(n.targets[0]) for n in body if isinstance(n, ast.Assign)]
+    if unknown := [name for name in injected if name not in declared]:
+        raise BadParameter(f"unknown parameter {unknown[0]!r}; this notebook takes {', '.join(declared)}")
+    values = {name: namespace[name] for name in declared}
+    for name, value in values.items():
+        kind, words = KINDS[declared[name]]
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise BadParameter(f"{name} is {value!r}; give {words}")
+        low, high = RANGES.get(name, (-math.inf, math.inf))
+        if value is not None and name in RANGES and not low <= value <= high:
+            raise BadParameter(
+                f"{name} is {value!r}; give {words}, " + (f"{low} to {high}" if high < math.inf else f"{low} or more")
+            )
+    return values
+
+
+def start(namespace: dict) -> Run:
+    """The run that a notebook's parameters ask for: profile (with every parameter that is a field of it and not None),
+    seed, dataset, model. Says on the page if it is no evidence. Raises BadParameter."""
+    given = parameters(namespace)
+    try:
+        changes = {k: v for k, v in given.items() if k in Profile.__dataclass_fields__ and v is not None}
+        row = profile(given["profile"], **changes)
+        if "method" in given:
+            _check(method(given["method"]), given["dataset"])
+        for name in names(given["methods"]) or [""] if "methods" in given else ():
+            if method(name).scorer != "bradley-terry":
+                raise ValueError(f"method {name!r} has no reward model; choose bandit, token, segment or random")
+    except ValueError as error:
+        raise BadParameter(str(error)) from None
+    if row.critic_warmup > row.rounds:
+        raise BadParameter(f"critic_warmup is {row.critic_warmup}, of {row.rounds} rounds; give at most {row.rounds}")
+    run = Run(row, given["seed"], _dataset(given["dataset"]), _model(given["model"]))
+    if row.name == "smoke":
+        show.banner(
+            f"Profile smoke checks that everything runs: {row.pairs} preference pairs, {row.rounds} rollout batches of "
+            f"{row.rollouts}, one seed. Its numbers say nothing about any method."
+        )
+    return run
+
+
+def results(namespace: dict) -> tuple[list[dict], str]:
+    """(records, where they lie) that the comparison's parameters ask for; says so where there are none yet. Raises
+    BadParameter for a folder that was asked for and does not exist."""
+    given = parameters(namespace)
+    try:
+        row = profile(given["profile"])
+    except ValueError as error:
+        raise BadParameter(str(error)) from None
+    name = given["results"] or row.committed_models or row.name
+    path = next((p for p in (ROOT / "data" / "results" / name, Path(name).expanduser()) if p.exists()), None)
+    if path is None and given["results"]:
+        raise BadParameter(
+            f"results {name!r} is no folder below data/results and no path; leave it empty for the profile's own"
+        )
+    datasets = {given["dataset"], _dataset(given["dataset"])}
+    models = {given["model"] or None, _model(given["model"])}
+    records = [
+        r
+        for r in (read_records(path) if path else [])
+        if r.get("dataset", "testbed") in datasets and r.get("params", {}).get("model") in models
+    ]
+    if not records:
+        what = f"dataset {given['dataset']}" + (f" and model {given['model']}" if given["model"] else "")
+        show.note(f"**No records of {what} in data/results/{name}.** The study writes them; nothing is drawn below.")
+        return [], ""
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    inside = [file.relative_to(ROOT) for file in files if file.is_relative_to(ROOT)]
+    links = ", ".join(f"[{file}](../{file})" for file in inside) or f"{len(files)} files of {name}"
+    show.note(f"{len(records)} records: {links}.")
+    if any(r["profile"] == "smoke" for r in records):
+        show.banner("Some of these records are of profile smoke, which only checks that everything runs.")
+    return records, f"Data: {Path('data/results', name) if inside else name}."
+
+
+def names(text: str) -> list[str]:
+    """Names of a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check(row: Method, dataset: str) -> None:
+    if row.scorer == "none":
+        raise ValueError(f"method {row.name!r} trains nothing; choose one with a reward")
+    if row.scorer == "oracle" and dataset != "testbed":
+        raise ValueError(
+            f"method {row.name!r} reads the testbed's truth, and {dataset} has none; choose another method"
+        )
+
+
+def _dataset(name: str) -> str:
+    if name == "testbed":
+        return name
+    for path in (Path(name).expanduser(), ROOT / name):  # files are named from the root in a notebook's folder, too
+        if path.exists():
+            return str(path.resolve())
+    raise BadParameter(
+        f"dataset {name!r} does not exist; give 'testbed', a .jsonl or .jsonl.gz file, or a folder of them"
+    )
+
+
+def _model(name: str) -> str | None:
+    for path in (Path(name).expanduser(), ROOT / name) if name else ():
+        if path.exists():
+            return str(path.resolve())
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise BadParameter(
+            f"model {name!r} does not exist; give the folder of a saved causal LM, or a hub name (owner/name)"
+        )
+    return name or None

@@ -1,0 +1,177 @@
+"""Notebooks run on any data and model, say what is no evidence, and stop with one line on a parameter that cannot
+be."""
+
+import html
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+import torch
+
+from densereward import parameters
+from densereward.models import build_tokenizer, tiny_llama
+from densereward.notebooks import ROOT, run_all, run_notebook, sources
+from densereward.records import write_record
+from test_figures import records
+
+SAMPLES = "data/samples/hh_rlhf.jsonl"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of what notebooks need, so that what they cache lies in it, with a saved causal LM and a few records."""
+    root = tmp_path_factory.mktemp("tree")
+    for name in ("lib", "notebooks", "data/samples"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "_toc.yml", root)
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer([(ROOT / SAMPLES).read_text()], 320)
+    tiny_llama(tokenizer, width=16, layers=1).save_pretrained(root / "lm")
+    tokenizer.save_pretrained(root / "lm")
+    made_at = {"commit": "c0ffee", "device": "cpu", "tokens": 9, "peak_rss_mib": 1.0}
+    for record in records(("sft", "bandit", "segment"), seeds=(0, 1)):
+        record["provenance"] |= made_at
+        write_record(root / "data" / "results" / "cpu" / "runs.jsonl", record)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(root / "lib"))
+        yield root
+
+
+@pytest.fixture(scope="module")
+def real_text(tree):
+    """Every notebook as executed on pairs in HH-RLHF's format and on a pretrained model."""
+    asked = {"profile": "smoke", "dataset": SAMPLES, "model": "lm"}
+    run_all(sources(tree), tree / "out", asked, tree, jobs=2, after={})
+    return {path.stem: nbformat.read(tree / "out" / path.name, as_version=4) for path in sources(tree)}
+
+
+@pytest.fixture(scope="module")
+def comparison(tree):
+    return executed(tree, "comparison", profile="smoke")
+
+
+def executed(tree, name: str, **asked):
+    run_notebook(tree / "notebooks" / f"{name}.ipynb", tree / "more" / f"{name}.ipynb", asked, tree, say=str)
+    return nbformat.read(tree / "more" / f"{name}.ipynb", as_version=4)
+
+
+def page(notebook) -> str:
+    """All that a notebook shows: HTML, Markdown and printed text."""
+    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+    shown = [o.data.get("text/html") or o.data.get("text/markdown") or "" for o in outputs if "data" in o]
+    return "\n".join(shown + [o.text for o in outputs if o.output_type == "stream" and o.name == "stdout"])
+
+
+def test_every_notebook_runs_on_real_text_and_on_a_pretrained_model(real_text):
+    """That they ran is the fixture; here, that what only the testbed can tell is left out with a sentence."""
+    assert set(real_text) == {"testbed", "segmentation", "reward_models", "segment_ppo", "comparison"}
+    assert page(real_text["testbed"]).count("Left out:") >= 4
+    assert "early divergence" in page(real_text["testbed"])
+    assert "No records of dataset" in page(real_text["comparison"])
+    for name in ("segmentation", "reward_models", "segment_ppo"):
+        assert "true return (credit)" not in page(real_text[name]), f"{name}: a true return on real text"
+
+
+def test_smoke_output_says_on_its_face_that_it_is_no_evidence(real_text):
+    for name in ("testbed", "segmentation", "reward_models", "segment_ppo"):
+        assert "<strong>No evidence.</strong>" in page(real_text[name]), name
+
+
+def test_figures_have_a_description_a_caption_and_their_numbers(comparison, real_text):
+    """A reader who cannot see a figure, and one who doubts it, must get at what it shows."""
+    drawn = 0
+    for notebook in (*real_text.values(), comparison):
+        for figure in re.findall(r"<figure .*?</figure>", page(notebook), re.S):
+            drawn += 1
+            assert len(html.unescape(re.search(r'alt="(.*?)"', figure)[1])) > 60
+            assert len(re.search(r"<figcaption[^>]*>(.*?)<a ", figure, re.S)[1]) > 60
+            assert 'href="data:text/csv;base64,' in figure
+    assert drawn >= 9
+
+
+def test_the_comparison_draws_committed_records_and_names_them(comparison):
+    shown = page(comparison)
+    assert "[data/results/cpu/runs.jsonl](../data/results/cpu/runs.jsonl)" in shown
+    assert "<td>Segment (entropy)</td>" in shown and "c0ffee" in shown
+    assert "No evidence" not in shown, "these are the results of profile cpu"
+
+
+def test_the_testbed_notebook_shows_the_testbed(tree):
+    shown = page(executed(tree, "testbed", profile="smoke", model="lm", n=200))
+    assert "Left out:" not in shown
+    assert re.search(r"held out for test: (\w+ \w+, ){5}\w+ \w+\n", shown)
+    assert shown.count("<figure ") == 4
+
+
+# --- parameters ------------------------------------------------------------------------------------------------------
+
+
+def test_papermill_explains_the_parameters():
+    for path in sources(ROOT):
+        found = papermill.inspect_notebook(str(path))
+        assert {"profile", "dataset", "model"} <= set(found), f"{path.stem}: these work with every notebook"
+        assert all(len(p["help"]) > 20 for p in found.values()), path.stem
+    shown = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", "notebooks/segment_ppo.ipynb"],
+        cwd=ROOT, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "entropy_cutoff: float (default 1.75)" in shown and "nats" in shown
+
+
+def test_a_bad_parameter_stops_the_notebook_with_one_line(tree):
+    with pytest.raises(RuntimeError) as stop:
+        executed(tree, "segment_ppo", profile="large")
+    lines = str(stop.value).strip().splitlines()
+    assert lines[-1] == "ValueError: unknown profile 'large'; choose one of smoke, cpu, gpu"
+    assert not any("Traceback" in line or "File " in line for line in lines)
+
+
+def namespace(name: str, **injected) -> dict:
+    """The globals of a notebook after its parameters cell and papermill's."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    declared = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    sources = [declared, "# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in injected.items())]
+    made = {"In": ["", *sources]}
+    for source in sources:
+        exec(source, made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "name, asked, says",
+    [
+        ("segmentation", {"profil": "cpu"}, "unknown parameter 'profil'; this notebook takes profile, dataset"),
+        ("segmentation", {"entropy_cutoff": -1.0}, "entropy_cutoff is -1.0; give a number, 0 or more"),
+        ("segmentation", {"entropy_cutoff": "high"}, "entropy_cutoff is 'high'; give a number"),
+        ("segmentation", {"seed": 1.5}, "seed is 1.5; give a whole number"),
+        ("segmentation", {"dataset": "nowhere.jsonl"}, "dataset 'nowhere.jsonl' does not exist; give 'testbed', a"),
+        ("segmentation", {"model": "./nowhere"}, "model './nowhere' does not exist; give the folder of a saved"),
+        ("reward_models", {"methods": "bandit,oracle-dense"}, "'oracle-dense' has no reward model; choose bandit"),
+        ("reward_models", {"methods": ""}, "unknown method ''"),
+        ("segment_ppo", {"method": "tokens"}, "unknown method 'tokens'; choose one of sft, bandit"),
+        ("segment_ppo", {"method": "sft"}, "method 'sft' trains nothing"),
+        ("segment_ppo", {"method": "oracle-dense", "dataset": SAMPLES}, "reads the testbed's truth"),
+        ("segment_ppo", {"lam": 1.5}, "lam is 1.5; give a number, 0 to 1"),
+        ("segment_ppo", {"rounds": 2, "critic_warmup": 3}, "critic_warmup is 3, of 2 rounds; give at most 2"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_before_anything_is_trained(name, asked, says, capsys):
+    with pytest.raises(ValueError, match=re.escape(says)) as stop:
+        parameters.start(namespace(name, **asked))
+    assert "\n" not in str(stop.value)
+
+
+def test_parameters_reach_the_run(capsys):
+    asked = {"profile": "cpu", "seed": 3, "rounds": 5, "critic_warmup": 0, "lam": 1, "kl_coef": 0, "dataset": SAMPLES}
+    run = parameters.start(namespace("segment_ppo", **asked))
+    assert (run.seed, run.profile.rounds, run.profile.critic_warmup, run.profile.lam) == (3, 5, 0, 1)
+    assert run.profile.kl_coef == 0 and run.dataset == str(ROOT / SAMPLES) and run.model is None
+
+
+def test_a_folder_of_results_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="results 'nowhere' is no folder below data/results"):
+        parameters.results(namespace("comparison", results="nowhere"))
