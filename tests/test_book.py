@@ -34,6 +34,10 @@ def stand_in(page: str) -> nbformat.NotebookNode:
         prefix = "application/papermill.record/"
         metadata = {"scrapbook": {"name": key, "mime_prefix": prefix}}
         outputs.append(new_output("display_data", {f"{prefix}text/plain": "0.5"}, metadata=metadata))
+    shown = rf"{{glue}} ([\w.-]+)\n:doc: \S*{re.escape(page)}\.ipynb"
+    for key in re.findall(shown, prose):  # figures and tables of this page on others
+        metadata = {"scrapbook": {"name": key, "mime_prefix": ""}}
+        outputs.append(new_output("display_data", {"text/html": TABLE}, metadata=metadata))
     cells.append(new_code_cell("draw()", outputs=outputs, execution_count=1))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})

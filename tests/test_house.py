@@ -93,7 +93,7 @@ def test_every_package_that_the_project_pulls_in_is_pinned_at_the_version_tested
 
 
 def test_make_explains_its_targets_and_each_is_a_line_to_type():
-    targets = {"book", "test", "test-dist", "study", "bench", "serve", "clean"}
+    targets = {"book", "test", "test-dist", "study", "serve", "clean"}
     shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True).stdout
     assert targets <= {line.split()[0] for line in shown.splitlines() if len(line.split()) > 3}, shown
     assert not re.search(r"\\\n", MAKEFILE), "a recipe that spans lines cannot be typed"

@@ -71,7 +71,7 @@ def start(namespace: dict) -> Run:
     given = parameters(namespace)
     try:
         changes = {k: v for k, v in given.items() if k in Profile.__dataclass_fields__ and v is not None}
-        row = profile(given["profile"], **changes)
+        row = profile(given["profile"], given["dataset"], **changes)
         if "method" in given:
             _check(method(given["method"]), given["dataset"])
         for name in names(given["methods"]) or [""] if "methods" in given else ():
@@ -104,7 +104,9 @@ def results(namespace: dict) -> tuple[list[dict], str]:
         raise BadParameter(
             f"results {name!r} is no folder below data/results and no path; leave it empty for the profile's own"
         )
-    datasets = {given["dataset"], _dataset(given["dataset"])}
+    datasets = {given["dataset"]}  # as the study was given it; a record may name what is not on this machine
+    if Path(given["dataset"]).expanduser().exists() or (ROOT / given["dataset"]).exists():
+        datasets.add(_dataset(given["dataset"]))
     models = {given["model"] or None, _model(given["model"])}
     records = [
         r

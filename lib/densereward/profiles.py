@@ -79,6 +79,7 @@ PROFILES = {
     "gpu": replace(
         _CPU,
         name="gpu",
+        world=World(kinds=6),
         width=256,
         layers=4,
         sft_rows=60_000,

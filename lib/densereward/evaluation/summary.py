@@ -38,10 +38,15 @@ SCORERS = {
     "reward_model.gate_test": "gate",
     "reward_model.ceiling_test": "ceiling",
     "reward_model.truth_test": "accuracy on truth",
-    "reward_model.flip_test": "flip rate",
+    "reward_model.flip_test": "drops for a wrong item",
+    "reward_model.repeat_test": "drops for a repetition",
     "reward_model.segment_length": "tokens per segment",
 }
 COST = {
+    "stage_seconds.sft": "SFT (seconds)",
+    "stage_seconds.preferences": "preference data (seconds)",
+    "stage_seconds.scorer": "reward model (seconds)",
+    "stage_seconds.ppo": "PPO (seconds)",
     "provenance.seconds": "whole run (seconds, cached stages left out)",
     "provenance.tokens": "sampled in PPO (tokens)",
     "provenance.peak_rss_mib": "peak memory (MiB)",
