@@ -1,0 +1,47 @@
+"""Credit fidelity: a measure that rewards the wrong estimate would crown the wrong method."""
+
+import numpy as np
+import pytest
+import torch
+
+from densereward.evaluation import credit, summary
+
+SPANS = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, -1, -1, -1]])
+
+
+def test_values_are_pooled_over_the_tokens_of_their_span_and_no_others():
+    values = torch.arange(12.0).reshape(2, 6)
+    sums = [[values[b][SPANS[b] == n].sum().item() for n in range(3)] for b in range(2)]
+    assert credit.pool(values, SPANS, "sum").tolist() == sums
+    counts = np.array([[2, 3, 1], [1, 2, 1]])
+    assert np.allclose(credit.pool(values, SPANS, "mean").numpy(), np.array(sums) / counts)
+    noise = values.masked_fill(SPANS < 0, 99.0)
+    assert torch.equal(credit.pool(noise, SPANS, "sum"), credit.pool(values, SPANS, "sum"))
+
+
+def test_the_truth_agrees_with_itself_however_it_is_spread_and_shifted():
+    credits = torch.tensor([[1.0, -1.0, 0.2], [1.0, -0.5, 0.0]])
+    spread = credits.gather(1, SPANS.clamp(min=0)).masked_fill(SPANS < 0, 0)
+    even = spread / torch.tensor([[2, 2, 3, 3, 3, 1], [1, 2, 2, 1, 1, 1]])
+    found = credit.fidelity(even, spread + 5.0, SPANS, credits, -credits)
+    assert found["rewards_credit_pearson"] == pytest.approx(1) and found["rewards_credit_sign"] == 1
+    assert found["advantages_credit_pearson"] == pytest.approx(1), "a constant is no credit"
+    assert found["advantages_monte_carlo_pearson"] == pytest.approx(-1)
+
+
+def test_everything_on_the_last_token_earns_no_praise():
+    credits = torch.tensor([[1.0, -1.0, 0.2], [1.0, -0.5, 0.0]])
+    bandit = torch.zeros(2, 6)
+    bandit[0, 5], bandit[1, 2] = credits[0].sum(), credits[1, :2].sum()
+    assert credit.fidelity(bandit, torch.zeros(2, 6), SPANS, credits, credits)["rewards_credit_pearson"] < 0.5
+    flat = credit.agreement(np.zeros(5), np.arange(5.0))
+    assert flat == {"pearson": 0.0, "spearman": 0.0, "sign": 0.5}
+
+
+def test_matched_kl_reads_the_smoothed_curve_and_leaves_out_runs_that_stay_below():
+    rounds = range(9)
+    near = {"method": "bandit", "seed": 0, "curves": [{"kl": 0.1 * r, "true_return": 1.0 * r} for r in rounds]}
+    far = {"method": "segment", "seed": 0, "curves": [{"kl": 1.0 * r, "true_return": 2.0 * r} for r in rounds]}
+    found = summary.matched_kl([near, far], 2.0)
+    assert found["method"].tolist() == [summary.label("segment")]
+    assert found["mean"].tolist() == [pytest.approx(4.0)]
