@@ -103,7 +103,11 @@ def test_labels_follow_the_true_return_with_the_noise_that_is_reported():
 
 
 def test_style_alone_does_not_tell_a_right_item_from_a_wrong_one():
-    assert build.style_features(PROMPT, "apple and pear.") == build.style_features(PROMPT, "hammer and drum.")
+    """Not in items, not in repetitions (only right items can be credited as such), not in items beyond the number."""
+    right, wrong = "apple and pear; apple. plum, lemon.", "saw and drum; saw. coat, goat."
+    assert kinds(right) != kinds(wrong)
+    assert build.style_features(PROMPT, right) == build.style_features(PROMPT, wrong)
+    assert build.style_features(PROMPT, right) != build.style_features(PROMPT, right.replace("apple. ", "grape. "))
 
 
 def test_an_exchanged_item_changes_that_credit_and_nothing_else():

@@ -120,13 +120,16 @@ def ceiling(world: World, pairs: list[dict]) -> float:
     return float(np.mean((np.sign(gaps) + 1) / 2))
 
 
-STYLE = ("items", "not_asked", "repetition", "off_topic", "greeting", "closing", "junk", "misspelt")
-
-
-def style_features(prompt: str, text: str) -> list[float]:
-    """Counts of spans that say nothing about which items are right: a right and a wrong item look alike here."""
-    counts = oracle.summary(prompt, text)
-    return [counts["correct"] + counts["wrong"] if name == "items" else counts[name] for name in STYLE]
+def style_features(prompt: str, text: str) -> list[int]:
+    """Counts that say nothing about which items are right: items, items named before (right or wrong), misspellings,
+    and each kind of span without an item."""
+    spans, named, again = oracle.parse(prompt, text), set(), 0
+    for span in spans:
+        again += span.item is not None and span.item in named
+        named.add(span.item)
+    kinds = [span.kind for span in spans if span.item is None]
+    style = ("repetition", "off_topic", "greeting", "closing", "junk")
+    return [len(spans) - len(kinds), again, sum(s.misspelt for s in spans), *map(kinds.count, style)]
 
 
 def style_level(train: list[dict], test: list[dict]) -> float:
