@@ -148,6 +148,7 @@ class TokenScorer(PreTrainedModel):
 def scorer_from(model, **settings) -> TokenScorer:
     """A scorer that starts from a causal LM's trunk, with a fresh head (segment-ppo Section 2.1). Random: torch's
     global state."""
-    scorer = TokenScorer(TokenScorerConfig(model.config.to_dict(), pad_token_id=model.config.pad_token_id, **settings))
+    backbone = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}  # no paths
+    scorer = TokenScorer(TokenScorerConfig(backbone, pad_token_id=model.config.pad_token_id, **settings))
     scorer.backbone.load_state_dict(model.base_model.state_dict())
     return scorer.to(model.dtype)
