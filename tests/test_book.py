@@ -30,12 +30,12 @@ def stand_in(page: str) -> nbformat.NotebookNode:
     outputs = [new_output("display_data", {"image/svg+xml": SVG})]
     outputs += [new_output("display_data", {"text/html": html}) for html in (STRIP, TABLE)]
     prose = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
-    for key in re.findall(rf"{re.escape(page)}\.ipynb::([\w.-]+)", prose):  # numbers that prose quotes from here
+    for key in sorted(set(re.findall(rf"{re.escape(page)}\.ipynb::([\w.-]+)", prose))):  # numbers that prose quotes
         prefix = "application/papermill.record/"
         metadata = {"scrapbook": {"name": key, "mime_prefix": prefix}}
         outputs.append(new_output("display_data", {f"{prefix}text/plain": "0.5"}, metadata=metadata))
     shown = rf"{{glue}} ([\w.-]+)\n:doc: \S*{re.escape(page)}\.ipynb"
-    for key in re.findall(shown, prose):  # figures and tables of this page on others
+    for key in sorted(set(re.findall(shown, prose))):  # figures and tables of this page on others
         metadata = {"scrapbook": {"name": key, "mime_prefix": ""}}
         outputs.append(new_output("display_data", {"text/html": TABLE}, metadata=metadata))
     cells.append(new_code_cell("draw()", outputs=outputs, execution_count=1))
