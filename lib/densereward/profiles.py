@@ -4,7 +4,7 @@ says them all.
 `smoke` checks that everything runs, in minutes on two cores, and is no evidence of anything. `cpu` is the full
 comparison on two cores. `gpu` is the same study with a wider model, more pairs and more seeds.
 
-Where a value is a paper's, the comment says so; the others were set on validation prompts, alike for every method.
+Where a value is a paper's, the comment says so; the others were set by a few single runs, alike for every method.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +35,7 @@ class Profile:
     rm_batch: int = 16
     rm_learning_rate: float = 2e-3
     rm_scale: float = (
-        4.0  # of the mean over segments (our addition; Eq. 4 has none); chosen by equal trials per granularity
+        4.0  # of the mean over segments (our addition; Eq. 4 has none); from a few single runs, no grid
     )
     # PPO (segment-ppo Appendix D: clipping .2; one response per prompt at temperature 1; gamma 1)
     rounds: int = 32
