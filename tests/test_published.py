@@ -135,8 +135,11 @@ def test_contradictions_are_complete():
         (",14.41,%,14.41,", ",14.41,%,,", "row, column and printed must not be empty"),
         (",14.41,%,14.41,0,", ",14.41,%,14.41,no,", "bold is 'no'"),
         (",14.41,%,14.41,", ",14,41,%,14.41,", "11 cells, not 10"),
-        ("segment-ppo,1,Phi3-mini Instruct,AlpacaEval 2.0 / WR", "segment-ppo,2,Phi3-mini Instruct,AlpacaEval 2.0 / WR",
-         "belong in segment-ppo_table2.csv"),
+        (
+            "segment-ppo,1,Phi3-mini Instruct,AlpacaEval 2.0 / WR",
+            "segment-ppo,2,Phi3-mini Instruct,AlpacaEval 2.0 / WR",
+            "belong in segment-ppo_table2.csv",
+        ),
         ("WR (%),14.41", "LC (%),14.41", "stands above already"),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_first_loss_is_bradley_terry_on_the_mean_over_segments(pairs, tmp_pa
 def test_every_granularity_learns_a_plain_difference(pairs, tmp_path, name):
     row = methods.METHODS[name]
     if name == "random":
-        row = reward_model.matched(row, pairs, TOKENIZER, methods.METHODS["segment"])
+        row = reward_model.resolve(row, pairs, TOKENIZER, methods.METHODS["segment"])
         assert 0 <= row.segmentation["rate"] <= 1
     if name == "segment":
         row = methods.method("segment", entropy_cutoff=0.5)

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import HuberRegressor
 
-from densereward.rewards import FLOOR, Normaliser, fit_normaliser, interpolate, location, normalise
+from densereward.rewards import FLOOR, Normaliser, correct, fit_normaliser, interpolate, location, normalise
 from densereward.segments import at_ends, ngram, segment_ids
 
 
@@ -316,3 +316,22 @@ def test_half_precision_scores_are_normalised_in_full():
     scores, mask = ragged([[1.0, 2.0], [3.0, 5.0]], torch.bfloat16)
     z = normalise(scores, mask, fit_normaliser("global", scores, mask))
     assert z.dtype == torch.float32 and z.std().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["centre", "cost"])
+def test_corrections_deal_with_the_constant_per_segment(kind):
+    """A constant added to every score pays nothing for a further segment under centre; a cost takes it away again."""
+    scores = torch.tensor([[1.0, 2.0, 6.0], [4.0, 2.0, 0.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    if kind == "cost":
+        found = correct(scores + 0.5 * mask, mask, "cost", cost=0.5)
+        torch.testing.assert_close(found, scores * mask)
+    else:
+        found = correct(scores, mask, "centre")
+        torch.testing.assert_close(found.sum(1), torch.tensor([3.0, 3.0]))  # the mean score, whatever the number
+        torch.testing.assert_close(found.diff(dim=1)[0], scores.diff(dim=1)[0])  # segments keep their differences
+        shifted = correct(scores + 7 * mask, mask, "centre").sum(1) - found.sum(1)
+        torch.testing.assert_close(shifted, torch.tensor([7.0, 7.0]))  # not 21 and 14
+    assert (found[1, 2] == 0).all()
+    with pytest.raises(ValueError, match="choose one of none, centre, cost"):
+        correct(scores, mask, "centred")

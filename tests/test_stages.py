@@ -49,7 +49,9 @@ def test_manifest_tells_what_was_made_of_what(build):
     found = build(key={"seed": 5, "rate": 1e-3})
     manifest = load_json(found.path / "manifest.json")
     assert {name: facts["bytes"] for name, facts in manifest["files"].items()} == {
-        "config.json": (found.path / "config.json").stat().st_size, "deep/weights.bin": len(BODY)}
+        "config.json": (found.path / "config.json").stat().st_size,
+        "deep/weights.bin": len(BODY),
+    }
     assert manifest["key"] == {"seed": 5, "rate": 1e-3} and manifest["provenance"]["seed"] == 5
     assert manifest["seconds"] >= 0 and found.path.name == f"sft-{manifest['hash'][:12]}"
 
@@ -69,8 +71,11 @@ def test_one_flipped_bit_anywhere_is_never_used(build, name, where, bit):
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("harm", [lambda path: os.truncate(path, path.stat().st_size - 3),
-                                  lambda path: os.truncate(path, 0), Path.unlink], ids=["cut", "empty", "gone"])
+@pytest.mark.parametrize(
+    "harm",
+    [lambda path: os.truncate(path, path.stat().st_size - 3), lambda path: os.truncate(path, 0), Path.unlink],
+    ids=["cut", "empty", "gone"],
+)
 def test_truncated_or_missing_file_is_rebuilt_with_a_message(build, capsys, name, harm):
     path = build().path / name
     harm(path)
@@ -161,13 +166,16 @@ def test_failing_stage_passes_its_error_and_leaves_nothing(build, tmp_path):
     assert [path for path in (tmp_path / "stages").iterdir() if path.suffix != ".lock"] == []
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"name": "a/b"}, "letters"),
-    ({"key": {"rate": float("nan")}}, r"key\.rate"),
-    ({"key": {"path": Path("x")}}, r"key\.path"),
-    ({"sources": [len]}, "no source"),
-    ({"sources": [functools.partial(print)]}, "no source"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"name": "a/b"}, "letters"),
+        ({"key": {"rate": float("nan")}}, r"key\.rate"),
+        ({"key": {"path": Path("x")}}, r"key\.path"),
+        ({"sources": [len]}, "no source"),
+        ({"sources": [functools.partial(print)]}, "no source"),
+    ],
+)
 def test_bad_arguments_stop_with_one_line(build, changes, words):
     with pytest.raises(ValueError, match=words):
         build(**changes)

@@ -1,6 +1,7 @@
 """The one abstraction: tokens to dense rewards, by the parts that a row of `methods.py` names.
 
-    tokens [B, T] -> boundaries -> segment ids [B, T] -> scores [B, S] -> normalise -> interpolate -> rewards [B, T]
+    tokens [B, T] -> boundaries -> segment ids [B, T] -> scores [B, S] -> normalise -> correct -> interpolate
+    -> rewards [B, T]
 
 The same function serves PPO, the credit figures and the notebooks' strips; nothing else turns scores into rewards.
 """
@@ -40,7 +41,8 @@ def dense_rewards(
     method: Method, scores: torch.Tensor, segment_mask: torch.Tensor, ids: torch.Tensor, normaliser: R.Normaliser
 ) -> torch.Tensor:
     """Normalised, interpolated rewards [B, T] of segment scores [B, S] (segment-ppo Eq. 12 and Section 2.3)."""
-    return R.interpolate(R.normalise(scores, segment_mask, normaliser), ids, method.interpolation)
+    z = R.correct(R.normalise(scores, segment_mask, normaliser), segment_mask, **method.correction)
+    return R.interpolate(z, ids, method.interpolation)
 
 
 def reward_function(

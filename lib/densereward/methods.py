@@ -1,80 +1,138 @@
 """Every method as data: a row names the parts that the one pipeline plugs together, and what it is called in its paper.
 
-    tokens [B, T] -> boundaries -> segment ids [B, T] -> scores [B, S] -> normalise -> interpolate -> rewards [B, T] ->
-PPO
+    tokens [B, T] -> boundaries -> segment ids [B, T] -> scores [B, S] -> normalise -> correct -> interpolate
+    -> rewards [B, T] -> trainer
 
-A row holds no code. `segmentation` is a row of `segments.BOUNDARIES` with its parameters; `trained_on` is the
-segmentation that the scorer was trained with (segment-ppo trains and uses the same one). To try your own:
-`replace(METHODS["segment"], name=..., ...)`.
+A row holds no code. To try your own: `replace(METHODS["segment"], name=..., ...)`. Which row of which published table
+a method reproduces is the key of its `source`; the book's page of methods is made from here.
 """
 
 from dataclasses import dataclass, field, replace
 
 
-def entropy(cutoff: float) -> dict:
-    return {"kind": "entropy", "cutoff": cutoff}
+def entropy(cutoff: float, **options) -> dict:
+    return {"kind": "entropy", "cutoff": cutoff, **options}
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row. `scorer`: "none" (no training), "bradley-terry" (a reward model trained on preference pairs), or
-    "oracle" (a control that reads the testbed's truth; `noise` is the standard deviation, in units of credit, added to
-    each span's credit)."""
+    """One row. Any dict is keyword arguments of the function that does the part.
+
+    `segmentation`: of `segments.segment`; "matched" in place of a random one's rate, and a mean `length` in place of an
+    entropy cut-off, are resolved on the preference data. `scorer`: "none" (nothing to train a policy with),
+    "bradley-terry" (a reward model trained on preference pairs), or "oracle" (a control that reads the testbed's truth;
+    `noise` is the standard deviation, in units of credit, added to each span's credit). `trainer`: "ppo", "dpo", or
+    "none" (the SFT model as it is)."""
 
     name: str
     label: str  # as figures and tables print it
     source: str  # paper and place
     scorer: str = "bradley-terry"
     segmentation: dict = field(default_factory=lambda: {"kind": "bandit"})
+    trained_with: dict | None = None  # the segmentation that the scorer was trained with, where it is another one
     aggregate: str = "mean"  # of segment scores into the score of a response (segment-ppo Eq. 4), or "sum"
     normaliser: dict = field(
         default_factory=lambda: {"kind": "regression", "estimator": "huber"}
     )  # segment-ppo Eq. 6, Appendix F
+    correction: dict = field(default_factory=lambda: {"kind": "none"})  # of the constant per segment; ours
     interpolation: str = "even"  # segment-ppo Section 2.3
+    trainer: str = "ppo"
     value_clip: float = 0.25  # segment-ppo Appendix D: .25 for segments and tokens, .2 for bandit
     noise: float = 0.0
 
     @property
     def trained_on(self) -> dict:
-        return self.segmentation
+        """The segmentation that the scorer is trained with."""
+        return self.trained_with or self.segmentation
 
 
+_SEGMENT = Method("segment", "Segment (entropy)", "segment-ppo Table 1", segmentation=entropy(1.75))
+_BANDIT = Method("bandit", "Bandit (sequence)", "segment-ppo Table 1", interpolation="none", value_clip=0.2)
 _ORACLE = {"scorer": "oracle", "normaliser": {"kind": "none"}, "source": "a control of this study, in no paper"}
+_SEQUENCE = {"segmentation": {"kind": "bandit"}, "interpolation": "none", "value_clip": 0.2}
 
-METHODS = {
-    row.name: row
-    for row in (
-        Method("sft", "SFT (no RL)", "segment-ppo Table 1", scorer="none"),
-        Method("bandit", "Bandit (sequence)", "segment-ppo Table 1", interpolation="none", value_clip=0.2),
-        Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"}),
-        Method("segment", "Segment (entropy)", "segment-ppo Table 1", segmentation=entropy(1.75)),
-        Method(
-            "random",
-            "Random segments",
-            "a control of this study: as many segments as `segment`, cut anywhere",
-            segmentation={"kind": "random", "rate": "matched"},
-        ),
-        Method(
-            "oracle-sequence",
-            "Oracle, sequence",
-            segmentation={"kind": "bandit"},
-            interpolation="none",
-            value_clip=0.2,
-            **_ORACLE,
-        ),
-        Method("oracle-dense", "Oracle, per span", segmentation={"kind": "spans"}, **_ORACLE),
-        Method(
-            "oracle-sequence-noisy",
-            "Noisy oracle, sequence",
-            segmentation={"kind": "bandit"},
-            interpolation="none",
-            value_clip=0.2,
-            noise=1.0,
-            **_ORACLE,
-        ),
-        Method("oracle-dense-noisy", "Noisy oracle, per span", segmentation={"kind": "spans"}, noise=1.0, **_ORACLE),
-    )
-}
+
+def _variant(name: str, label: str, source: str, **changes) -> Method:
+    """The segment method with something changed."""
+    return replace(_SEGMENT, name=name, label=label, source=source, **changes)
+
+
+_CORE = (
+    Method("sft", "SFT (no RL)", "segment-ppo Table 1", scorer="none", trainer="none"),
+    _BANDIT,
+    Method("sentence", "Sentence", "segment-ppo Table 1", segmentation={"kind": "sentence"}),
+    Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"}),
+    replace(
+        _SEGMENT, name="bandit-as-segment", label="Bandit as segment", trained_with={"kind": "bandit"}
+    ),  # the bandit's scorer, read at the ends of segments
+    replace(
+        _BANDIT, name="segment-as-bandit", label="Segment as bandit", trained_with=entropy(1.75)
+    ),  # the segment scorer, read at the end of the response
+    _SEGMENT,
+    Method("dpo", "DPO", "segment-ppo Table 3", scorer="none", trainer="dpo"),
+)
+_CONTROLS = (
+    Method(
+        "random",
+        "Random segments",
+        "a control of this study: as many segments as `segment`, cut anywhere",
+        segmentation={"kind": "random", "rate": "matched"},
+    ),
+    Method("oracle-sequence", "Oracle, sequence", **_SEQUENCE, **_ORACLE),
+    Method("oracle-dense", "Oracle, per span", segmentation={"kind": "spans"}, **_ORACLE),
+    Method("oracle-sequence-noisy", "Noisy oracle, sequence", noise=1.0, **_SEQUENCE, **_ORACLE),
+    Method("oracle-dense-noisy", "Noisy oracle, per span", segmentation={"kind": "spans"}, noise=1.0, **_ORACLE),
+)
+_ABLATIONS = (
+    *(
+        _variant(f"ngram-{n}", f"n-gram, n = {n}", "segment-ppo Table 4", segmentation={"kind": "ngram", "n": n})
+        for n in (2, 5, 10, 20)
+    ),
+    *(
+        _variant(f"normaliser-{kind}", f"Normaliser: {kind}", "segment-ppo Table 5", normaliser={"kind": kind})
+        for kind in ("none", "global", "last")
+    ),
+    *(
+        _variant(f"interpolation-{how}", f"Interpolation: {how}", "segment-ppo Table 6", interpolation=how)
+        for how in ("none", "repeat")
+    ),
+    *(
+        _variant(f"cutoff-{c:g}", f"Cut-off {c:g} nats", "segment-ppo Figure 3", segmentation=entropy(c))
+        for c in (1.5, 2.0, 2.25)
+    ),
+    *(
+        _variant(
+            f"length-{n}",
+            f"Cut-off for {n} tokens",  # Figure 3's mean segment lengths run from 10 to 22 tokens
+            "segment-ppo Figure 3, its segment lengths in place of its nats",
+            segmentation={"kind": "entropy", "length": n},
+        )
+        for n in (10, 13, 17, 22)
+    ),
+    _variant(
+        "ols",
+        "Normaliser: OLS fit",
+        "segment-ppo Section 2.3 (its Appendix F has Huber)",
+        normaliser={"kind": "regression", "estimator": "ols"},
+    ),
+    _variant(
+        "unfloored",
+        "Normaliser: no floor",
+        "segment-ppo's released code",
+        normaliser={"kind": "regression", "estimator": "huber", "floor": None},
+    ),
+    _variant(
+        "eos-released", "EOS in no segment", "segment-ppo's released code", segmentation=entropy(1.75, eos="released")
+    ),
+    _variant("sum", "Sum over segments", "this study: the constant per segment", aggregate="sum"),
+    _variant("centred", "Total = mean score", "this study: the constant per segment", correction={"kind": "centre"}),
+    _variant(
+        "cost", "Cost per segment", "this study: the constant per segment", correction={"kind": "cost", "cost": 0.5}
+    ),
+)
+
+METHODS = {row.name: row for row in (*_CORE, *_CONTROLS, *_ABLATIONS)}
+CORE = tuple(row.name for row in (*_CORE, *_CONTROLS))  # the comparison: three seeds or more
 
 
 def method(name: str, **changes) -> Method:
@@ -84,7 +142,7 @@ def method(name: str, **changes) -> Method:
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
     row, cutoff = METHODS[name], changes.pop("entropy_cutoff", None)
-    if cutoff is not None and row.segmentation["kind"] == "entropy":
+    if cutoff is not None and "cutoff" in row.segmentation:
         if not cutoff >= 0:
             raise ValueError(f"entropy_cutoff is {cutoff!r}; give nats, 0 or more")
         changes["segmentation"] = {**row.segmentation, "cutoff": float(cutoff)}

@@ -45,6 +45,7 @@ class Run:
     dataset: str = "testbed"
     model: str | None = None
     contrast: float = 0.0  # testbed: share of contrast pairs among the preference pairs
+    tuned: bool = False  # whether the profile holds what tuning chose for this run's method
     root: Path = ROOT / "runs"
 
     @property
@@ -181,11 +182,13 @@ def with_entropies(model, tokenizer, pairs: Dataset, batch_size: int = 64) -> Da
 def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> tuple[Path, dict]:
     """(folder of the token scorer, its metrics): label accuracy on held-out pairs; on the testbed also truth, gate and
     flip rate."""
-    if run.committed and (run.committed / method.name / "metrics.json").exists() and METHODS.get(method.name) == method:
-        return run.committed / method.name, load_json(run.committed / method.name / "metrics.json")
+    method = replace(method, segmentation=method.trained_on, trained_with=None)
+    if folder_of_committed := committed_scorer(run, method):
+        return folder_of_committed, load_json(folder_of_committed / "metrics.json")
     p = run.profile
     fields = ("pairs", "rm_batch", "rm_learning_rate", "rm_scale")
-    extra = {"segmentation": method.trained_on, "aggregate": method.aggregate}
+    extra = {"segmentation": method.segmentation, "aggregate": method.aggregate}
+    scale = p.rm_scale if method.aggregate == "mean" else 1.0  # a sum is on a larger scale as it is
 
     def build_scorer(folder: Path) -> None:
         model, tokenizer = load_causal_lm(folder_of_sft)
@@ -194,7 +197,7 @@ def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> tu
             for name in ("preference", "validation", "test")
         }
         seed_everything(derive(run.seed, "scorer"))
-        net = to_device(scorer_from(model, aggregate=method.aggregate, scale=p.rm_scale))
+        net = to_device(scorer_from(model, aggregate=method.aggregate, scale=scale))
         curve = reward_model.train_reward_model(
             net, tokenizer, sets["preference"], sets["validation"], p, folder, derive(run.seed, "scorer") % 2**31
         )
@@ -218,12 +221,22 @@ def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> tu
     return artifact.path, load_json(artifact.path / "metrics.json")
 
 
-def matched_rate(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Method:
-    """A random segmentation with the rate that makes it cut as often as `segment` does; any other method as it is."""
-    if method.segmentation["kind"] != "random":
+def committed_scorer(run: Run, method: Method) -> Path | None:
+    """The folder of the committed scorer that was trained as this method's is, if this run may use it."""
+    for folder in sorted(run.committed.glob("*/metrics.json")) if run.committed else ():
+        theirs = METHODS[folder.parent.name]
+        if (theirs.trained_on, theirs.aggregate) == (method.segmentation, method.aggregate):
+            return folder.parent
+    return None
+
+
+def resolve(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Method:
+    """The method with what its segmentation leaves to the data resolved on the preference pairs
+    (`reward_model.resolve`)."""
+    if not {"matched"} & set(map(str, method.segmentation.values())) and "length" not in method.segmentation:
         return method
     tokenizer = load_causal_lm(folder_of_sft)[1]
-    return reward_model.matched(method, load_from_disk(prefs.path / "preference"), tokenizer, METHODS["segment"])
+    return reward_model.resolve(method, load_from_disk(prefs.path / "preference"), tokenizer, METHODS["segment"])
 
 
 def segment_length(rows: Dataset) -> float:

@@ -1,4 +1,4 @@
-"""The PPO stage: a row of `methods.py` and its scorer in, a policy with its curves out."""
+"""The last training stage: a row of `methods.py` and its scorer in, a policy with its curves out; PPO or DPO."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from densereward.seeding import derive, generator, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
 from densereward.tokens import tokenize_prompt
-from densereward.training import ppo, settings
+from densereward.training import ppo, preference, settings
 
 
 def train_policy(
@@ -109,6 +109,29 @@ def train_policy(
         key=run.key(*fields, method=asdict(method)),
         sources=[*DATA, *SCORING, ppo, rewards, truth],
         inputs=inputs,
+        root=run.root,
+    )
+
+
+def train_on_pairs(run: Run, folder_of_sft: Path, prefs: Artifact) -> Artifact:
+    """DPO on the preference pairs that reward models learn from: policy, curve of its loss. Random: the order
+    (seed)."""
+    p = run.profile
+
+    def build_dpo(folder: Path) -> None:
+        (model, tokenizer), (reference, _) = load_causal_lm(folder_of_sft), load_causal_lm(folder_of_sft)
+        pairs = load_from_disk(prefs.path / "preference")
+        curve = preference.train_dpo(model, reference, tokenizer, pairs, p, folder, derive(run.seed, "dpo") % 2**31)
+        model.save_pretrained(folder / "policy")
+        tokenizer.save_pretrained(folder / "policy")
+        save_json(folder / "curve.json", curve)
+
+    return stage(
+        "dpo",
+        build_dpo,
+        key=run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate"),
+        sources=[*DATA, preference, settings],
+        inputs=[*inputs_of(folder_of_sft), prefs],
         root=run.root,
     )
 

@@ -30,13 +30,11 @@ class Profile:
     sft_batch: int = 32
     sft_learning_rate: float = 3e-3
     # reward models (segment-ppo Table 8: one epoch; Adam betas .9, .95; gradient clipping 1)
-    pairs: int = 16_000
-    heldout_pairs: int = 1_000
+    pairs: int = 28_000
+    heldout_pairs: int = 2_000
     rm_batch: int = 16
     rm_learning_rate: float = 2e-3
-    rm_scale: float = (
-        4.0  # of the mean over segments (our addition; Eq. 4 has none); from a few single runs, no grid
-    )
+    rm_scale: float = 4.0  # of the mean over segments (our addition; Eq. 4 has none); from a few single runs, no grid
     # PPO (segment-ppo Appendix D: clipping .2; one response per prompt at temperature 1; gamma 1)
     rounds: int = 32
     rollouts: int = 64
@@ -47,6 +45,9 @@ class Profile:
     kl_coef: float = 0.1
     lam: float = 1.0  # of GAE; no paper gives it
     critic_warmup: int = 4  # rounds in which only the critic learns
+    # DPO on the same pairs, one epoch
+    dpo_beta: float = 0.1
+    dpo_learning_rate: float = 3e-4
     # evaluation
     eval_prompts: int = 256
     credit_responses: int = 96
@@ -103,14 +104,15 @@ TEXT = {
 
 
 def profile(name: str, dataset: str = "testbed", **changes) -> Profile:
-    """The profile called `name`, as it is for `dataset` ("testbed" or a path), with fields replaced. Raises ValueError
-    for an unknown profile or field."""
+    """The profile called `name`, as it is for `dataset` ("testbed" or a path), with fields replaced; a
+    `world` given as a dict changes fields of the profile's. Raises ValueError for an unknown profile or field."""
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
     unknown = [field for field in changes if field not in Profile.__dataclass_fields__]
     if unknown:
         raise ValueError(f"profile {name!r} has no field {unknown[0]!r}")
-    return replace(PROFILES[name], **(({} if dataset == "testbed" else TEXT[name]) | changes))
+    row = replace(PROFILES[name], **(({} if dataset == "testbed" else TEXT[name]) | changes))
+    return replace(row, world=replace(PROFILES[name].world, **row.world)) if isinstance(row.world, dict) else row
 
 
 def models_folder(name: str) -> Path:

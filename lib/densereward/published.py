@@ -5,6 +5,7 @@ words). What looks wrong is said in `suspected_misprint`, never mended; where a 
 do then, is in contradictions.csv beside the tables. Table 0 holds numbers from running text (figures, appendices).
 Leaves out curves that are only drawn, tables of example responses, and bold print outside segment-ppo's tables.
 """
+
 import csv
 import os
 from pathlib import Path

@@ -6,8 +6,8 @@ have slopes of zero. The location of segment t = 0..T-1 is p = (t + 1) / T: the 
 of 0. Sample deviations divide by n - 1. Std(p) has a floor, which neither the paper nor its code gives it: at small p
 the line can come near zero, or below it, and blow up or flip the rewards.
 
-A new fit is a function (values, t, T, estimator) -> Line and a row of FITS. A normaliser that looks at more than p
-(centring per response, a cost per segment) is a function of scores and segment_mask [B, S] beside `normalise`.
+A new fit is a function (values, t, T, estimator) -> Line and a row of FITS. What looks at more than p (centring per
+response, a cost per segment) is a row of CORRECTIONS.
 
 Leaves out: weights (each distinct p counts once, as in the paper); the released code's silent identity where a fit is
 missing.
@@ -187,6 +187,30 @@ def normalise(scores, segment_mask, normaliser: Normaliser):
         std = std.clamp(min=normaliser.floor)
     z = (scores - (normaliser.w_mean * log_p + normaliser.b_mean)) / std
     return z.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~mask, 0)
+
+
+def correct(scores, segment_mask, kind: str, **settings):
+    """Normalised scores [B, S] with the constant per segment dealt with: [B, S]. Ours, in no paper.
+
+    A Bradley-Terry model of the mean over segments leaves a constant per segment open, which PPO, summing rewards, pays
+    for every further segment. kind: none; centre (a response's total is its mean score, however many segments it has);
+    cost (every segment costs `cost`, in the normaliser's deviations). ValueError for another name.
+    """
+    _choose("correction", kind, CORRECTIONS)
+    return CORRECTIONS[kind](scores, segment_mask.to(scores.dtype), **settings)
+
+
+def _centre(scores, mask):
+    """z - (1 - 1/S) mean(z): differences between segments stay, and the total over S segments is mean(z)."""
+    count = mask.sum(1, keepdim=True)
+    return (scores - (1 - 1 / count) * (scores * mask).sum(1, keepdim=True) / count) * mask
+
+
+def _cost(scores, mask, cost: float):
+    return scores - cost * mask
+
+
+CORRECTIONS = {"none": lambda scores, mask: scores, "centre": _centre, "cost": _cost}
 
 
 def interpolate(scores, segment_ids, how: str):

@@ -86,7 +86,7 @@ def _source(thing: ModuleType | Callable) -> str:
     code, module = thing.__code__, sys.modules.get(thing.__module__)
     if getattr(module, "__file__", None) != code.co_filename:
         return inspect.getsource(code)  # a notebook cell
-    return "".join(inspect.getblock(_source(module).splitlines(keepends=True)[code.co_firstlineno - 1:]))
+    return "".join(inspect.getblock(_source(module).splitlines(keepends=True)[code.co_firstlineno - 1 :]))
 
 
 def _code(things: list) -> list[list[str]]:

@@ -3,8 +3,8 @@
     python -m densereward.study --profile cpu --methods sft,bandit,token,segment --seeds 0,1,2 --jobs 2
 
 Appends to data/results/<profile>/runs.jsonl as runs finish. Killed, it goes on where it stopped: finished runs are
-skipped, and finished stages of unfinished runs are reused from `runs/`. A run that fails is recorded with its error and
-the others go on.
+skipped, and finished stages of unfinished runs are reused from `runs/`. With several jobs the stages are a graph
+(`plan.py`). A run that fails is recorded with its error and the others go on.
 """
 
 import json
@@ -12,31 +12,44 @@ import subprocess
 import sys
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from tqdm import tqdm
 
-from densereward import pipeline, policy
+from densereward import pipeline, plan, policy
 from densereward.evaluation import measure
-from densereward.methods import METHODS, Method, method
+from densereward.identity import parameters, same
+from densereward.methods import CORE, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
-from densereward.stages import load_json
+from densereward.stages import Artifact, load_json
 
 RESULTS = pipeline.ROOT / "data" / "results"
 
 
-def run_method(run: Run, row: Method) -> dict:
-    """One record: trains what the row needs (stages are shared and cached), evaluates the policy, measures its
-    credit."""
-    started = time.perf_counter()
+def trained(run: Run, row: Method) -> tuple[Path, Artifact | None, dict]:
+    """(folder of the SFT model, the artifact with the trained policy or None, what else there is: the row with numbers
+    for what it left to the data, its scorer's folder and metrics). Stages are shared and cached."""
     folder_of_sft = pipeline.sft_model(run)
+    if row.trainer == "none":
+        return folder_of_sft, None, {"row": row}
+    prefs = pipeline.preferences(run, folder_of_sft)
+    found = {"row": row, "preferences": prefs.path, "scorer": None}
+    if row.trainer == "dpo":
+        return folder_of_sft, policy.train_on_pairs(run, folder_of_sft, prefs), found
+    if row.scorer == "bradley-terry":
+        found["row"] = row = pipeline.resolve(run, row, folder_of_sft, prefs)
+        found["scorer"], found["metrics"] = pipeline.scorer(run, row, folder_of_sft, prefs)
+    return folder_of_sft, policy.train_policy(run, row, folder_of_sft, prefs, found["scorer"]), found
+
+
+def run_method(run: Run, row: Method) -> dict:
+    """One record: trains what the row needs, evaluates the policy, measures its credit."""
+    started = time.perf_counter()
     record = {
         "kind": "run",
         "method": row.name,
@@ -45,33 +58,28 @@ def run_method(run: Run, row: Method) -> dict:
         "seed": run.seed,
         "params": parameters(run, row),
     }
-    folder_of_policy, folder_of_scorer, folders = folder_of_sft, None, {"sft": folder_of_sft}
-    if row.scorer != "none":
-        prefs = pipeline.preferences(run, folder_of_sft)
-        if row.scorer == "bradley-terry":
-            row = pipeline.matched_rate(run, row, folder_of_sft, prefs)
-            record["segmentation"] = row.segmentation  # a random one with the rate that was matched
-            folder_of_scorer, record["reward_model"] = pipeline.scorer(run, row, folder_of_sft, prefs)
-        trained = policy.train_policy(run, row, folder_of_sft, prefs, folder_of_scorer)
-        folder_of_policy = trained.path / "policy"
-        record["curves"] = load_json(trained.path / "curves.json")
-        folders |= {"preferences": prefs.path, "scorer": folder_of_scorer, "ppo": trained.path}
+    folder_of_sft, made, found = trained(run, row)
+    row, folders = found["row"], {"sft": folder_of_sft}
+    folders |= {name: found[name] for name in ("preferences", "scorer") if found.get(name)}
+    if made:
+        folders[row.trainer] = made.path
+    if row.trainer == "dpo":
+        record["preference_curve"] = load_json(made.path / "curve.json")
+    if row.trainer == "ppo":
+        record["segmentation"] = row.segmentation  # with numbers for "matched" or a length
+        record["curves"] = load_json(made.path / "curves.json")
+        if "metrics" in found:
+            record["reward_model"] = found["metrics"]
         if run.testbed:
-            record["credit"] = measure.credit_of(run, row, folder_of_sft, folder_of_scorer, trained.path)
+            record["credit"] = measure.credit_of(run, row, folder_of_sft, found["scorer"], made.path)
             passed = record.get("reward_model", {}).get("passes_validation")
             record["gate"] = "no reward model" if passed is None else "passed" if passed else "failed"
-    record["final"] = measure.evaluate(run, folder_of_sft, folder_of_policy)
+    record["final"] = measure.evaluate(run, folder_of_sft, made.path / "policy" if made else folder_of_sft)
     tokens = sum(r["length"] for r in record.get("curves", [])) * run.profile.rollouts
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    manifests = {name: Path(folder) / "manifest.json" for name, folder in folders.items() if folder}
+    manifests = {name: Path(folder) / "manifest.json" for name, folder in folders.items()}
     record["stage_seconds"] = {name: load_json(path)["seconds"] for name, path in manifests.items() if path.exists()}
     return {**record, "provenance": provenance(run.seed, device, started, tokens=int(tokens))}
-
-
-def parameters(run: Run, row: Method) -> dict:
-    """Everything that tells two runs of a method and seed apart, in JSON's types."""
-    given = {"method": asdict(row), "profile": run.profile.to_dict(), "model": run.model, "contrast": run.contrast}
-    return json.loads(json.dumps(given))
 
 
 def done(path: Path, row: Method, run: Run) -> bool:
@@ -79,13 +87,32 @@ def done(path: Path, row: Method, run: Run) -> bool:
     changes (its commit is in it): to measure anew, remove it."""
     if not path.exists():
         return False
-    wanted = ("run", run.seed, run.dataset, parameters(run, row))
-    return any((r["kind"], r["seed"], r["dataset"], r["params"]) == wanted for r in read_records(path))
+    wanted = parameters(run, row)
+    alike = (r for r in read_records(path) if (r["kind"], r["seed"], r["dataset"]) == ("run", run.seed, run.dataset))
+    return any(same(r["params"], wanted) for r in alike)
+
+
+def prepare(run: Run, row: Method, until: str) -> None:
+    """The stages that a run shares with others, up to `until`: "sft", "preferences" or "scorer"."""
+    folder_of_sft = pipeline.sft_model(run)
+    if until != "sft":
+        prefs = pipeline.preferences(run, folder_of_sft)
+        if until == "scorer":
+            pipeline.scorer(run, pipeline.resolve(run, row, folder_of_sft, prefs), folder_of_sft, prefs)
+
+
+def with_choices(run: Run, row: Method) -> Run:
+    """The run with what `tuning.py` chose for its method, if anything; without that it is no tuned run."""
+    path = RESULTS / run.profile.name / "choices.json"
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: run densereward.tuning first")
+    chosen = load_json(path)["choices"].get(row.name, {})
+    return replace(run, profile=replace(run.profile, **chosen), tuned=True)
 
 
 def main(
     profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
-    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py")] = ",".join(METHODS),
+    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py")] = ",".join(CORE),
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each")] = 1,
     dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",
@@ -95,6 +122,10 @@ def main(
         float, typer.Option(help="an ablation: share of contrast pairs among the preference pairs")
     ] = 0.0,
     change: Annotated[str, typer.Option(help="an ablation: profile fields as JSON, such as '{\"lam\": 0.95}'")] = "{}",
+    tuned: Annotated[
+        bool, typer.Option(help="with the learning rate and KL coefficient chosen for each method")
+    ] = False,
+    until: Annotated[str, typer.Option(help="stop after this stage: sft, preferences, scorer, or run (all)")] = "run",
 ) -> None:
     """Run methods x seeds, writing a record per run; what is recorded already is skipped."""
     try:
@@ -104,36 +135,38 @@ def main(
         raise typer.BadParameter(str(error)) from None
     path = out or RESULTS / profile / "runs.jsonl"
     todo = [(row, Run(p, seed, dataset, contrast=contrast, root=runs)) for row in rows for seed in numbers]
+    if tuned:
+        todo = [(row, with_choices(run, row)) for row, run in todo]
     todo = [(row, run) for row, run in todo if not done(path, row, run)]
-    print(f"{len(todo)} of {len(rows) * len(numbers)} runs to do, into {path}", flush=True)
+    if until == "run":
+        print(f"{len(todo)} of {len(rows) * len(numbers)} runs to do, into {path}", flush=True)
     if jobs > 1:
-        same = {"--profile": profile, "--dataset": dataset, "--out": path, "--runs": runs, "--change": change}
-        same["--contrast"] = contrast
-        with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(todo), desc="runs") as bar:
-            for failed in pool.map(lambda pair: one_process(*pair, same), todo):
-                bar.update()
-                if failed:
-                    tqdm.write(f"a run ended with exit code {failed}: see its record")
+        same_for_all = {"--profile": profile, "--dataset": dataset, "--out": path, "--runs": runs, "--change": change}
+        same_for_all |= {"--contrast": contrast, "--tuned" if tuned else "--no-tuned": ""}
+        plan.execute(plan.plan(todo), jobs, lambda task: one_process(task, same_for_all))
         return
     torch.set_num_threads(1)
     for row, run in todo:
         try:
-            write_record(path, run_method(run, row))
+            if until != "run":
+                prepare(run, row, until)
+            else:
+                write_record(path, run_method(run, row))
         except Exception as error:  # recorded, so that one failing method does not end the study
             traceback.print_exc()
-            names = {"method": row.name, "profile": profile, "dataset": dataset, "seed": run.seed, "params": {}}
-            origin = provenance(run.seed, "cpu", time.perf_counter())
-            write_record(
-                path, {"kind": "error", "error": f"{type(error).__name__}: {error}", "provenance": origin, **names}
-            )
+            if until == "run":  # what shares a stage tries it again, and says so then
+                names = {"method": row.name, "profile": profile, "dataset": dataset, "seed": run.seed, "params": {}}
+                origin = provenance(run.seed, "cpu", time.perf_counter())
+                why = {"error": f"{type(error).__name__}: {error}", "provenance": origin}
+                write_record(path, {"kind": "error", **why, **names})
             if len(todo) == 1:
                 raise SystemExit(1) from None
 
 
-def one_process(row: Method, run: Run, options: dict) -> int:
-    """Exit code of a process that does one run."""
-    given = {**options, "--methods": row.name, "--seeds": run.seed}
-    command = [str(word) for option in given.items() for word in option]
+def one_process(task: plan.Task, options: dict) -> int:
+    """Exit code of a process that does one task."""
+    given = {**options, "--methods": task.method, "--seeds": task.seed, "--until": task.kind}
+    command = [str(word) for option in given.items() for word in option if word != ""]
     return subprocess.run([sys.executable, "-m", "densereward.study", *command]).returncode
 
 

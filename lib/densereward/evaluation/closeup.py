@@ -10,7 +10,7 @@ from datasets import Dataset, load_from_disk
 from densereward import dense, rewards, sampling
 from densereward.methods import METHODS, Method, entropy
 from densereward.models import TokenScorer, load_causal_lm
-from densereward.pipeline import Run, calibration_scores, matched_rate, segment_length, to_device
+from densereward.pipeline import Run, calibration_scores, resolve, segment_length, to_device
 from densereward.seeding import derive, generator
 from densereward.stages import Artifact
 from densereward.testbed.truth import text_of
@@ -65,7 +65,7 @@ def segmentations(run: Run, folder_of_sft: Path, prefs: Artifact, cutoff: float,
         METHODS["token"],
         replace(row, name="sentence", label="Sentence", segmentation={"kind": "sentence"}),
         replace(row, name="ngram", label=f"n-gram, n = {n}", segmentation={"kind": "ngram", "n": n}),
-        matched_rate(run, METHODS["random"], folder_of_sft, prefs),
+        resolve(run, METHODS["random"], folder_of_sft, prefs),
         replace(row, label=f"Entropy, cut-off {cutoff:g} nats", segmentation=entropy(cutoff)),
     ]
 

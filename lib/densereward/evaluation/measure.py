@@ -17,17 +17,17 @@ from densereward.testbed import build, monte_carlo, oracle, truth
 from densereward.training.ppo import gae
 
 
-def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path) -> dict:
-    """Samples one answer per evaluation prompt: length (tokens), KL to the SFT model (nats per response, from the
-    samples), and on the testbed the oracle's means, over ordinary and held-out combinations together and apart. Random:
-    `run.seed`."""
+def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str = "test") -> dict:
+    """Samples one answer per evaluation prompt of the split: length (tokens), KL to the SFT model (nats per response,
+    from the samples), and on the testbed the oracle's means, over ordinary and held-out combinations together and
+    apart. Random: `run.seed`."""
     p = run.profile
     policy, tokenizer = load_causal_lm(folder_of_policy)
     reference = to_device(load_causal_lm(folder_of_sft)[0]).eval()
     if run.testbed:
-        conversations = [build.messages(text) for text in monte_carlo.eval_prompts(p.world, "test", p.eval_prompts)]
+        conversations = [build.messages(text) for text in monte_carlo.eval_prompts(p.world, split, p.eval_prompts)]
     else:
-        conversations = [row["prompt"] for row in run.splits(test=p.eval_prompts)["test"]]
+        conversations = [row["prompt"] for row in run.splits(**{split: p.eval_prompts})[split]]
     prompts = [tokens.tokenize_prompt(tokenizer, c)[-p.max_prompt_length :] for c in conversations]
     policy = to_device(policy).eval()
     answers = sampling.sample(policy, tokenizer, prompts, p.max_completion_length, derive(run.seed, "evaluation"))

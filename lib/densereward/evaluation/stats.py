@@ -43,8 +43,16 @@ def bootstrap_ci(values, rng: np.random.Generator, level: float = 0.95, n: int =
     if column.size < 10:
         raise ValueError(f"{column.size} values are too few for a bootstrap; use mean_interval")
     batch = max(1, 10**6 // column.size)  # 8 MB at a time
-    found = stats.bootstrap((column,), np.mean, n_resamples=n, batch=batch, confidence_level=level, method="percentile",
-                            vectorized=True, rng=rng)
+    found = stats.bootstrap(
+        (column,),
+        np.mean,
+        n_resamples=n,
+        batch=batch,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        rng=rng,
+    )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
@@ -64,7 +72,11 @@ def paired_contrast(a: Mapping[int, float], b: Mapping[int, float], level: float
     gaps = _column([pairs_a[seed] - pairs_b[seed] for seed in pairs_a], "differences")
     mean, low, high = mean_interval(gaps, level)
     return {
-        "difference": mean, "low": low, "high": high, "seeds": gaps.size, "wins": int((gaps > 0).sum()),
+        "difference": mean,
+        "low": low,
+        "high": high,
+        "seeds": gaps.size,
+        "wins": int((gaps > 0).sum()),
         "sign": int(low > 0) - int(high < 0),
     }
 

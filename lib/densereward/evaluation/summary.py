@@ -6,12 +6,12 @@ Intervals are Student's t over seeds, 95% (`stats.mean_interval`); one seed has 
 
 import json
 from collections import Counter
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from densereward.evaluation.stats import at_matched_kl, mean_interval, paired_contrast
+from densereward.identity import as_listed, completed, settings
 from densereward.methods import METHODS
 from densereward.records import canonical, latest, to_frame
 
@@ -72,22 +72,22 @@ def order(methods) -> list[str]:
     return sorted(set(methods), key=lambda m: (names.index(m) if m in names else len(names), m))
 
 
-def study(records: list[dict]) -> list[dict]:
-    """The runs of the comparison: of the groups that share everything but method and seed (dataset, profile, model,
-    contrast), the one with the most methods, then the most runs; of each method and seed the newest record, of a method
-    run in several variants only those equal to its row in `methods.py`. All other runs are ablations."""
-    runs = [r for r in records if r["kind"] == "run"]
-    rows = {name: canonical(asdict(row)) for name, row in METHODS.items()}
-    plain = {r["method"] for r in runs if canonical(r["params"]["method"]) == rows.get(r["method"])}
-    runs = [r for r in runs if r["method"] not in plain or canonical(r["params"]["method"]) == rows[r["method"]]]
-    groups = [canonical([r["dataset"], _settings(r)]) for r in runs]
+def study(records: list[dict], tuned: bool = False) -> list[dict]:
+    """The runs of the comparison, at one setting for all methods or, `tuned`, at each method's own: of the groups that
+    share everything but method and seed (dataset, profile, model, contrast), the one with the most methods, then the
+    most runs; of each method and seed the newest record, of a method run in several variants only those equal to
+    its row in `methods.py`. All other runs are ablations."""
+    runs = [r for r in records if r["kind"] == "run" and completed(r["params"])["tuned"] == tuned]
+    plain = {r["method"] for r in runs if as_listed(r["params"])}
+    runs = [r for r in runs if r["method"] not in plain or as_listed(r["params"])]
+    groups = [_group(r) for r in runs]
     methods = {group: {r["method"] for r, g in zip(runs, groups) if g == group} for group in groups}
     best = max(methods, key=lambda group: (len(methods[group]), Counter(groups)[group]), default=None)
     return latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
 
 
-def _settings(record: dict) -> dict:
-    return {name: value for name, value in record["params"].items() if name != "method"}
+def _group(record: dict) -> str:
+    return canonical([record["dataset"], settings(record["params"])])
 
 
 def varied(records: list[dict], names: tuple[str, ...]) -> list[dict]:
@@ -95,18 +95,18 @@ def varied(records: list[dict], names: tuple[str, ...]) -> list[dict]:
     each method, seed and setting, for methods that have more than one setting."""
 
     def rest(record: dict) -> str:
-        kept = json.loads(canonical(_settings(record)))
+        kept = json.loads(canonical(settings(record["params"])))
         for *path, last in (name.split(".")[1:] for name in names):
             part = kept
             for step in path:
                 part = part[step]
             part.pop(last, None)
-        return canonical([record["dataset"], record["params"]["method"], kept])
+        return canonical([record["dataset"], completed(record["params"])["method"], kept])
 
     base = {rest(r) for r in study(records)}
     like = [r for r in records if r["kind"] == "run" and rest(r) in base]
-    settings = {(r["method"], canonical(_settings(r))) for r in like}
-    several = {m for m, n in Counter(m for m, _ in settings).items() if n > 1}
+    variants = {(r["method"], _group(r)) for r in like}
+    several = {m for m, n in Counter(m for m, _ in variants).items() if n > 1}
     return latest([r for r in like if r["method"] in several], ("method", "seed", "params"))
 
 

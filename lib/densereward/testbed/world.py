@@ -79,7 +79,7 @@ class World:
     for: 3 give 144 (item, kind) facts and 6 give 288; the other kinds only supply wrong items."""
 
     kinds: int = 3
-    temperature: float = 1.0  # of the Bradley-Terry label, in units of return
+    temperature: float = 0.5  # of the Bradley-Terry label, in units of return
     repeats: float = 0.5  # share of answers that repeat something: one to three items, or one clause in a loop
     returns: str = "additive"  # a key of oracle.RETURNS
 

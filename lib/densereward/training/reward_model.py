@@ -83,8 +83,8 @@ def train_reward_model(
     """Train `scorer` in place for one epoch on rows of `with_segments`; save it; return its curve of held-out label
     accuracy.
 
-    Random: the order of the pairs, by `seed`. One epoch, Adam betas (.9, .95), clipping at 1 as in segment-ppo Table 8;
-    warm-up and linear decay are ours."""
+    Random: the order of the pairs (batches hold like lengths), by `seed`. One epoch, Adam betas (.9, .95), clipping at
+    1 as in segment-ppo Table 8; warm-up and linear decay are ours."""
     seed_everything(seed)
     steps = max(1, len(train) // profile.rm_batch)
     args = RewardConfig(
@@ -96,10 +96,12 @@ def train_reward_model(
         warmup_steps=min(30, steps // 5),
         logging_strategy="no",
         remove_unused_columns=False,
+        train_sampling_strategy="group_by_length",  # batches of like lengths: less padding
         max_length=None,
     )
     columns = ["prompt_ids", *(f"{side}_{what}" for side in SIDES for what in ("completion_ids", "segment_ids"))]
-    rows = train.select_columns(columns)
+    sides = [[len(ids) for ids in train[f"{side}_completion_ids"]] for side in SIDES]
+    rows = train.select_columns(columns).add_column("length", [max(pair) for pair in zip(*sides, strict=True)])
     curve = _Curve(scorer, heldout.select(range(min(500, len(heldout)))), tokenizer.pad_token_id, max(1, steps // 8))
     trainer = RewardTrainer(
         model=scorer,
@@ -144,10 +146,19 @@ def segment_scores(
     return padded, torch.arange(padded.size(1))[None] < lengths[:, None]
 
 
-def matched(method: Method, pairs: Dataset, tokenizer, like: Method) -> Method:
-    """A random segmentation's rate set so that it cuts as often as the segmentation of `like` on these pairs."""
-    if method.segmentation != {"kind": "random", "rate": "matched"}:
-        return method
-    cut = with_segments(pairs.select(range(min(512, len(pairs)))), like, tokenizer, 0)
-    ids = pad_batch([[s + 1 for s in row] for side in SIDES for row in cut[f"{side}_segment_ids"]], 0)[0] - 1
-    return replace(method, segmentation={"kind": "random", "rate": round(S.start_rate(ids), 4)})
+def resolve(method: Method, pairs: Dataset, tokenizer, like: Method) -> Method:
+    """The method with numbers in place of what its segmentation says of the data, read off the first 512 of these pairs
+    (a method without any is returned as it is): a random one's "matched" rate becomes that at which `like` cuts, a mean
+    `length` in tokens becomes the entropy cut-off (nats) that gives it."""
+    part, cut = pairs.select(range(min(512, len(pairs)))), dict(method.segmentation)
+    if cut.get("rate") == "matched":
+        rows = with_segments(part, like, tokenizer, 0)
+        ids = pad_batch([[s + 1 for s in row] for side in SIDES for row in rows[f"{side}_segment_ids"]], 0)[0] - 1
+        cut["rate"] = round(S.start_rate(ids), 4)
+    elif "length" in cut:
+        responses = [np.asarray(e, dtype=np.float32) for side in SIDES for e in part[f"{side}_entropies"]]
+        later = np.concatenate([e[1:] for e in responses])  # the first token starts a segment anyway
+        starts = sum(map(len, responses)) / cut.pop("length") - len(responses)
+        share = min(max(starts / len(later), 0.0), 1.0)
+        cut["cutoff"] = round(float(np.quantile(later, 1 - share)), 4)
+    return replace(method, segmentation=cut)

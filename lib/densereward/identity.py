@@ -1,0 +1,60 @@
+"""Which runs are the same: what a record keeps of its settings, and how two of them compare.
+
+A record outlives the code that wrote it. A setting that was added later counts, in an older record, as the default it
+got; names of figures and sources are no setting.
+"""
+
+import json
+from dataclasses import MISSING, asdict, fields
+
+from densereward.methods import METHODS, Method
+from densereward.profiles import Profile
+from densereward.records import canonical
+from densereward.testbed.world import World
+
+TUNED = ("kl_coef", "actor_learning_rate")  # what `tuning.py` chooses for each method, where it does
+
+
+def parameters(run, row: Method) -> dict:
+    """Everything that tells two runs of a seed apart, in JSON's types."""
+    given = {"method": asdict(row), "profile": run.profile.to_dict(), "model": run.model, "contrast": run.contrast}
+    return json.loads(json.dumps(given | {"tuned": run.tuned}))
+
+
+def completed(params: dict) -> dict:
+    """Recorded parameters with the defaults of settings that are younger than the record."""
+    method, profile = _defaults(Method) | params["method"], _defaults(Profile) | params["profile"]
+    profile["world"] = _defaults(World) | profile["world"]
+    method = {name: value for name, value in method.items() if name not in ("label", "source")}
+    return {"contrast": 0.0, "model": None, "tuned": False, **params, "method": method, "profile": profile}
+
+
+def settings(params: dict) -> dict:
+    """What a run shares with all methods of its comparison: its completed parameters without the method, and without
+    what was tuned for each method."""
+    rest = {name: value for name, value in completed(params).items() if name != "method"}
+    if rest["tuned"]:
+        rest["profile"] = {name: value for name, value in rest["profile"].items() if name not in TUNED}
+    return rest
+
+
+def same(one: dict, other: dict) -> bool:
+    """Whether two records' parameters are those of one run."""
+    return canonical(completed(one)) == canonical(completed(other))
+
+
+def as_listed(params: dict) -> bool:
+    """Whether the run's method is the row of that name in `methods.py`; a name that it lacks is a reader's own."""
+    row = METHODS.get(params["method"]["name"])
+    mine = completed(params)["method"]
+    return row is None or canonical(mine) == canonical({n: v for n, v in asdict(row).items() if n in mine})
+
+
+def _defaults(kind: type) -> dict:
+    found = {}
+    for f in fields(kind):
+        if f.default is not MISSING:
+            found[f.name] = f.default
+        elif f.default_factory is not MISSING:
+            found[f.name] = f.default_factory()
+    return found

@@ -1,0 +1,94 @@
+"""The study as a graph of tasks: what methods share is done once, what can run side by side does, and whoever watches
+is told how long it will take.
+
+    sft -> preferences (per seed) -> scorer (per seed and training) -> run (per seed and method)
+
+Stages are cached (`stages.py`), so a task that was done before ends at once, and a plan that was killed goes on where
+it stopped. A task that fails does not stop the others: what needs it tries again by itself, and records the error.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+SECONDS = {"sft": 120.0, "preferences": 60.0, "scorer": 150.0, "run": 110.0}  # first guess, on one core
+
+
+@dataclass(frozen=True)
+class Task:
+    """One process: everything up to the stage `kind` of this method and seed. `needs` are names of other tasks."""
+
+    name: str
+    kind: str  # a key of SECONDS
+    method: str
+    seed: int
+    needs: tuple[str, ...] = field(default=())
+
+
+def plan(runs: list[tuple]) -> dict[str, Task]:
+    """Tasks by name, of (row of methods.py, pipeline.Run) pairs that share profile and dataset."""
+    tasks: dict[str, Task] = {}
+
+    def add(task: Task) -> str:
+        tasks.setdefault(task.name, task)
+        return task.name
+
+    for row, run in runs:
+        needs: tuple[str, ...] = ()
+        if not (run.committed or run.model):
+            needs = (add(Task("sft", "sft", row.name, run.seed)),)
+        if row.trainer != "none":
+            needs = (add(Task(f"preferences, seed {run.seed}", "preferences", row.name, run.seed, needs)),)
+        if row.scorer == "bradley-terry" and not run.committed:
+            trained = json.dumps([row.trained_on, row.aggregate], sort_keys=True)
+            needs = (add(Task(f"scorer {trained}, seed {run.seed}", "scorer", row.name, run.seed, needs)),)
+        add(Task(f"{row.name}, seed {run.seed}", "run", row.name, run.seed, needs))
+    return tasks
+
+
+def ahead(tasks: dict[str, Task], seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds of the longest chain of tasks that starts with each: what to begin with."""
+    longest: dict[str, float] = {}
+
+    def chain(name: str) -> float:
+        if name not in longest:
+            behind = [chain(t.name) for t in tasks.values() if name in t.needs]
+            longest[name] = seconds[tasks[name].kind] + max(behind, default=0.0)
+        return longest[name]
+
+    return {name: chain(name) for name in tasks}
+
+
+def execute(tasks: dict[str, Task], jobs: int, start: Callable[[Task], int]) -> list[str]:
+    """Run `start(task)` (its exit code) for every task, `jobs` at a time, each after what it needs; names of those that
+    failed. The time left rests on what tasks of the same kind took so far."""
+    took: dict[str, list[float]] = {kind: [] for kind in SECONDS}
+    left, running, done, failed = dict(tasks), {}, set(), []
+
+    def seconds() -> dict[str, float]:
+        return {kind: sum(took[kind]) / len(took[kind]) if took[kind] else SECONDS[kind] for kind in SECONDS}
+
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(tasks), desc="tasks", unit="task") as bar:
+        while left or running:
+            order = ahead(tasks, seconds())
+            ready = sorted((t for t in left.values() if done.issuperset(t.needs)), key=lambda t: -order[t.name])
+            for task in ready[: jobs - len(running)]:
+                running[pool.submit(start, left.pop(task.name))] = (task, time.perf_counter())
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, started = running.pop(future)
+                done.add(task.name)
+                if code := future.result():
+                    failed.append(task.name)
+                    tqdm.write(f"{task.name}: failed with exit code {code}")
+                else:
+                    took[task.kind].append(time.perf_counter() - started)
+                guess = seconds()
+                rest = [*left.values(), *(t for t, _ in running.values())]
+                minutes = sum(guess[t.kind] for t in rest) / jobs / 60
+                bar.set_postfix_str(f"about {minutes:.0f} min left; last: {task.name}")
+                bar.update()
+    return failed

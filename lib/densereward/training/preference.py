@@ -1,0 +1,55 @@
+"""Policies trained on preference pairs without a reward model: DPO, by TRL's own trainer.
+
+The baseline of segment-ppo Table 3. Left out: everything that TRL's DPOTrainer offers beyond its default loss.
+"""
+
+from pathlib import Path
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from densereward.profiles import Profile
+from densereward.seeding import seed_everything
+from densereward.training.settings import common
+
+
+class TokenisedDPOTrainer(DPOTrainer):
+    """TRL's trainer on rows of prompt_ids, chosen_ids, rejected_ids as they are: the very tokens, truncated alike, that
+    reward models learn from."""
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        return dataset
+
+
+def train_dpo(model, reference, tokenizer, pairs: Dataset, profile: Profile, folder: Path, seed: int) -> list[dict]:
+    """Train `model` in place for one epoch on rows of `tokens.tokenize_pairs`; return its curve of loss and accuracy.
+
+    Random: the order of the pairs, by `seed`."""
+    seed_everything(seed)
+    rows = pairs.select_columns(["prompt_ids", "chosen_completion_ids", "rejected_completion_ids"])
+    rows = rows.rename_columns({"chosen_completion_ids": "chosen_ids", "rejected_completion_ids": "rejected_ids"})
+    steps = max(1, len(rows) // profile.rm_batch)
+    args = DPOConfig(
+        **common(folder, model, seed),
+        per_device_train_batch_size=profile.rm_batch,
+        num_train_epochs=1,
+        learning_rate=profile.dpo_learning_rate,
+        beta=profile.dpo_beta,
+        lr_scheduler_type="linear",
+        warmup_steps=min(30, steps // 5),
+        logging_steps=max(1, steps // 8),
+        max_length=None,
+    )
+    trainer = TokenisedDPOTrainer(
+        model=model, ref_model=reference, args=args, train_dataset=rows, processing_class=tokenizer
+    )
+    trainer.train()
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    return [
+        {
+            "pairs": row["step"] * profile.rm_batch,
+            "loss": float(row["loss"]),
+            "accuracy": float(row["rewards/accuracies"]),
+        }
+        for row in log
+    ]
