@@ -14,12 +14,12 @@ import torch
 from densereward import diagnostics, figures, rewards, strips
 from densereward.evaluation import summary
 from densereward.evaluation.stats import mean_interval
-from densereward.methods import METHODS
+from densereward.methods import CORE, METHODS
 from densereward.models import build_tokenizer
 from densereward.profiles import profile
 from densereward.testbed import build, describe, oracle, world
 
-LEARNED = ("bandit", "token", "segment", "random")
+LEARNED = tuple(name for name in CORE if METHODS[name].scorer == "bradley-terry")
 UNIT = re.compile(r"\(.+\)|rollout|pairs|log p|strongest")
 
 
@@ -47,7 +47,7 @@ def record(method: str, seed: int, rounds: int = 12, changes: dict | None = None
         "provenance": {"utc": f"2026-01-01T00:00:{seed:02d}", "seconds": 60.0},
     }
     made["final"] |= {"kl": 3 * rate, "length": 40 + 9 * rate, "fact_accuracy": 0.6 + 0.2 * rate, "repetition": 0.4}
-    if method != "sft":
+    if method not in ("sft", "dpo"):
         made["curves"] = [
             {
                 "rollout": i,
@@ -74,7 +74,7 @@ def record(method: str, seed: int, rounds: int = 12, changes: dict | None = None
     return {**made, **more}
 
 
-def records(methods=tuple(METHODS), seeds=(0, 1, 2), **more) -> list[dict]:
+def records(methods=CORE, seeds=(0, 1, 2), **more) -> list[dict]:
     return [record(method, seed, **more) for method, seed in itertools.product(methods, seeds)]
 
 
@@ -91,11 +91,11 @@ def drawn_labels(figure) -> set[str]:
 
 
 FIGURES = {
-    "curves": (figures.curves, set(METHODS) - {"sft"}),
-    "final_returns": (figures.final_returns, set(METHODS)),
-    "credit_fidelity": (figures.credit_fidelity, set(METHODS) - {"sft"}),
+    "curves": (figures.curves, set(CORE) - {"sft", "dpo"}),
+    "final_returns": (figures.final_returns, set(CORE)),
+    "credit_fidelity": (figures.credit_fidelity, set(CORE) - {"sft", "dpo"}),
     "reward_models": (figures.reward_models, set(LEARNED)),
-    "return_against_kl": (figures.return_against_kl, set(METHODS) - {"sft"}),
+    "return_against_kl": (figures.return_against_kl, set(CORE) - {"sft", "dpo"}),
 }
 
 
@@ -120,15 +120,15 @@ def test_a_method_of_ones_own_is_drawn_too():
 
 
 def test_no_two_methods_look_alike():
-    looks = [(style["color"], style["marker"]) for style in map(figures.style, METHODS)]
-    assert len(set(looks)) == len(METHODS)
-    assert set(figures.STYLE) == set(METHODS)
+    looks = [(style["color"], style["marker"]) for style in map(figures.style, CORE)]
+    assert len(set(looks)) == len(CORE)
+    assert set(figures.STYLE) == set(CORE)
 
 
 def test_intervals_are_t_intervals_over_seeds():
     made = records()
     _, numbers = figures.final_returns(made)
-    for method in METHODS:
+    for method in CORE:
         seeds = [r["final"]["true_return"] for r in made if r["method"] == method]
         row = numbers[(numbers.method == method) & (numbers.measure == "final.true_return")].iloc[0]
         assert (row["mean"], row.low, row.high) == pytest.approx(mean_interval(seeds))
@@ -209,8 +209,8 @@ def test_contrasts_pair_the_seeds_that_both_have():
 
 def test_tables_have_a_row_per_method_and_a_dash_where_nothing_was_measured():
     frame = summary.table(records(), {"final.true_return": "return", "reward_model.accuracy_test": "accuracy"})
-    assert list(frame.method) == [METHODS[m].label for m in METHODS]
-    assert frame.accuracy.isna().sum() == len(METHODS) - len(LEARNED)
+    assert list(frame.method) == [METHODS[m].label for m in CORE]
+    assert frame.accuracy.isna().sum() == len(CORE) - len(LEARNED)
     assert re.fullmatch(r"-?\d\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]", frame["return"][1])
 
 

@@ -19,11 +19,15 @@ from densereward.evaluation.summary import curve, intervals, label, order, value
 from densereward.methods import METHODS
 from densereward.records import to_frame
 
-STYLE = {  # method: colour, marker, line; the noisy oracles share their colour with the clean ones
+STYLE = {  # method: colour, marker, line; a variant shares its colour with what it varies
     "sft": ("#000000", "|", ":"),
     "bandit": ("#0072B2", "o", "-"),
+    "sentence": ("#8C564B", "P", "-"),
     "token": ("#E69F00", "s", "-"),
+    "bandit-as-segment": ("#D55E00", "h", "--"),
+    "segment-as-bandit": ("#0072B2", "p", "--"),
     "segment": ("#D55E00", "D", "-"),
+    "dpo": ("#555555", "*", "-"),
     "random": ("#CC79A7", "X", "-"),
     "oracle-sequence": ("#56B4E9", "^", "-"),
     "oracle-dense": ("#009E73", "v", "-"),
@@ -66,8 +70,8 @@ def canvas(rows: int = 1, columns: int = 1, height: float = 2.4, width: float = 
 
 
 def style(method: str) -> dict:
-    """Keywords of `Axes.plot` for a method."""
-    spare = SPARE[sum(map(ord, method)) % len(SPARE)]
+    """Keywords of `Axes.plot` for a method; ablations share one, their names stand at the axis."""
+    spare = ("#555555", "o") if method in METHODS else SPARE[sum(map(ord, method)) % len(SPARE)]
     colour, marker, line = STYLE.get(method, (*spare, "-"))
     return {"color": colour, "marker": marker, "linestyle": line, "label": label(method)}
 
