@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from densereward import pipeline, study
+from densereward import identity, pipeline, profiles, study, tuning
 from densereward.methods import method
 from densereward.pipeline import Run
 from densereward.profiles import profile
@@ -170,3 +170,49 @@ def test_methods_are_data_and_their_names_are_checked():
         method("segments")
     with pytest.raises(ValueError, match="no field 'kl'"):
         profile("cpu", kl=0.1)
+
+
+def test_dpo_trains_on_the_same_pairs_and_has_no_rollouts(root):
+    record = study.run_method(Run(profile("smoke", **TINY), 0, root=root), method("dpo"))
+    assert record["preference_curve"] and {"pairs", "loss", "accuracy"} == record["preference_curve"][-1].keys()
+    assert record["final"]["kl"] > 0 and "curves" not in record and "dpo" in record["stage_seconds"]
+
+
+def test_a_scorer_can_be_used_with_other_segments_than_it_was_trained_with(root, capsys):
+    run = Run(profile("smoke", **TINY), 0, root=root)
+    ours, theirs = study.trained(run, method("bandit-as-segment"))[2], study.trained(run, method("bandit"))[2]
+    assert ours["scorer"] == theirs["scorer"] and ours["row"].segmentation["kind"] == "entropy"
+
+
+def test_a_mean_length_becomes_the_cutoff_that_gives_it(root):
+    run = Run(profile("smoke", **TINY), 0, root=root)
+    _, _, found = study.trained(run, method("length-10"))
+    assert found["row"].segmentation.keys() == {"kind", "cutoff"}
+    assert found["metrics"]["segment_length"] == pytest.approx(10, rel=0.25)
+
+
+def test_an_older_record_counts_settings_that_came_later_as_their_defaults():
+    run = Run(profile("smoke"), 0)
+    new = identity.parameters(run, method("segment"))
+    old = json.loads(json.dumps(new))
+    del old["method"]["correction"], old["profile"]["dpo_beta"], old["tuned"]
+    old["method"]["label"] = "another name"
+    assert identity.same(old, new) and identity.as_listed(old)
+    assert not identity.same({**old, "contrast": 0.3}, new)
+    assert not identity.as_listed(identity.parameters(run, method("segment", entropy_cutoff=2.0)))
+
+
+def test_equal_trials_choose_for_each_method_and_the_study_uses_the_choice(tmp_path, monkeypatch, root):
+    monkeypatch.setitem(profiles.PROFILES, "smoke", profile("smoke", **TINY))
+    monkeypatch.setattr(tuning, "POLICIES", {"ppo": {"kl_coef": (0.1, 3.0), "actor_learning_rate": (3e-4,)}})
+    for _ in range(2):  # the second start finds every trial
+        tuning.policies("smoke", "sft,oracle-dense", "0/1", root, tmp_path / "smoke")
+    trials = read_records(tmp_path / "smoke" / "tuning.jsonl")
+    assert [t["changes"]["kl_coef"] for t in trials] == [0.1, 3.0] and {t["seed"] for t in trials} == {tuning.SEED}
+    best = max(trials, key=lambda t: t["true_return"])["changes"]
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    run = study.with_choices(Run(profile("smoke"), 0), method("oracle-dense"))
+    assert run.tuned and run.profile.kl_coef == best["kl_coef"]
+    plain = Run(profile("smoke"), 0)
+    one, other = (identity.parameters(r, method("oracle-dense")) for r in (run, plain))
+    assert not identity.same(one, other) and "kl_coef" not in identity.settings(one)["profile"]

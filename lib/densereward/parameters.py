@@ -132,8 +132,9 @@ def names(text: str) -> list[str]:
 
 
 def _check(row: Method, dataset: str) -> None:
-    if row.scorer == "none":
-        raise ValueError(f"method {row.name!r} trains nothing; choose one with a reward")
+    if row.trainer != "ppo":
+        what = "trains nothing" if row.trainer == "none" else f"is trained by {row.trainer.upper()}, without rewards"
+        raise ValueError(f"method {row.name!r} {what}; choose one with a reward")
     if row.scorer == "oracle" and dataset != "testbed":
         raise ValueError(
             f"method {row.name!r} reads the testbed's truth, and {dataset} has none; choose another method"

@@ -214,7 +214,7 @@ def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> tu
         "scorer",
         build_scorer,
         key=run.key(*fields, **extra),
-        sources=[*DATA, *SCORING, reward_model, truth],
+        sources=[*DATA, *SCORING, reward_model, truth, *own_code(method)],
         inputs=[*inputs_of(folder_of_sft), prefs],
         root=run.root,
     )
@@ -255,6 +255,13 @@ def calibration_scores(
     rows = load_from_disk(prefs.path / "preference")
     rows = reward_model.with_segments(rows.select(range(min(n, len(rows)))), method, tokenizer, run.seed)
     return reward_model.segment_scores(net, rows, tokenizer.pad_token_id)
+
+
+def own_code(method: Method) -> list:
+    """The boundary function of a method whose segmentation is none of `segments.py`'s: an edit of it rebuilds what
+    rests on it."""
+    function = segments.BOUNDARIES.get(method.segmentation["kind"])
+    return [] if function is None or function.__module__ == segments.__name__ else [function]
 
 
 def known(numbers: dict) -> dict:

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from densereward import dense, rewards
 from densereward.methods import Method
 from densereward.models import TokenScorer, load_causal_lm, scorer_from
-from densereward.pipeline import DATA, SCORING, Run, calibration_scores, inputs_of, known, to_device
+from densereward.pipeline import DATA, SCORING, Run, calibration_scores, inputs_of, known, own_code, to_device
 from densereward.seeding import derive, generator, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
@@ -107,7 +107,7 @@ def train_policy(
         "ppo",
         build_policy,
         key=run.key(*fields, method=asdict(method)),
-        sources=[*DATA, *SCORING, ppo, rewards, truth],
+        sources=[*DATA, *SCORING, ppo, rewards, truth, *own_code(method)],
         inputs=inputs,
         root=run.root,
     )
