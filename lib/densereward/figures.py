@@ -219,7 +219,7 @@ def sweep(records: list[dict], name: str, text: str, x: str, x_text: str, panel:
             place = rows[x].map(levels.index) + 0.08 * (shift - (part.method.nunique() - 1) / 2)  # side by side
             ax.plot(place, rows["mean"], **look)
             ax.vlines(place, rows.low, rows.high, color=look["color"], linewidth=2, alpha=0.6)
-        ax.set_xticks(range(len(levels)), [f"{value:g}" for value in levels])
+        ax.set_xticks(range(len(levels)), [x if isinstance(x, str) else f"{x:g}" for x in levels])
         ax.margins(x=0.15)
         ax.set_xlabel(x_text)
         head(ax, f"{panel.rsplit('.', 1)[-1].replace('_', ' ')} {level}" if panel else "")

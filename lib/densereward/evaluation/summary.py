@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from densereward.evaluation.stats import at_matched_kl, mean_interval, paired_contrast
-from densereward.identity import as_listed, completed, settings
+from densereward.identity import TUNED, as_listed, completed, settings
 from densereward.methods import METHODS
 from densereward.records import canonical, latest, to_frame
 
@@ -55,10 +55,6 @@ CONTRAST = {
     "reward_model.accuracy_test": "label accuracy (share)",
     "reward_model.flip_test": "flip rate (share)",
     "final.true_return": "true return (credit)",
-}
-TRIALS = {  # of tuning.jsonl: what a trial may have measured, axis label
-    "accuracy": "label accuracy on validation pairs (share)",
-    "true_return": "true return (credit)",
 }
 
 
@@ -208,6 +204,14 @@ def matched_kl(records: list[dict], kl: float, window: int = 3) -> pd.DataFrame:
     frame = pd.DataFrame(rows).dropna(subset="value")
     found = intervals(frame, ["method"]).set_index("method")
     return found.loc[order(found.index)].rename(index=label).reset_index()
+
+
+def chosen(records: list[dict]) -> pd.DataFrame:
+    """The settings that tuning chose, one row per method of tuned runs."""
+    frame = to_frame(records)
+    columns = {f"params.profile.{name}": name for name in TUNED}
+    frame = frame[["method", *columns]].rename(columns=columns).drop_duplicates("method").set_index("method")
+    return frame.loc[order(frame.index)].rename(index=label).reset_index()
 
 
 def cost(records: list[dict]) -> pd.DataFrame:
