@@ -220,6 +220,22 @@ def cost(records: list[dict]) -> pd.DataFrame:
     return table(records, {f"stage_seconds.{name}": f"{name} (seconds)" for name in stages} | COST, 0)
 
 
+def round_cost(records: list[dict]) -> pd.DataFrame:
+    """Seconds of a PPO round's parts (mean over rounds and seeds), one row per method, and rounds per second."""
+    parts = {
+        "seconds_generate": "sample (seconds)",
+        "seconds_score": "score (seconds)",
+        "seconds_update": "update (seconds)",
+    }
+    rows = []
+    for name in order(r["method"] for r in records if r.get("curves")):
+        rounds = pd.DataFrame([row for r in records if r["method"] == name for row in r["curves"]])
+        means = rounds[list(parts)].mean()
+        tokens = {"tokens per response": rounds["length"].mean(), "rounds per second": 1 / means.sum()}
+        rows.append({"method": label(name), **means.rename(parts), **tokens})
+    return pd.DataFrame(rows)
+
+
 def interval_text(mean: float, low: float, high: float, digits: int = 2) -> str:
     """Text such as "1.23 [1.01, 1.45]", or the mean alone where there is no interval."""
     return f"{mean:.{digits}f}" + ("" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
