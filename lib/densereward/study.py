@@ -22,13 +22,14 @@ import typer
 from densereward import pipeline, plan, policy
 from densereward.evaluation import measure
 from densereward.identity import parameters, same
-from densereward.methods import CORE, Method, method
+from densereward.methods import CORE, METHODS, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
 from densereward.stages import Artifact, load_json
 
 RESULTS = pipeline.ROOT / "data" / "results"
+GROUPS = {"core": CORE, "all": tuple(METHODS)}
 
 
 def trained(run: Run, row: Method) -> tuple[Path, Artifact | None, dict]:
@@ -112,7 +113,7 @@ def with_choices(run: Run, row: Method) -> Run:
 
 def main(
     profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
-    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py")] = ",".join(CORE),
+    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py, or core, or all")] = "core",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each")] = 1,
     dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",
@@ -129,7 +130,10 @@ def main(
 ) -> None:
     """Run methods x seeds, writing a record per run; what is recorded already is skipped."""
     try:
-        p, rows = profile_row(profile, dataset, **json.loads(change)), [method(name) for name in methods.split(",")]
+        p, rows = (
+            profile_row(profile, dataset, **json.loads(change)),
+            [method(name) for name in GROUPS.get(methods, methods.split(","))],
+        )
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
