@@ -72,7 +72,7 @@ def test_matched_noise_spreads_the_same_draw(root):
 
     run = Run(profile("smoke", **TINY), 0, root=root)
     model, tokenizer = load_causal_lm(pipeline.sft_model(run))
-    texts = ["sure: apple, pear. also hammer.", "plum."]
+    texts = ["sure: apple, pear. hammer.", "plum."]
     prompt = tokens.tokenize_prompt(tokenizer, build.messages("list three fruits."))
     batch = sampling.batch_of(model, tokenizer, [prompt] * 2, [tokens.tokenize_response(tokenizer, t) for t in texts])
 

@@ -19,7 +19,7 @@ def kinds(response, prompt=PROMPT):
 
 
 def test_every_kind_of_span_is_read_and_credited_as_documented():
-    text = "sure: maybe apple, hammer is one. also maybe apple; pear and plum, lemon, the river is quiet at night"
+    text = "sure: maybe apple, hammer would do. maybe apple; pear and plum, lemon, the river is quiet at night"
     text += ", blorb. hope that helps."
     spans = oracle.parse(PROMPT, text)
     assert [s.kind for s in spans] == [
@@ -112,7 +112,7 @@ def test_style_alone_does_not_tell_a_right_item_from_a_wrong_one():
 
 def test_an_exchanged_item_changes_that_credit_and_nothing_else():
     rng = np.random.default_rng(0)
-    text = "sure: apple, pear is one. also plum."
+    text = "sure: apple, pear would do. plum."
     changed = build.swap_items(PROMPT, text, 1, rng, only=("correct",))
     before, after = oracle.parse(PROMPT, text), oracle.parse(PROMPT, changed)
     assert [s.kind != t.kind for s, t in zip(before, after, strict=True)].count(True) == 1

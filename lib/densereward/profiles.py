@@ -20,7 +20,7 @@ class Profile:
 
     name: str
     world: World
-    vocab_size: int = 512
+    vocab_size: int = 768  # each word of the testbed is one token
     width: int = 128
     layers: int = 2
     max_prompt_length: int = 64
@@ -31,7 +31,7 @@ class Profile:
     sft_batch: int = 32
     sft_learning_rate: float = 3e-3
     # reward models (segment-ppo Table 8: one epoch; Adam betas .9, .95; gradient clipping 1)
-    pairs: int = 20_000
+    pairs: int = 28_000
     heldout_pairs: int = 2_000
     rm_batch: int = 16
     rm_learning_rate: float = 1e-3  # this and the next: by equal trials, see tuning.py

@@ -9,8 +9,8 @@ What makes it a fair place to compare rewards:
 - an answer has a latent quality (the chance that an item is right), drawn apart from its style and its length;
 - preference labels are Bradley-Terry draws on the true return, and which answer is longer says nothing about the label
   (`build.preference_pairs`);
-- clauses are joined by commas, conjunctions and full stops at random, and the item stands at varying places in its
-  clause, so that neither punctuation nor a fixed number of tokens marks the spans;
+- clauses are joined by commas, conjunctions and full stops at random, lead to their item in one to three words, and go
+  on behind it at times, so that neither punctuation nor a fixed number of tokens marks the spans;
 - repetitions, long loops among them, are frequent enough to be learnt from preferences;
 - prompts of all splits are disjoint, and one (kind, number) combination per kind occurs in the test split only.
 
@@ -65,10 +65,10 @@ REMARKS = (
     "the weather is lovely today", "my neighbour has a new house", "it is almost noon", "i have been very busy",
     "the river is quiet at night", "people often talk about money",
 )  # fmt: skip
-BEFORE = ("maybe ", "i would say ", "there is ", "you could pick ", "how about ", "do not forget ")
-AFTER = (" is one", " comes to mind", " of course", " would do", " is a good choice")
-FORMS = ("{x}", "{x}", *(f"{before}{{x}}" for before in BEFORE), *(f"{{x}}{after}" for after in AFTER))
-JOINTS = (", ", ", ", " and ", ". ", "; ", ", then ", ". also ")
+BEFORE = ("maybe ", "i would say ", "you could pick ", "how about ", "do not forget ")
+AFTER = (" would do", " is a good choice")
+FORMS = tuple(f"{before}{{x}}{after}" for before in BEFORE for after in ("",) * 5 + AFTER)
+JOINTS = (", ", ", ", ", ", " and ", ". ", "; ")
 QUALITIES = (0.4, 0.7, 0.95)
 SPLITS = {"sft": 0.35, "preference": 0.30, "ppo": 0.20, "validation": 0.05, "test": 0.10}  # shares of the prompts
 
