@@ -99,7 +99,7 @@ def test_labels_follow_the_true_return_with_the_noise_that_is_reported():
     pairs = build.preference_pairs(WORLD, "preference", 600, np.random.default_rng(0))
     assert 0.8 < build.ceiling(WORLD, pairs) < 0.92
     sharp = build.preference_pairs(World(kinds=6, temperature=0.01), "preference", 200, np.random.default_rng(0))
-    assert build.ceiling(WORLD, sharp) > 0.97
+    assert build.ceiling(WORLD, sharp) > 0.95  # a tie counts one half
 
 
 def test_style_alone_does_not_tell_a_right_item_from_a_wrong_one():

@@ -65,7 +65,7 @@ REMARKS = (
     "the weather is lovely today", "my neighbour has a new house", "it is almost noon", "i have been very busy",
     "the river is quiet at night", "people often talk about money",
 )  # fmt: skip
-BEFORE = ("maybe ", "i would say ", "you could pick ", "how about ", "do not forget ")
+BEFORE = ("maybe ", "maybe ", "maybe ", "how about ", "i would say ")  # what stands twice is twice as frequent
 AFTER = (" would do", " is a good choice")
 FORMS = tuple(f"{before}{{x}}{after}" for before in BEFORE for after in ("",) * 5 + AFTER)
 JOINTS = (", ", ", ", ", ", " and ", ". ", "; ")
