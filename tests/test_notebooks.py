@@ -25,7 +25,7 @@ SAMPLES = "data/samples/hh_rlhf.jsonl"
 def tree(tmp_path_factory):
     """A copy of what notebooks need, so that what they cache lies in it, with a saved causal LM and a few records."""
     root = tmp_path_factory.mktemp("tree")
-    for name in ("lib", "notebooks", "data/samples"):
+    for name in ("lib", "notebooks", "data/samples", "data/published"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "_toc.yml", root)
     torch.manual_seed(0)
@@ -98,6 +98,19 @@ def test_the_comparison_draws_committed_records_and_names_them(comparison):
     assert "[data/results/cpu/runs.jsonl](../data/results/cpu/runs.jsonl)" in shown
     assert "<td>Segment (entropy)</td>" in shown and "c0ffee" in shown
     assert "No evidence" not in shown, "these are the results of profile cpu"
+
+
+def test_printed_tables_keep_the_rows_that_no_record_has(tree):
+    """The records lack most rows: those are shown with dashes, and what is said counts them."""
+    spaces, ablations = (page(executed(tree, name, profile="smoke")) for name in ("action_spaces", "ablations"))
+    row = r"<td>{}</td>\s*<td>{}</td>\s*<td>{}</td>\s*<td>{}</td>\s*<td>{}</td>"
+    assert re.search(row.format("Sentence", "25.56", "2626", "Sentence", "-"), spaces)
+    assert re.search(row.format("Segment \\(Ours\\)", "31.05", "2257", "Segment \\(entropy\\)", r"-?\d.*\]"), spaces)
+    assert "the paper ranks Segment (entropy) first of 7; here it is" in spaces
+    assert "not computed; 3 rows have records" in spaces
+    assert re.search(row.format("n = 20", "24.32", "3369", "n-gram, n = 20", "-"), ablations)
+    assert "Of 4 differences: no record: 4." in ablations
+    assert spaces.count("<figure ") == 1 and ablations.count("<figure ") == 4
 
 
 def test_the_testbed_notebook_shows_the_testbed(tree):

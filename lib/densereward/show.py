@@ -70,6 +70,11 @@ def table(frame: pd.DataFrame, digits: int = 2, key: str | None = None) -> None:
     _put({"text/html": page, "text/plain": frame.to_string(index=False)}, key)
 
 
+def sentence(text: str, key: str) -> None:
+    """A sentence that was computed, in plain text, that other pages show by its key."""
+    _put({"text/html": f'<p class="sentence">{html.escape(text)}</p>', "text/plain": text}, key)
+
+
 def number(key: str, value: float) -> None:
     """A number that prose on other pages quotes as {glue:text}`../notebooks/NAME.ipynb::key:.2f`; nothing is shown."""
     prefix = "application/papermill.record/"
