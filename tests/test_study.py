@@ -135,6 +135,20 @@ def test_a_killed_study_goes_on_where_it_stopped(tmp_path):
     assert "0 of 2 runs to do" in out
 
 
+def test_several_jobs_share_stages_and_write_every_record(tmp_path):
+    """What `make study` runs: one process for each task, a stage that two methods need built once."""
+    given = ["--profile", "smoke", "--change", json.dumps(TINY), "--methods", "sft,bandit,bandit-as-segment"]
+    given += ["--seeds", "0", "--jobs", "2", "--out", str(tmp_path / "runs.jsonl"), "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "densereward.study", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {r["method"]: r for r in read_records(tmp_path / "runs.jsonl")}
+    assert set(found) == {"sft", "bandit", "bandit-as-segment"} and {r["kind"] for r in found.values()} == {"run"}
+    assert done.stdout.count("stage scorer") >= 2 and len(list((tmp_path / "stages").glob("scorer-*"))) == 1
+    again = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert "0 of 3 runs to do" in again.stdout
+
+
 def test_a_failing_run_is_recorded_with_its_error_and_the_others_go_on(tmp_path, monkeypatch):
     def fail_once(run, row):
         if row.name == "bandit":

@@ -29,6 +29,8 @@ AFTER = {
     "reward_models": {"segmentation"},
     "segment_ppo": {"reward_models"},
     "comparison": {"segment_ppo"},
+    "segment_constant": {"normalisers"},
+    "variance": {"normalisers"},
 }
 QUIET = {
     "OMP_NUM_THREADS": "1",

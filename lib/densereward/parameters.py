@@ -65,9 +65,10 @@ def parameters(namespace: dict) -> dict:
     return values
 
 
-def start(namespace: dict) -> Run:
+def start(namespace: dict, trains: bool = True) -> Run:
     """The run that a notebook's parameters ask for: profile (with every parameter that is a field of it and not None),
-    seed, dataset, model. Says on the page if it is no evidence. Raises BadParameter."""
+    seed, dataset, model. Says on the page if it is no evidence; a notebook that trains nothing where scorers are
+    committed (`trains` False) says it once it knows where they come from (`closeup.measured`). Raises BadParameter."""
     given = parameters(namespace)
     try:
         changes = {k: v for k, v in given.items() if k in Profile.__dataclass_fields__ and v is not None}
@@ -82,7 +83,7 @@ def start(namespace: dict) -> Run:
     if row.critic_warmup > row.rounds:
         raise BadParameter(f"critic_warmup is {row.critic_warmup}, of {row.rounds} rounds; give at most {row.rounds}")
     run = Run(row, given["seed"], _dataset(given["dataset"]), _model(given["model"]))
-    if row.name == "smoke":
+    if row.name == "smoke" and trains:
         show.banner(
             f"Profile smoke checks that everything runs: {row.pairs} preference pairs, {row.rounds} rollout batches of "
             f"{row.rollouts}, one seed. Its numbers say nothing about any method."

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from datasets import Dataset, load_from_disk
 
-from densereward import dense, rewards, sampling
+from densereward import dense, rewards, sampling, show
 from densereward.methods import METHODS, Method, entropy
 from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run, calibration_scores, resolve, segment_length, to_device
@@ -126,6 +126,24 @@ def origin(run: Run, *folders: Path) -> str:
             f"Committed scorers of profile {run.profile.committed_models}, data/models/{run.profile.committed_models}."
         )
     return f"Trained with profile {run.profile.name}, seed {run.seed}."
+
+
+def measured(run: Run, *folders: Path) -> str:
+    """`origin`, of scorers that a notebook measures and does not train; says on the page that it is no evidence where
+    profile smoke had to train one of them."""
+    found = origin(run, *folders)
+    if run.profile.name == "smoke" and found.startswith("Trained"):
+        show.banner(
+            f"Profile smoke trained a reward model here on at most {run.profile.pairs} pairs, to show that the code "
+            "runs. What is measured of it says nothing about any method."
+        )
+    return found
+
+
+def measuring(run: Run) -> Run:
+    """The same run with as many pairs as the study calibrates normalisers on and more to test on, where scorers are
+    committed, so that more pairs cost no training."""
+    return replace(run, profile=replace(run.profile, pairs=2_000, heldout_pairs=250)) if run.committed else run
 
 
 def fresh(run: Run) -> Run:

@@ -1,0 +1,151 @@
+"""The noise of a gradient: what is compared has the same totals and the same expected gradient, and nothing but its
+noise differs."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from densereward import reward_figures
+from densereward.evaluation import paying, variance
+from densereward.methods import METHODS
+from densereward.models import tiny_llama
+from densereward.pipeline import Run
+from densereward.profiles import profile
+from test_constants import PLAIN, Scorer, small  # noqa: F401
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+# --- rewards to go
+
+
+def test_a_bandit_reward_has_the_variance_of_its_totals_at_every_token():
+    totals, mask = torch.randn(50, generator=torch.Generator().manual_seed(0)), torch.ones(50, 8)
+    bandit = variance.at_end(totals[:, None] / 8 * mask, mask)
+    assert torch.allclose(bandit.sum(1), totals) and not bandit[:, :-1].any()
+    at, overall = variance.per_token({"bandit": bandit}, mask, rng())
+    assert at.variance.tolist() == pytest.approx([totals.var().item()] * 8)
+    assert overall.variance.item() == pytest.approx(totals.var(correction=0).item())
+
+
+def test_independent_token_rewards_are_paid_off_as_the_answer_goes_on():
+    """Reward to go at token t of T with variance s2 each: (T - t) s2, against T s2 where all is paid at the end."""
+    reward = torch.randn(4_000, 10, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(reward)
+    streams = {"token": reward, "token" + variance.END: variance.at_end(reward, mask)}
+    at, _ = variance.per_token(streams, mask, rng())
+    dense, end = (at[at.method == name].variance.to_numpy() for name in streams)
+    assert dense == pytest.approx(np.arange(10, 0, -1), rel=0.1) and end == pytest.approx(np.full(10, 10), rel=0.1)
+    assert dense[0] == pytest.approx(end[0]), "nothing is gained at the first token"
+
+
+def test_padding_is_in_no_mean():
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    for baseline in variance.BASELINES:
+        found = variance.advantages(torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 5.0]]), mask, baseline)
+        assert found[0, 2] == 0
+        assert float(found.sum()) == pytest.approx(0.0, abs=1e-6)
+    assert variance.advantages(torch.tensor([[1.0, 2.0, 9.0]]), mask[:1], "constant")[0].tolist() == [0.5, -0.5, 0.0]
+
+
+def test_paying_at_the_end_leaves_the_expected_gradient_as_it_is():
+    """Every sequence of three tokens under a small policy, weighted by its probability."""
+    theta = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = torch.tensor(list(itertools.product((0, 1), repeat=3)))
+    logs = theta.log_softmax(1)
+    chance = logs[torch.arange(3), rows].sum(1).exp()
+    score = torch.nn.functional.one_hot(rows, 2) - logs.exp()  # of token t, with respect to theta[t]
+    reward, mask = torch.randn(8, 3, generator=torch.Generator().manual_seed(1)).double(), torch.ones(8, 3)
+    reward = torch.stack(
+        [reward[:2, 0][rows[:, 0]], reward[:4, 1][rows[:, :2] @ torch.tensor([2, 1])], reward[:, 2]], 1
+    )
+    means = [
+        (chance[:, None, None] * variance.advantages(r, mask, "constant")[..., None] * score).sum(0)
+        for r in (reward, variance.at_end(reward, mask))
+    ]
+    assert torch.allclose(*means)
+
+
+# --- gradients
+
+
+def test_the_gram_matrix_is_that_of_each_responses_own_gradient(small):  # noqa: F811
+    tokenizer, _, frame = small
+    torch.manual_seed(1)
+    model = tiny_llama(tokenizer, width=8, layers=1, heads=2).eval()
+    _, batch = next(paying.batches(model, tokenizer, frame[:5]))
+    weights = torch.randn(batch["completion_mask"].shape) * batch["completion_mask"]
+    rows = []
+    for i in range(5):
+        prompt = batch["prompt_ids"][i][batch["prompt_mask"][i].bool()]
+        answer = batch["completion_ids"][i][batch["completion_mask"][i].bool()]
+        logits = type(model).forward(model, torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1]
+        logps = logits.log_softmax(1).gather(1, answer[:, None])[:, 0]
+        parts = torch.autograd.grad(logps @ weights[i, : len(answer)], list(model.parameters()))
+        rows.append(torch.cat([p.flatten() for p in parts]).double())
+    rows = torch.stack(rows)
+    assert np.allclose(variance.gram(model, batch, weights), (rows @ rows.T).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_trace_and_signal_are_those_of_the_gradients():
+    rows = np.random.default_rng(3).normal(0.5, 1, (40, 6))
+    grams = {"segment": rows @ rows.T, "segment" + variance.END: 4 * rows @ rows.T, "bandit": rows @ rows.T}
+    found = variance.gradients(grams, rng()).set_index("method")
+    trace, total = np.trace(np.cov(rows.T)), rows.sum(0)
+    signal = (total @ total - (rows**2).sum()) / (40 * 39)
+    assert found.trace["segment"] == pytest.approx(trace) and found.signal["segment"] == pytest.approx(signal)
+    assert found.trace_low["segment"] < trace < found.trace_high["segment"]
+    assert found.signal_low["segment"] < 6 * 0.25 < found.signal_high["segment"], "the interval misses the truth"
+    assert found.loc["segment", ["ratio", "ratio_low", "ratio_high"]].tolist() == pytest.approx([0.25] * 3)
+    assert found.gain["segment"] == pytest.approx(0) and np.isnan(found.gain["bandit"])
+
+
+def test_a_model_whose_gradients_do_not_fit_is_told_apart():
+    model = torch.nn.Linear(1_000, 1_000)
+    assert variance.fits(model, 100) and not variance.fits(model, 1_000)
+
+
+# --- as the notebook shows it
+
+
+def test_streams_have_totals_of_deviation_one_and_the_oracle_is_among_them(small):  # noqa: F811
+    tokenizer, model, frame = small
+    _, batch = next(paying.batches(model, tokenizer, frame))
+    payers = {n: paying.Payer(METHODS[n], Path(), Scorer(), PLAIN, None, None) for n in ("bandit", "segment")}
+    streams = variance.streams(Run(profile("smoke")), payers, batch, tokenizer)
+    dense = ("segment", "oracle-dense")
+    assert list(streams) == ["bandit", *(name + end for name in dense for end in ("", variance.END))]
+    for name, rewards in streams.items():
+        assert rewards.sum(1).std().item() == pytest.approx(1.0, abs=1e-5), name
+    for name in dense:
+        assert torch.allclose(streams[name].sum(1), streams[name + variance.END].sum(1), atol=1e-5)
+    batch = {key: tensor[[0, 0]] for key, tensor in batch.items()}
+    with pytest.raises(ValueError, match="bandit: the totals of 2 responses do not vary"):
+        variance.streams(Run(profile("smoke")), payers, batch, tokenizer)
+
+
+def test_the_sentence_the_table_and_the_figures_say_the_same():
+    rows = np.random.default_rng(0).normal(0.1, 1, (60, 4))
+    names = ("bandit", "segment", "segment" + variance.END)
+    noise = variance.gradients({n: s * rows @ rows.T for n, s in zip(names, (1, 0.5, 1))}, rng())
+    reward = torch.randn(60, 10, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(reward)
+    streams = dict(zip(names, (variance.at_end(reward, mask), reward, variance.at_end(reward, mask))))
+    at, overall = variance.per_token(streams, mask, rng())
+    said = variance.sentence(overall, noise, "segment")
+    assert "0.50 [0.50, 0.50] times that of the same totals: less noise" in said
+    table = variance.table(overall, noise)
+    assert table["times that of the same totals at the end"].dropna().to_dict() == {1: "0.50 [0.50, 0.50]"}
+    figure, _ = reward_figures.to_go(at)
+    assert len(figure.axes) == 1 and {"as paid", "same total at the end", "Bandit (sequence)"} == {
+        t.get_text() for t in figure.axes[0].get_legend().get_texts()
+    }
+    both = pd.concat([noise.assign(baseline=b) for b in variance.BASELINES])
+    figure, _ = reward_figures.gradient_noise(both)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [variance.look(n) for n in names]
