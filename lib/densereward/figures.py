@@ -199,7 +199,10 @@ def return_against_kl(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
             ax.plot(part.mean_kl, part.mean_return, **look, markevery=max(1, len(part) // 8), linewidth=1.4)
             ax.plot(part.mean_kl.iloc[-1:], part.mean_return.iloc[-1:], **look | {"label": "_", "markersize": 10})
         head(ax, title)
-        ax.set_xlabel("KL to SFT (nats per response)")
+        ax.set_xscale("symlog", linthresh=1, linscale=0.6)
+        ax.set_xlim(left=-0.15)
+        ax.xaxis.set_major_formatter(lambda kl, _: f"{kl:g}")
+        ax.set_xlabel("KL to SFT (nats per response; log above 1)")
     axes[0, 0].set_ylabel("true return (credit)")
     return figure, numbers
 
