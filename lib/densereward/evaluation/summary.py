@@ -230,6 +230,8 @@ def round_cost(records: list[dict]) -> pd.DataFrame:
     rows = []
     for name in order(r["method"] for r in records if r.get("curves")):
         rounds = pd.DataFrame([row for r in records if r["method"] == name for row in r["curves"]])
+        if not set(parts) <= set(rounds):  # a record without timings
+            continue
         means = rounds[list(parts)].mean()
         tokens = {"tokens per response": rounds["length"].mean(), "rounds per second": 1 / means.sum()}
         rows.append({"method": label(name), **means.rename(parts), **tokens})
