@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-dist study serve clean
+.PHONY: help book test test-dist study bench serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test-dist: .venv/.installed-train  ## run the DeepSpeed tests: two processes, co
 
 study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resumes where it stopped; METHODS=a,b SEEDS=0,1
 	.venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
+
+bench: .venv/.installed  ## rounds of PPO per second, with and without sorting responses by length
+	.venv/bin/python benchmarks/ppo_round.py
 
 serve:  ## show the built book on http://127.0.0.1:PORT (default 8000)
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

@@ -1,5 +1,6 @@
 """The last training stage: a row of `methods.py` and its scorer in, a policy with its curves out; PPO or DPO."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from densereward.seeding import derive, generator, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
 from densereward.tokens import tokenize_prompt
-from densereward.training import ppo, preference, settings
+from densereward.training import padding, ppo, preference, settings
 
 
 def train_policy(
@@ -56,13 +57,14 @@ def train_policy(
             reward_fn = dense.reward_function(
                 method, net, normaliser, tokenizer, generator(run.seed, "segments", method.name)
             )
-        size = p.rollouts // p.minibatches
+        size = math.gcd(p.micro_batch, p.rollouts // p.minibatches)
+        accumulated = p.rollouts // p.minibatches // size
         args = ppo.DensePPOConfig(
             **settings.common(folder, policy, derive(run.seed, "ppo") % 2**31),
             per_device_train_batch_size=size,
-            steps_per_generation=p.minibatches,
+            steps_per_generation=p.minibatches * accumulated,
             num_iterations=p.ppo_epochs,
-            gradient_accumulation_steps=1,
+            gradient_accumulation_steps=accumulated,
             max_steps=p.rounds * p.minibatches * p.ppo_epochs,
             max_completion_length=p.max_completion_length,
             learning_rate=p.actor_learning_rate,
@@ -107,7 +109,7 @@ def train_policy(
         "ppo",
         build_policy,
         key=run.key(*fields, method=asdict(method)),
-        sources=[*DATA, *SCORING, ppo, rewards, truth, *own_code(method)],
+        sources=[*DATA, *SCORING, ppo, padding, rewards, truth, *own_code(method)],
         inputs=inputs,
         root=run.root,
     )

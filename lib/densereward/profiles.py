@@ -40,6 +40,7 @@ class Profile:
     rounds: int = 32
     rollouts: int = 64
     minibatches: int = 2
+    micro_batch: int = 8  # responses of like length per pass; speed and memory only, the update is the same
     ppo_epochs: int = 2
     actor_learning_rate: float = 3e-4
     critic_learning_rate: float = 1e-3
@@ -88,6 +89,7 @@ PROFILES = {
         pairs=50_000,
         heldout_pairs=2_000,
         rollouts=256,
+        micro_batch=64,
         rounds=60,
         eval_prompts=512,
         credit_responses=256,

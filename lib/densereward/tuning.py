@@ -33,7 +33,7 @@ from densereward.stages import save_json
 
 SEED = 1000
 GRANULARITIES = "bandit,token,segment"
-REWARD_MODELS = {"rm_learning_rate": (1e-3, 2e-3, 4e-3), "rm_scale": (4.0, 16.0)}
+REWARD_MODELS = {"rm_learning_rate": (5e-4, 1e-3, 2e-3), "rm_scale": (4.0, 16.0, 64.0)}
 PAIRS = 8_000  # trials of reward models are shorter than the study's runs
 POLICIES = {
     "ppo": {"kl_coef": (0.1, 0.5, 2.0), "actor_learning_rate": (1e-4, 3e-4)},

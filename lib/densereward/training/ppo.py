@@ -10,6 +10,8 @@ rollouts, engines, the clipped policy loss (over [B, T] advantages) and checkpoi
   both as one). It is saved in the folder `critic` beside the policy, never inside it.
 - Losses are sums over tokens divided by the rollout batch's mean number of tokens per update (TRL's "dapo"), so they do
   not depend on how a batch is split over micro-batches and processes.
+- Within an update, micro-batches hold responses of like length and are trimmed to their longest: losses stay the same,
+  padding is not computed.
 - A response cut off at the maximum length ends like any other: the value after its last token is 0.
 
 Left out: adapters, tools, images, adaptive KL coefficients, FSDP.
@@ -26,6 +28,7 @@ from trl.models import prepare_deepspeed
 from trl.trainer.utils import disable_dropout_in_model
 
 from densereward.logprobs import attach_critic, completion_forward, fused_head
+from densereward.training.padding import by_length, forward_by_length
 
 
 @dataclass
@@ -174,9 +177,18 @@ class DensePPOTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(self, model, ids, mask, length, batch_size=None, **unused):
         """TRL's, which keeps the critic's values of the same forward: `_values[:, t]` is that of the state before t."""
         with self.accelerator.autocast():
-            fields = completion_forward(model, ids, mask, length, batch_size)
+            forward = forward_by_length if batch_size else completion_forward
+            fields = forward(model, ids, mask, length, *([batch_size] if batch_size else []))
         self._values, self._entropies = fields.get("token_values"), fields["entropy"].detach()
         return fields["log_probs"], fields["entropy"], None
+
+    def _prepare_inputs(self, generation_batch):
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.model.training or self._buffered_inputs is before:
+            return inputs
+        self._buffered_inputs = by_length(self._buffered_inputs, self.args.gradient_accumulation_steps)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _mean(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Mean of `x` where `mask` is 1, over all processes."""
