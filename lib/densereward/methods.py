@@ -20,8 +20,10 @@ class Method:
 
     `segmentation`: of `segments.segment`; "matched" in place of a random one's rate, and a mean `length` in place of an
     entropy cut-off, are resolved on the preference data. `scorer`: "none" (nothing to train a policy with),
-    "bradley-terry" (a reward model trained on preference pairs), or "oracle" (a control that reads the testbed's truth;
-    `noise` is the standard deviation, in units of credit, added to each span's credit). `trainer`: "ppo", "dpo", or
+    "bradley-terry" (a reward model trained on preference pairs), "discriminator" (trained on the tokens that a reviser
+    changed), or "oracle" (a control that reads the testbed's truth; `noise` is the standard deviation, in units of
+    credit, added to each span's credit). `revisions`: who revises the rejected answers, of `revised.reviser`; with a
+    Bradley-Terry scorer the revised answer is the chosen one. `trainer`: "ppo", "dpo", or
     "none" (the SFT model as it is)."""
 
     name: str
@@ -29,6 +31,7 @@ class Method:
     source: str  # paper and place
     scorer: str = "bradley-terry"
     segmentation: dict = field(default_factory=lambda: {"kind": "bandit"})
+    revisions: dict | None = None
     trained_with: dict | None = None  # the segmentation that the scorer was trained with, where it is another one
     aggregate: str = "mean"  # of segment scores into the score of a response (segment-ppo Eq. 4), or "sum"
     normaliser: dict = field(
@@ -47,6 +50,7 @@ class Method:
 
 
 _SEGMENT = Method("segment", "Segment (entropy)", "segment-ppo Table 1", segmentation=entropy(1.75))
+_TOKEN = Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"})
 _BANDIT = Method("bandit", "Bandit (sequence)", "segment-ppo Table 1", interpolation="none", value_clip=0.2)
 _ORACLE = {"scorer": "oracle", "normaliser": {"kind": "none"}, "source": "a control of this study, in no paper"}
 _SEQUENCE = {"segmentation": {"kind": "bandit"}, "interpolation": "none", "value_clip": 0.2}
@@ -61,7 +65,7 @@ _CORE = (
     Method("sft", "SFT (no RL)", "segment-ppo Table 1", scorer="none", trainer="none"),
     _BANDIT,
     Method("sentence", "Sentence", "segment-ppo Table 1", segmentation={"kind": "sentence"}),
-    Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"}),
+    _TOKEN,
     replace(
         _SEGMENT, name="bandit-as-segment", label="Bandit as segment", trained_with={"kind": "bandit"}
     ),  # the bandit's scorer, read at the ends of segments
@@ -131,8 +135,55 @@ _ABLATIONS = (
     ),
 )
 
-METHODS = {row.name: row for row in (*_CORE, *_CONTROLS, *_ABLATIONS)}
-CORE = tuple(row.name for row in (*_CORE, *_CONTROLS))  # the comparison: three seeds or more
+_REVISED = {"kind": "oracle", "error": 0.1}
+_TLCR = Method(
+    "tlcr",
+    "TLCR",
+    "tlcr Table 1",
+    scorer="discriminator",
+    revisions=_REVISED,
+    segmentation={"kind": "token"},
+    normaliser={"kind": "continuous"},
+)
+_TLCR_ROWS = (
+    replace(
+        _BANDIT, name="bandit-synthetic", label="Bandit, synthetic pairs", source="tlcr Table 1", revisions=_REVISED
+    ),
+    replace(_TLCR, name="tlcr-fixed", label="TLCR, fixed rewards", normaliser={"kind": "fixed"}),
+    _TLCR,
+)
+
+
+def _tlcr(name: str, label: str, source: str, **changes) -> Method:
+    """TLCR with something changed."""
+    return replace(_TLCR, name=f"tlcr-{name}", label=f"TLCR, {label}", source=source, **changes)
+
+
+_INFORMATION = "this study: what the reviser knows"
+_TLCR_ABLATIONS = (
+    _tlcr("without-negative", "no negative rewards", "tlcr Figure 7", normaliser={"kind": "without-negative"}),
+    _tlcr("without-positive", "no positive rewards", "tlcr Figure 7", normaliser={"kind": "without-positive"}),
+    _tlcr("double-softmax", "second softmax", "tlcr's released code", normaliser={"kind": "double-softmax"}),
+    *(
+        _tlcr(f"error-{e:g}", f"reviser's error {e:g}", _INFORMATION, revisions={"kind": "oracle", "error": e})
+        for e in (0.0, 0.3, 0.5)
+    ),
+    _tlcr("clauses", "reviser without truth", _INFORMATION, revisions={"kind": "clauses"}),
+    *(
+        replace(
+            row,
+            name=f"{row.name}-synthetic",
+            label=f"{row.label}, synthetic pairs",
+            source=_INFORMATION,
+            revisions=_REVISED,
+        )
+        for row in (_TOKEN, _SEGMENT)
+    ),
+)
+
+LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained
+METHODS = {row.name: row for row in (*_CORE, *_TLCR_ROWS, *_CONTROLS, *_ABLATIONS, *_TLCR_ABLATIONS)}
+CORE = tuple(row.name for row in (*_CORE, *_TLCR_ROWS, *_CONTROLS))  # the comparison: three seeds or more
 
 
 def method(name: str, **changes) -> Method:

@@ -225,7 +225,8 @@ def committed_scorer(run: Run, method: Method) -> Path | None:
     """The folder of the committed scorer that was trained as this method's is, if this run may use it."""
     for folder in sorted(run.committed.glob("*/metrics.json")) if run.committed else ():
         theirs = METHODS[folder.parent.name]
-        if (theirs.trained_on, theirs.aggregate) == (method.segmentation, method.aggregate):
+        trained = (theirs.scorer, theirs.revisions, theirs.trained_on, theirs.aggregate)
+        if trained == (method.scorer, method.revisions, method.segmentation, method.aggregate):
             return folder.parent
     return None
 

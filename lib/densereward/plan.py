@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from densereward.methods import LEARNED
+
 SECONDS = {"sft": 120.0, "preferences": 60.0, "scorer": 150.0, "run": 110.0}  # first guess, on one core
 
 
@@ -43,8 +45,9 @@ def plan(runs: list[tuple]) -> dict[str, Task]:
             needs = (add(Task("sft", "sft", row.name, run.seed)),)
         if row.trainer != "none":
             needs = (add(Task(f"preferences, seed {run.seed}", "preferences", row.name, run.seed, needs)),)
-        if row.scorer == "bradley-terry" and not run.committed:
-            trained = json.dumps([row.trained_on, row.aggregate], sort_keys=True)
+        if row.scorer in LEARNED and not run.committed:
+            made = [row.trained_on, row.aggregate] if row.scorer == "bradley-terry" else row.scorer
+            trained = json.dumps([made, row.revisions], sort_keys=True)
             needs = (add(Task(f"scorer {trained}, seed {run.seed}", "scorer", row.name, run.seed, needs)),)
         add(Task(f"{row.name}, seed {run.seed}", "run", row.name, run.seed, needs))
     return tasks

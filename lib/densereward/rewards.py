@@ -23,6 +23,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import HuberRegressor
 
+from densereward.readings import READINGS
 from densereward.segments import segment_ends, segment_lengths, spread
 
 FLOOR = 0.1  # least Std(p), as a share of the deviation of all calibration scores; ours
@@ -32,7 +33,7 @@ FLOOR = 0.1  # least Std(p), as a share of the deviation of all calibration scor
 class Normaliser:
     """Coefficients of Eq. 6 and what they rest on; every field is a plain number or string, so it is JSON as it is."""
 
-    kind: str  # none, or a key of FITS
+    kind: str  # none, a key of FITS, or of readings.READINGS (of a discriminator's log-odds; nothing is fitted)
     w_mean: float
     b_mean: float
     w_std: float
@@ -55,7 +56,7 @@ class Normaliser:
         for name in numbers:
             if not (isinstance(record[name], int | float) and math.isfinite(record[name])):
                 raise ValueError(f"normaliser record: {name} is {record[name]!r}, no number; fit the normaliser again")
-        _choose("normaliser", record["kind"], ["none", *FITS])
+        _choose("normaliser", record["kind"], ["none", *FITS, *READINGS])
         return cls(**record)
 
 
@@ -74,18 +75,19 @@ def fit_normaliser(kind: str, scores, segment_mask, estimator="huber", floor: fl
     """Fit a normaliser on the calibration responses' raw scores [B, S] with segment_mask [B, S]. segment-ppo Table 5.
 
     kind: none, global (all scores), last (each response's last score), regression (Eq. 6 on log p; where every response
-    has one segment this is the fit at p = 1, the bandit z-score). estimator, regression only: huber (Appendix F) or ols
-    (Section 2.3). floor: least Std(p) as a share of the deviation of all scores; None never floors, as released.
-    ValueError: unknown names, a score that is not finite, no deviation, too few locations, Std(1) not above zero.
+    has one segment this is the fit at p = 1, the bandit z-score), or one of `READINGS`, which fit nothing. estimator,
+    regression only: huber (Appendix F) or ols (Section 2.3). floor: least Std(p) as a share of the deviation of all
+    scores; None never floors, as released. ValueError: unknown names, a score that is not finite, no deviation, too few
+    locations, Std(1) not above zero.
     """
-    _choose("normaliser", kind, ["none", *FITS])
+    _choose("normaliser", kind, ["none", *FITS, *READINGS])
     _choose("estimator", estimator, ESTIMATORS)
     if floor is not None and not floor > 0:
         raise ValueError(f"floor is {floor!r}; give a share of the scores' deviation above 0, or None")
     mask = segment_mask.bool()
     _refuse_not_finite(scores, mask)
-    if kind == "none":
-        return Normaliser("none", 0.0, 0.0, 0.0, 1.0)
+    if kind not in FITS:
+        return Normaliser(kind, 0.0, 0.0, 0.0, 1.0)
     mask = mask.cpu().numpy()
     values = scores.detach().cpu().double().numpy()[mask]
     t = (np.cumsum(mask, 1) - 1)[mask]
@@ -181,6 +183,8 @@ def normalise(scores, segment_mask, normaliser: Normaliser):
     """
     mask = segment_mask.bool()
     _refuse_not_finite(scores, mask)
+    if normaliser.kind in READINGS:
+        return READINGS[normaliser.kind](scores.float().sigmoid()).masked_fill(~mask, 0)
     log_p = location(mask).log()
     std = normaliser.w_std * log_p + normaliser.b_std
     if normaliser.floor is not None:

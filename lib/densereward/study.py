@@ -19,10 +19,10 @@ from typing import Annotated
 import torch
 import typer
 
-from densereward import pipeline, plan, policy
+from densereward import pipeline, plan, policy, revised
 from densereward.evaluation import measure
 from densereward.identity import parameters, same
-from densereward.methods import CORE, METHODS, Method, method
+from densereward.methods import CORE, LEARNED, METHODS, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
@@ -42,9 +42,9 @@ def trained(run: Run, row: Method) -> tuple[Path, Artifact | None, dict]:
     found = {"row": row, "preferences": prefs.path, "scorer": None}
     if row.trainer == "dpo":
         return folder_of_sft, policy.train_on_pairs(run, folder_of_sft, prefs), found
-    if row.scorer == "bradley-terry":
+    if row.scorer in LEARNED:
         found["row"] = row = pipeline.resolve(run, row, folder_of_sft, prefs)
-        found["scorer"], found["metrics"] = pipeline.scorer(run, row, folder_of_sft, prefs)
+        found["scorer"], found["metrics"] = revised.scorer(run, row, folder_of_sft, prefs)
     return folder_of_sft, policy.train_policy(run, row, folder_of_sft, prefs, found["scorer"]), found
 
 
@@ -99,7 +99,7 @@ def prepare(run: Run, row: Method, until: str) -> None:
     if until != "sft":
         prefs = pipeline.preferences(run, folder_of_sft)
         if until == "scorer":
-            pipeline.scorer(run, pipeline.resolve(run, row, folder_of_sft, prefs), folder_of_sft, prefs)
+            revised.scorer(run, pipeline.resolve(run, row, folder_of_sft, prefs), folder_of_sft, prefs)
 
 
 def with_choices(run: Run, row: Method) -> Run:

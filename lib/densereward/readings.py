@@ -1,0 +1,46 @@
+"""What a discriminator's log-odds pay: TLCR's continuous reward and its ablations.
+
+Follows tlcr Eq. 7 (2p - 1), Section 5 (fixed: +1, -1, and 0 below a confidence of .6), Section 7.3 (one sign left out),
+and, as a named option, what its released code does: a second softmax over the two probabilities, which squeezes 2p - 1
+into tanh((2p - 1) / 2). Left out: that code's clip of token rewards at 5, which binds none of these.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+CONFIDENT = 0.6  # tlcr Section 5: below it a token is neutral
+
+
+def continuous(p: torch.Tensor) -> torch.Tensor:
+    """tlcr Eq. 7: 2p - 1, from -1 to 1."""
+    return 2 * p - 1
+
+
+def fixed(p: torch.Tensor) -> torch.Tensor:
+    """+1 or -1 where the likelier class has a probability of `CONFIDENT` or more, else 0 (tlcr Section 5)."""
+    return (p >= CONFIDENT).to(p.dtype) - (1 - p >= CONFIDENT).to(p.dtype)
+
+
+def without_negative(p: torch.Tensor) -> torch.Tensor:
+    """Eq. 7, and 0 where it is negative (tlcr Section 7.3)."""
+    return continuous(p).clamp(min=0)
+
+
+def without_positive(p: torch.Tensor) -> torch.Tensor:
+    """Eq. 7, and 0 where it is positive (tlcr Section 7.3)."""
+    return continuous(p).clamp(max=0)
+
+
+def double_softmax(p: torch.Tensor) -> torch.Tensor:
+    """The released code's path: softmax of (p, 1 - p), then Eq. 7."""
+    return continuous(torch.sigmoid(p - (1 - p)))
+
+
+READINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "continuous": continuous,
+    "fixed": fixed,
+    "without-negative": without_negative,
+    "without-positive": without_positive,
+    "double-softmax": double_softmax,
+}
