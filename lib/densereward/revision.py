@@ -1,0 +1,87 @@
+"""Revisions: a rejected response made better, and what a reviser may be.
+
+Follows tlcr Eq. 3. A reviser is a function (prompt messages, rejected text, chosen text) -> Revision. There are three:
+an external model (`revision_prompt.llm_reviser`), on the testbed an oracle with a chosen error rate
+(`testbed.revise.oracle_reviser`), and one that has nothing but the text of the two responses
+(`clauses.clause_reviser`). Each row is revised by itself, so neither order nor company changes a revision.
+
+Left out: several revisions of one response.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from datasets import Dataset
+from tqdm import tqdm
+
+FAILURES = {
+    "markers": "the reply does not hold one revised response between one pair of markers",
+    "empty": "the revised response has no text",
+    "identical": "the revised response is the rejected one",
+}
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A revised text, or None and why not (a key of FAILURES); `counts` says what happened on the way, by name."""
+
+    text: str | None
+    failure: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+Reviser = Callable[[list[dict], str, str], Revision]
+
+
+def checked(text: str, rejected: str, counts: dict[str, int] | None = None) -> Revision:
+    """A Revision of this text, a failure where it is empty or the rejected text; spaces at the ends do not count."""
+    failure = "empty" if not text.strip() else "identical" if text.strip() == rejected.strip() else None
+    return Revision(None if failure else text.strip(), failure, counts or {})
+
+
+def revise_rows(reviser: Reviser, conversations: Iterable[dict], workers: int = 1) -> list[Revision]:
+    """One Revision per conversation {"prompt", "chosen", "rejected"}, in their order, `workers` at a time.
+
+    What a reviser raises ends the batch: what is running is waited for, what has not begun is not begun.
+    """
+
+    def one(row: dict) -> Revision:
+        return reviser(row["prompt"], row["rejected"][0]["content"], row["chosen"][0]["content"])
+
+    rows = list(conversations)
+    with ThreadPoolExecutor(workers) as pool:  # map cancels what waits when one of its results is an error
+        return list(tqdm(pool.map(one, rows), total=len(rows), desc="revisions", disable=None))
+
+
+def totals(revisions: Iterable[Revision]) -> dict[str, int]:
+    """Rows read, revised, failed by kind ("failed: markers"), and the sums of what the revisers counted."""
+    total = Counter(read=0, revised=0)
+    for revision in revisions:
+        total["read"] += 1
+        total["revised" if revision.failure is None else f"failed: {revision.failure}"] += 1
+        total.update(revision.counts)
+    return dict(total)
+
+
+def conversations(rows: Dataset, tokenizer) -> list[dict]:
+    """Preference rows (token ids) as conversations of text: what was cut stays cut, as labels are of these tokens.
+
+    A prompt becomes one user message, one line per turn, as ids do not say in general which turn is whose.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+    def prompt(ids: list[int]) -> str:
+        turns = [list(run) for is_special, run in groupby(ids, special.__contains__) if not is_special]
+        return "\n".join(tokenizer.decode(turn).strip() for turn in turns)
+
+    return [
+        {"prompt": [{"role": "user", "content": prompt(row["prompt_ids"])}]}
+        | {
+            side: [{"role": "assistant", "content": tokenizer.decode(row[column], skip_special_tokens=True)}]
+            for side, column in (("chosen", "chosen_completion_ids"), ("rejected", "rejected_completion_ids"))
+        }
+        for row in rows
+    ]
