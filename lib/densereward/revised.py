@@ -29,13 +29,18 @@ SPLITS = ("preference", "validation", "test")
 
 
 def reviser(run: Run, kind: str, **settings) -> revision.Reviser:
-    """The reviser that a row of `methods.py` names: "oracle" (testbed only; `error`), or "clauses" (text alone).
+    """The reviser that a row of `methods.py` names: "oracle" (testbed only; `error`), "clauses" (text alone), or "llm"
+    (`model`, behind the endpoint that the environment names; replies are kept in `runs/replies.sqlite`).
 
     ValueError for an unknown one, and for the oracle on another dataset than the testbed."""
     if kind == "clauses":
         return clauses.clause_reviser(**settings)
+    if kind == "llm":
+        from densereward import llm, revision_prompt  # they need the extra `judge`
+
+        return revision_prompt.llm_reviser(llm.Chat(cache=run.root / "replies.sqlite", **settings))
     if kind != "oracle":
-        raise ValueError(f"unknown reviser {kind!r}; choose oracle or clauses")
+        raise ValueError(f"unknown reviser {kind!r}; choose oracle, clauses or llm")
     if not run.testbed:
         raise ValueError(f"the oracle cannot revise {run.dataset}: it knows the testbed only; choose clauses")
     return revise.oracle_reviser(derive(run.seed, "reviser"), **settings)
@@ -50,7 +55,8 @@ def revisions(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) ->
         made, reports = reviser(run, **method.revisions), {}
         for name in SPLITS:
             rows = load_from_disk(prefs.path / name)
-            found = revision.revise_rows(made, revision.conversations(rows, tokenizer))
+            workers = 8 if method.revisions["kind"] == "llm" else 1
+            found = revision.revise_rows(made, revision.conversations(rows, tokenizer), workers)
             labelled, report = labeling.labelled(rows, found, tokenizer, p.max_completion_length)
             labelled.save_to_disk(folder / "labelled" / name)
             pairs, _ = labeling.synthetic_pairs(rows, found, tokenizer, p.max_completion_length)
