@@ -1,0 +1,99 @@
+"""What TRL's trainers that sample are watched by: a row per rollout batch, with all that was sampled.
+
+A mixin that changes nothing of what is learnt: it reads numbers off the passes that the trainer makes anyway. Only
+which responses share a micro-batch differs, as in `ppo.py`: like lengths, and padding is not computed.
+"""
+
+import time
+
+import torch
+from transformers import TrainerCallback
+
+from densereward.training.padding import by_length
+
+
+class CloseRow(TrainerCallback):
+    """Completes the row of `trainer.curves` after each update of its rollout batch."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.curves[-1]["seconds_update"] = time.perf_counter() - self.trainer.scored_at
+
+
+class Counted:
+    """Mixin before TRL's RLOOTrainer or GRPOTrainer.
+
+    `curves` has one row per rollout batch, with the names of `DensePPOTrainer.curves`: every reward function's mean
+    under its name, KL to the reference (nats, summed over tokens; nan where TRL loads none, beta = 0), length, share of
+    truncated responses, entropy per token, seconds to generate, to score (metrics included) and to update. And what was
+    sampled for it, whatever for: `responses` and `tokens`."""
+
+    def __init__(self, *args, **trl):
+        super().__init__(*args, **trl)
+        self.add_callback(CloseRow(self))
+
+    @property
+    def curves(self) -> list[dict]:
+        return [row for row in self.state.log_history if "rollout" in row]
+
+    def sampled(self, completion_ids: list[list[int]], seconds: float) -> None:
+        """Adds responses to what was sampled for this rollout batch."""
+        count = torch.tensor([len(completion_ids), sum(map(len, completion_ids))], device=self.accelerator.device)
+        responses, tokens = self.accelerator.reduce(count, reduction="sum").tolist()
+        for name, x in {"responses": responses, "tokens": tokens, "seconds_generate": seconds}.items():
+            self.noted[name] = self.noted.get(name, 0) + x
+
+    def _generate(self, prompts):
+        started = time.perf_counter()
+        found = super()._generate(prompts)
+        self.sampled(found[1], time.perf_counter() - started)
+        return found
+
+    def _get_per_token_logps_and_entropies(self, model, ids, mask, length, *rest, **settings):
+        if torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(model, ids, mask, length, *rest, **settings)
+        policy = model is self.model
+        settings["compute_entropy"] = policy
+        found = super()._get_per_token_logps_and_entropies(model, ids, mask, length, *rest, **settings)
+        self.sums["policy" if policy else "reference"] = (found[0] * mask[:, -length:]).sum()
+        if policy:
+            self.sums |= {"entropy": (found[1] * mask[:, -length:]).sum(), "tokens": mask[:, -length:].sum()}
+        return found
+
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        if "policy" not in self.sums:  # TRL leaves this pass out where a rollout batch makes a single update
+            batch["old_per_token_logps"] = self.logps(self.model, batch)
+        return batch
+
+    @torch.no_grad()
+    def logps(self, model, batch: dict) -> torch.Tensor:
+        """Log-probabilities of a batch's completion tokens, [B, T], without gradient."""
+        ids, mask = (torch.cat([batch[f"{x}_{y}"] for x in ("prompt", "completion")], 1) for y in ("ids", "mask"))
+        size = self.args.per_device_train_batch_size
+        return self._get_per_token_logps_and_entropies(model, ids, mask, batch["completion_ids"].size(1), size)[0]
+
+    def _prepare_inputs(self, generation_batch):
+        before, started = self._buffered_inputs, time.perf_counter()
+        self.noted, self.sums = {}, {}
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.model.training or self._buffered_inputs is before:
+            return inputs
+        self.scored_at = time.perf_counter()
+        self._open_row(self.scored_at - started)
+        self._buffered_inputs = by_length(self._buffered_inputs, self.args.gradient_accumulation_steps)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _open_row(self, seconds: float) -> None:
+        logged = self._metrics["train"]
+        row = {name: logged[f"rewards/{name}/mean"][-1] for name in self.reward_func_names}
+        row["length"] = logged["completions/mean_length"][-1]
+        row["truncated"] = logged["completions/clipped_ratio"][-1]
+        nothing = torch.tensor(float("nan"), device=self.accelerator.device)
+        sums = [self.sums["policy"] - self.sums.get("reference", nothing), self.sums["entropy"], self.sums["tokens"]]
+        kl, entropy, tokens = self.accelerator.reduce(torch.stack(sums), reduction="sum").tolist()
+        row |= {"kl": kl * row["length"] / tokens, "entropy": entropy / tokens}
+        row |= self.noted | {"seconds_score": seconds - self.noted["seconds_generate"]}
+        self.state.log_history.append({"rollout": len(self.curves), "step": self.state.global_step, **row})
