@@ -23,10 +23,10 @@ def parameters(run, row: Method) -> dict:
 
 def completed(params: dict) -> dict:
     """Recorded parameters with the defaults of settings that are younger than the record."""
-    method, profile = _defaults(Method) | params["method"], _defaults(Profile) | params["profile"]
+    profile = _defaults(Profile) | params["profile"]
     profile["world"] = _defaults(World) | profile["world"]
-    method = {name: value for name, value in method.items() if name not in ("label", "source")}
-    return {"contrast": 0.0, "model": None, "tuned": False, **params, "method": method, "profile": profile}
+    rest = {"method": _method(params["method"]), "profile": profile}
+    return {"contrast": 0.0, "model": None, "tuned": False, **params, **rest}
 
 
 def settings(params: dict) -> dict:
@@ -43,11 +43,20 @@ def same(one: dict, other: dict) -> bool:
     return canonical(completed(one)) == canonical(completed(other))
 
 
+def same_method(one: dict, other: dict) -> bool:
+    """Whether two rows, as dicts, are one method."""
+    return canonical(_method(one)) == canonical(_method(other))
+
+
 def as_listed(params: dict) -> bool:
     """Whether the run's method is the row of that name in `methods.py`; a name that it lacks is a reader's own."""
     row = METHODS.get(params["method"]["name"])
     mine = completed(params)["method"]
     return row is None or canonical(mine) == canonical({n: v for n, v in asdict(row).items() if n in mine})
+
+
+def _method(row: dict) -> dict:
+    return {name: x for name, x in (_defaults(Method) | row).items() if name not in ("label", "source")}
 
 
 def _defaults(kind: type) -> dict:

@@ -6,10 +6,10 @@
 Reward models: learning rate and score scale, scored by label accuracy on validation pairs. One setting serves all
 granularities: the one with the best mean over them, so that none is favoured. The choice stands in `profiles.py`.
 
-Policies: learning rate and KL coefficient (DPO: learning rate and beta), scored by the true return of sampled answers
-to validation prompts, each method for itself. The choices stand in data/results/<profile>/choices.json, and
-`study --tuned` uses them. Choosing by the truth gives every method its best, which no proxy would show; test prompts
-are not touched.
+Policies: learning rate and KL coefficient (DPO: learning rate and beta; FIGA: learning rate, as many values), scored by
+the true return of sampled answers to validation prompts, each method for itself. The choices stand in
+data/results/<profile>/choices.json, and `study --tuned` uses them. Choosing by the truth gives every method its best,
+which no proxy would show; test prompts are not touched.
 
 Both append to data/results/<profile>/tuning.jsonl and skip what is there.
 """
@@ -25,6 +25,7 @@ import typer
 
 from densereward import pipeline, study
 from densereward.evaluation import measure
+from densereward.identity import same_method
 from densereward.methods import CORE, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
@@ -35,9 +36,11 @@ SEED = 1000
 GRANULARITIES = "bandit,token,segment"
 REWARD_MODELS = {"rm_learning_rate": (5e-4, 1e-3, 2e-3), "rm_scale": (4.0, 16.0, 64.0)}
 PAIRS = 8_000  # trials of reward models are shorter than the study's runs
+_SAMPLING = {"kl_coef": (0.1, 0.5, 2.0), "actor_learning_rate": (1e-4, 3e-4)}
 POLICIES = {
-    "ppo": {"kl_coef": (0.1, 0.5, 2.0), "actor_learning_rate": (1e-4, 3e-4)},
+    **dict.fromkeys(("ppo", "rloo", "grpo", "remax"), _SAMPLING),
     "dpo": {"dpo_beta": (0.05, 0.2, 0.8), "dpo_learning_rate": (1e-4, 3e-4)},
+    "figa": {"dpo_learning_rate": (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4)},
 }
 
 app = typer.Typer(pretty_exceptions_show_locals=False)
@@ -56,9 +59,10 @@ def trial(kind: str, row: Method, changes: dict, p, folder: Path, measured) -> N
     """Append one trial to `folder`/tuning.jsonl unless it is there: `measured(run)` gives its numbers."""
     torch.set_num_threads(1)
     path, started = folder / "tuning.jsonl", time.perf_counter()
-    wanted = (f"{kind} trial", row.name, changes, asdict(row))
+    wanted = (f"{kind} trial", row.name, changes)
     records = read_records(path) if path.exists() else []
-    if any((r["kind"], r["method"], r["changes"], r["params"]["method"]) == wanted for r in records):
+    alike = (r for r in records if (r["kind"], r["method"], r["changes"]) == wanted)
+    if any(same_method(r["params"]["method"], asdict(row)) for r in alike):
         return
     named = {"kind": wanted[0], "method": row.name, "changes": changes, "params": {"method": asdict(row)}}
     found = measured(p)
