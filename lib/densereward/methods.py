@@ -1,7 +1,7 @@
 """Every method as data: a row names the parts that the one pipeline plugs together, and what it is called in its paper.
 
     tokens [B, T] -> boundaries -> segment ids [B, T] -> scores [B, S] -> normalise -> correct -> interpolate
-    -> rewards [B, T] -> trainer
+    -> shaping -> rewards [B, T] -> trainer
 
 A row holds no code. To try your own: `replace(METHODS["segment"], name=..., ...)`. Which row of which published table
 a method reproduces is the key of its `source`; the book's page of methods is made from here.
@@ -23,8 +23,9 @@ class Method:
     "bradley-terry" (a reward model trained on preference pairs), "discriminator" (trained on the tokens that a reviser
     changed), or "oracle" (a control that reads the testbed's truth; `noise` is the standard deviation, in units of
     credit, added to each span's credit). `revisions`: who revises the rejected answers, of `revised.reviser`; with a
-    Bradley-Terry scorer the revised answer is the chosen one. `trainer`: "ppo", "dpo", or
-    "none" (the SFT model as it is)."""
+    Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto" or "attention", of `shaping.py`, made of
+    what the other parts pay. `trainer`: "ppo", "dpo", "rloo", "grpo", "remax", "figa" (`baselines.py`), or "none" (the
+    SFT model as it is); `options` are the trainer's."""
 
     name: str
     label: str  # as figures and tables print it
@@ -39,7 +40,9 @@ class Method:
     )  # segment-ppo Eq. 6, Appendix F
     correction: dict = field(default_factory=lambda: {"kind": "none"})  # of the constant per segment; ours
     interpolation: str = "even"  # segment-ppo Section 2.3
+    shaping: dict = field(default_factory=lambda: {"kind": "none"})  # RTO, ABC
     trainer: str = "ppo"
+    options: dict = field(default_factory=dict)
     value_clip: float = 0.25  # segment-ppo Appendix D: .25 for segments and tokens, .2 for bandit
     noise: float = 0.0
 
@@ -181,9 +184,42 @@ _TLCR_ABLATIONS = (
     ),
 )
 
+
+def _baseline(name: str, label: str, source: str, **changes) -> Method:
+    """The bandit's reward model and normaliser with another trainer or shaping."""
+    return replace(_BANDIT, name=name, label=label, source=source, **changes)
+
+
+_FIGA = Method(
+    "figa",
+    "FIGA",
+    "tlcr Table 1",
+    scorer="none",
+    revisions=_REVISED,
+    trainer="figa",
+    options={"alpha": 1.0, "beta": 0.5, "gamma": 0.0},  # its released code's defaults
+)
+_GROUP = {"options": {"generations": 4}}
+_BASELINES = (
+    _baseline("rloo", "RLOO", "a baseline of this study, in no paper", trainer="rloo", **_GROUP),
+    _baseline("grpo", "GRPO", "a baseline of this study, named in adaptive-mask", trainer="grpo", **_GROUP),
+    _baseline("remax", "ReMax", "tlcr Table 1", trainer="remax"),
+    _FIGA,
+    replace(
+        _FIGA,
+        name="figa-window",
+        label="FIGA, loss window",
+        source="FIGA's released code",
+        options=_FIGA.options | {"window": [0.6, 1.0]},
+    ),
+    _baseline("rto", "RTO", "a baseline of this study, named in segment-ppo", shaping={"kind": "rto", "beta": 0.05}),
+    _baseline("abc", "ABC", "a baseline of this study, named in tlcr", shaping={"kind": "attention", "beta": 0.8}),
+)
+
 LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained
-METHODS = {row.name: row for row in (*_CORE, *_TLCR_ROWS, *_CONTROLS, *_ABLATIONS, *_TLCR_ABLATIONS)}
+METHODS = {row.name: row for row in (*_CORE, *_TLCR_ROWS, *_BASELINES, *_CONTROLS, *_ABLATIONS, *_TLCR_ABLATIONS)}
 CORE = tuple(row.name for row in (*_CORE, *_TLCR_ROWS, *_CONTROLS))  # the comparison: three seeds or more
+BASELINES = tuple(row.name for row in _BASELINES)
 
 
 def method(name: str, **changes) -> Method:

@@ -134,7 +134,11 @@ def names(text: str) -> list[str]:
 
 def _check(row: Method, dataset: str) -> None:
     if row.trainer != "ppo":
-        what = "trains nothing" if row.trainer == "none" else f"is trained by {row.trainer.upper()}, without rewards"
+        what = (
+            "trains nothing"
+            if row.trainer == "none"
+            else f"is trained by {row.trainer.upper()}, without rewards per token"
+        )
         raise ValueError(f"method {row.name!r} {what}; choose one with a reward")
     if row.scorer == "oracle" and dataset != "testbed":
         raise ValueError(

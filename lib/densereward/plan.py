@@ -3,6 +3,8 @@ is told how long it will take.
 
     sft -> preferences (per seed) -> scorer (per seed and training) -> run (per seed and method)
 
+RTO's run also waits for DPO's, whose policy it is paid by, where both are asked for.
+
 Stages are cached (`stages.py`), so a task that was done before ends at once, and a plan that was killed goes on where
 it stopped. A task that fails does not stop the others: what needs it tries again by itself, and records the error.
 """
@@ -34,6 +36,7 @@ class Task:
 def plan(runs: list[tuple]) -> dict[str, Task]:
     """Tasks by name, of (row of methods.py, pipeline.Run) pairs that share profile and dataset."""
     tasks: dict[str, Task] = {}
+    asked = {f"{row.name}, seed {run.seed}" for row, run in runs}
 
     def add(task: Task) -> str:
         tasks.setdefault(task.name, task)
@@ -49,6 +52,8 @@ def plan(runs: list[tuple]) -> dict[str, Task]:
             made = [row.trained_on, row.aggregate] if row.scorer == "bradley-terry" else row.scorer
             trained = json.dumps([made, row.revisions], sort_keys=True)
             needs = (add(Task(f"scorer {trained}, seed {run.seed}", "scorer", row.name, run.seed, needs)),)
+        if row.shaping["kind"] == "rto":
+            needs += tuple({f"dpo, seed {run.seed}"} & asked)
         add(Task(f"{row.name}, seed {run.seed}", "run", row.name, run.seed, needs))
     return tasks
 

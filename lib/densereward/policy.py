@@ -1,21 +1,19 @@
-"""The last training stage: a row of `methods.py` and its scorer in, a policy with its curves out; PPO or DPO."""
+"""The last training stage: a row of `methods.py` and its scorer in, a policy with its curves out; PPO or DPO. Other
+trainers are in `baselines.py`."""
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from datasets import concatenate_datasets, load_from_disk
+from datasets import load_from_disk
 from transformers import TrainerCallback
 
-from densereward import dense, rewards
+from densereward import rewards, rollouts, shaping
 from densereward.methods import Method
-from densereward.models import TokenScorer, load_causal_lm, scorer_from
-from densereward.pipeline import DATA, SCORING, Run, calibration_scores, inputs_of, known, own_code, to_device
-from densereward.seeding import derive, generator, seed_everything
+from densereward.models import load_causal_lm, scorer_from
+from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code, to_device
+from densereward.seeding import derive, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
-from densereward.tokens import tokenize_prompt
 from densereward.training import padding, ppo, preference, settings
 
 
@@ -24,76 +22,31 @@ def train_policy(
 ) -> Artifact:
     """PPO by one row of `methods.py`: policy, critic after its warm-up, curves, normaliser. Random: rollouts, prompt
     order (seed)."""
-    p = run.profile
-    fields = (
-        "rounds",
-        "rollouts",
-        "minibatches",
-        "ppo_epochs",
-        "actor_learning_rate",
-        "critic_learning_rate",
-        "kl_coef",
-        "lam",
-        "critic_warmup",
-        "max_prompt_length",
-        "max_completion_length",
-    )
+    p, advisor = run.profile, dpo_policy(run, method, folder_of_sft, prefs)
 
     def build_policy(folder: Path) -> None:
         policy, tokenizer = load_causal_lm(folder_of_sft)
         reference, _ = load_causal_lm(folder_of_sft)
         seed_everything(derive(run.seed, "ppo"))
         critic = scorer_from(policy)
-        if method.scorer == "oracle":
-            returns = run.profile.world.returns
-            unit = truth.return_deviation(tokenizer, load_from_disk(prefs.path / "preference"), returns)
-            save_json(folder / "unit.json", unit)
-            reward_fn = truth.oracle_rewards(method, tokenizer, returns, unit, generator(run.seed, "oracle noise"))
-        else:
-            scores, segment_mask = calibration_scores(run, method, folder_of_scorer, folder_of_sft, prefs)
-            normaliser = rewards.fit_normaliser(scores=scores, segment_mask=segment_mask, **method.normaliser)
-            save_json(folder / "normaliser.json", normaliser.to_dict())
-            net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32))
-            reward_fn = dense.reward_function(
-                method, net, normaliser, tokenizer, generator(run.seed, "segments", method.name)
-            )
-        size = math.gcd(p.micro_batch, p.rollouts // p.minibatches)
-        accumulated = p.rollouts // p.minibatches // size
+        paid, net = rollouts.reward(run, method, folder_of_sft, prefs, folder_of_scorer, tokenizer, folder)
         args = ppo.DensePPOConfig(
             **settings.common(folder, policy, derive(run.seed, "ppo") % 2**31),
-            per_device_train_batch_size=size,
-            steps_per_generation=p.minibatches * accumulated,
-            num_iterations=p.ppo_epochs,
-            gradient_accumulation_steps=accumulated,
-            max_steps=p.rounds * p.minibatches * p.ppo_epochs,
-            max_completion_length=p.max_completion_length,
-            learning_rate=p.actor_learning_rate,
+            **rollouts.sizes(p),
             critic_learning_rate=p.critic_learning_rate,
             kl_coef=p.kl_coef,
             lam=p.lam,
             value_clip=method.value_clip,
             critic_warmup_steps=p.critic_warmup,
-            logging_strategy="no",
         )
-        prompts = run.splits(ppo=p.rounds * p.rollouts)["ppo"]
-        every = len(prompts)
-        prompts = prompts.filter(lambda row: len(tokenize_prompt(tokenizer, row["prompt"])) <= p.max_prompt_length)
-        if len(prompts) < every:  # the trainer has no limit of its own, and scorers never saw longer ones
-            print(
-                f"ppo: {every - len(prompts)} of {every} prompts exceed {p.max_prompt_length} tokens: left out",
-                flush=True,
-            )
-        if len(prompts) < p.rollouts:  # TRL would drop the incomplete round, and train on nothing
-            print(f"ppo: {len(prompts)} prompts for rounds of {p.rollouts}: they are repeated", flush=True)
-            prompts = concatenate_datasets([prompts] * -(-p.rollouts // len(prompts)))
         warm = p.critic_warmup * p.minibatches * p.ppo_epochs
         trainer = ppo.DensePPOTrainer(
             policy,
-            reward_fn=reward_fn,
+            reward_fn=shaped(method, paid, net, advisor),
             ref_model=to_device(reference),
             critic=critic,
             args=args,
-            train_dataset=prompts,
+            train_dataset=rollouts.prompts(run, tokenizer),
             processing_class=tokenizer,
             metrics=truth.metrics(p.world.returns) if run.testbed else None,
             callbacks=[SaveCritic(folder, warm)],
@@ -104,13 +57,13 @@ def train_policy(
         trainer.save_model(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
-    inputs = [*inputs_of(folder_of_sft), prefs, *([] if folder_of_scorer is None else [folder_of_scorer])]
+    given = [given for given in (folder_of_scorer, advisor) if given is not None]
     return stage(
         "ppo",
         build_policy,
-        key=run.key(*fields, method=asdict(method)),
-        sources=[*DATA, *SCORING, ppo, padding, rewards, truth, *own_code(method)],
-        inputs=inputs,
+        key=run.key(*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup", method=asdict(method)),
+        sources=[*DATA, *SCORING, rollouts, shaping, shaped, ppo, padding, rewards, truth, *own_code(method)],
+        inputs=[*inputs_of(folder_of_sft), prefs, *given],
         root=run.root,
     )
 
@@ -136,6 +89,26 @@ def train_on_pairs(run: Run, folder_of_sft: Path, prefs: Artifact) -> Artifact:
         inputs=[*inputs_of(folder_of_sft), prefs],
         root=run.root,
     )
+
+
+def dpo_policy(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Artifact | None:
+    """The DPO policy whose log-ratios the row's rewards hold (RTO), or None."""
+    return train_on_pairs(run, folder_of_sft, prefs) if method.shaping["kind"] == "rto" else None
+
+
+def shaped(method: Method, reward_fn, net, advisor: Artifact | None):
+    """The reward function with what `method.shaping` makes of it; `net` is the scorer that `reward_fn` reads, `advisor`
+    of `dpo_policy`. ValueError for an unknown kind, and for attention without a scorer."""
+    kind = method.shaping["kind"]
+    settings = {name: x for name, x in method.shaping.items() if name != "kind"}
+    if kind == "none":
+        return reward_fn
+    if kind == "rto":
+        policy = to_device(load_causal_lm(advisor.path / "policy")[0])
+        return shaping.by_log_ratios(reward_fn, policy, **settings)
+    if kind == "attention" and net is not None:
+        return shaping.by_attention(reward_fn, net, **settings)
+    raise ValueError(f"shaping {kind!r} of method {method.name!r}: choose none, rto, or attention (with a scorer)")
 
 
 class SaveCritic(TrainerCallback):

@@ -47,7 +47,7 @@ class Profile:
     kl_coef: float = 0.1
     lam: float = 1.0  # of GAE; no paper gives it
     critic_warmup: int = 4  # rounds in which only the critic learns
-    # DPO on the same pairs, one epoch
+    # DPO on the same pairs, one epoch; FIGA on their revisions, at the same learning rate
     dpo_beta: float = 0.1
     dpo_learning_rate: float = 3e-4
     # evaluation

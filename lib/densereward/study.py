@@ -19,33 +19,44 @@ from typing import Annotated
 import torch
 import typer
 
-from densereward import pipeline, plan, policy, revised
+from densereward import baselines, effort, pipeline, plan, policy, revised
 from densereward.evaluation import measure
 from densereward.identity import parameters, same
-from densereward.methods import CORE, LEARNED, METHODS, Method, method
+from densereward.methods import BASELINES, CORE, LEARNED, METHODS, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
 from densereward.stages import Artifact, load_json
 
 RESULTS = pipeline.ROOT / "data" / "results"
-GROUPS = {"core": CORE, "all": tuple(METHODS)}
+GROUPS = {"core": CORE, "baselines": BASELINES, "all": tuple(METHODS)}
+TRAINERS = {  # run, row, folder of the SFT model, preferences, folder of the scorer or None -> artifact
+    "ppo": policy.train_policy,
+    "rloo": baselines.train_without_critic,
+    "grpo": baselines.train_without_critic,
+    "remax": baselines.train_without_critic,
+    "dpo": lambda run, row, folder_of_sft, prefs, _: policy.train_on_pairs(run, folder_of_sft, prefs),
+    "figa": lambda run, row, folder_of_sft, prefs, _: baselines.train_on_revisions(run, row, folder_of_sft, prefs),
+}
+CURVES = {"dpo": "preference_curve", "figa": "revision_curve"}  # what records call the curve of a trainer's loss
 
 
 def trained(run: Run, row: Method) -> tuple[Path, Artifact | None, dict]:
     """(folder of the SFT model, the artifact with the trained policy or None, what else there is: the row with numbers
-    for what it left to the data, its scorer's folder and metrics). Stages are shared and cached."""
+    for what it left to the data, folders of what it rests on, its scorer's metrics). Stages are shared and cached."""
     folder_of_sft = pipeline.sft_model(run)
     if row.trainer == "none":
         return folder_of_sft, None, {"row": row}
     prefs = pipeline.preferences(run, folder_of_sft)
     found = {"row": row, "preferences": prefs.path, "scorer": None}
-    if row.trainer == "dpo":
-        return folder_of_sft, policy.train_on_pairs(run, folder_of_sft, prefs), found
     if row.scorer in LEARNED:
         found["row"] = row = pipeline.resolve(run, row, folder_of_sft, prefs)
         found["scorer"], found["metrics"] = revised.scorer(run, row, folder_of_sft, prefs)
-    return folder_of_sft, policy.train_policy(run, row, folder_of_sft, prefs, found["scorer"]), found
+    if row.revisions:
+        found["revisions"] = revised.revisions(run, row, folder_of_sft, prefs).path
+    if advisor := policy.dpo_policy(run, row, folder_of_sft, prefs):
+        found["dpo"] = advisor.path
+    return folder_of_sft, TRAINERS[row.trainer](run, row, folder_of_sft, prefs, found["scorer"]), found
 
 
 def run_method(run: Run, row: Method) -> dict:
@@ -61,26 +72,27 @@ def run_method(run: Run, row: Method) -> dict:
     }
     folder_of_sft, made, found = trained(run, row)
     row, folders = found["row"], {"sft": folder_of_sft}
-    folders |= {name: found[name] for name in ("preferences", "scorer") if found.get(name)}
+    folders |= {name: found[name] for name in ("preferences", "revisions", "scorer", "dpo") if found.get(name)}
     if made:
         folders[row.trainer] = made.path
-    if row.trainer == "dpo":
-        record["preference_curve"] = load_json(made.path / "curve.json")
-    if row.trainer == "ppo":
+    if row.trainer in CURVES:
+        record[CURVES[row.trainer]] = load_json(made.path / "curve.json")
+    elif made:
         record["segmentation"] = row.segmentation  # with numbers for "matched" or a length
         record["curves"] = load_json(made.path / "curves.json")
         if "metrics" in found:
             record["reward_model"] = found["metrics"]
         if run.testbed:
-            record["credit"] = measure.credit_of(run, row, folder_of_sft, found["scorer"], made.path)
             passed = record.get("reward_model", {}).get("passes_validation")
             record["gate"] = "no reward model" if passed is None else "passed" if passed else "failed"
+    if run.testbed and row.trainer == "ppo":  # the others have no reward per token
+        record["credit"] = measure.credit_of(run, row, folder_of_sft, found["scorer"], made.path)
     record["final"] = measure.evaluate(run, folder_of_sft, made.path / "policy" if made else folder_of_sft)
-    tokens = sum(r["length"] for r in record.get("curves", [])) * run.profile.rollouts
+    record["used"] = effort.used(row, run.profile.rollouts, found, record.get("curves", []))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     manifests = {name: Path(folder) / "manifest.json" for name, folder in folders.items()}
     record["stage_seconds"] = {name: load_json(path)["seconds"] for name, path in manifests.items() if path.exists()}
-    return {**record, "provenance": provenance(run.seed, device, started, tokens=int(tokens))}
+    return {**record, "provenance": provenance(run.seed, device, started, tokens=record["used"]["tokens"])}
 
 
 def done(path: Path, row: Method, run: Run) -> bool:
@@ -113,7 +125,7 @@ def with_choices(run: Run, row: Method) -> Run:
 
 def main(
     profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
-    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py, or core, or all")] = "core",
+    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py, or core, baselines, all")] = "core",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each")] = 1,
     dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",

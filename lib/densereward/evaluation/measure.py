@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from densereward import dense, pipeline, rewards, sampling, tokens
+from densereward import dense, pipeline, policy, rewards, sampling, tokens
 from densereward.evaluation import credit
 from densereward.methods import Method
 from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run, to_device
 from densereward.seeding import derive, generator
-from densereward.segments import at_ends
 from densereward.stages import load_json, save_json, stage
 from densereward.testbed import build, monte_carlo, oracle, truth
 from densereward.training.ppo import gae
@@ -22,19 +21,19 @@ def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str =
     from the samples), and on the testbed the oracle's means, over ordinary and held-out combinations together and
     apart. Random: `run.seed`."""
     p = run.profile
-    policy, tokenizer = load_causal_lm(folder_of_policy)
+    model, tokenizer = load_causal_lm(folder_of_policy)
     reference = to_device(load_causal_lm(folder_of_sft)[0]).eval()
     if run.testbed:
         conversations = [build.messages(text) for text in monte_carlo.eval_prompts(p.world, split, p.eval_prompts)]
     else:
         conversations = [row["prompt"] for row in run.splits(**{split: p.eval_prompts})[split]]
     prompts = [tokens.tokenize_prompt(tokenizer, c)[-p.max_prompt_length :] for c in conversations]
-    policy = to_device(policy).eval()
-    answers = sampling.sample(policy, tokenizer, prompts, p.max_completion_length, derive(run.seed, "evaluation"))
+    model = to_device(model).eval()
+    answers = sampling.sample(model, tokenizer, prompts, p.max_completion_length, derive(run.seed, "evaluation"))
     kl, lengths = [], [len(a) for a in answers]
     for start in range(0, len(prompts), 64):
         part = slice(start, start + 64)
-        ours, theirs = (sampling.batch_of(m, tokenizer, prompts[part], answers[part]) for m in (policy, reference))
+        ours, theirs = (sampling.batch_of(m, tokenizer, prompts[part], answers[part]) for m in (model, reference))
         kl += ((ours["ref_logps"] - theirs["ref_logps"]) * ours["completion_mask"]).sum(1).tolist()
     result = {
         "n": len(prompts),
@@ -105,9 +104,11 @@ def dense_rewards_of(
         return batch, truth.oracle_rewards(row, tokenizer, run.profile.world.returns, unit, draw)(batch), tokenizer
     normaliser = rewards.Normaliser.from_dict(load_json(folder_of_ppo / "normaliser.json"))
     net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32)).eval()
-    ids = dense.segment_ids(row, batch, tokenizer, generator(run.seed, "segments", row.name))
-    scores, segment_mask = at_ends(dense.token_scores(net, batch), ids)
-    return batch, dense.dense_rewards(row, scores, segment_mask, ids, normaliser), tokenizer
+    paid = dense.reward_function(row, net, normaliser, tokenizer, generator(run.seed, "segments", row.name))
+    advisor = None
+    if row.shaping["kind"] != "none":
+        advisor = policy.dpo_policy(run, row, folder_of_sft, pipeline.preferences(run, folder_of_sft))
+    return batch, policy.shaped(row, paid, net, advisor)(batch), tokenizer
 
 
 @torch.no_grad()

@@ -1,0 +1,30 @@
+"""What a method's policy cost in labels and samples, beside seconds: the budget that comparisons are made at.
+
+Left out: the SFT data, which all methods share, what evaluation samples, and the oracle controls' reading of the truth.
+"""
+
+from pathlib import Path
+
+from datasets import load_from_disk
+
+from densereward.methods import Method
+from densereward.stages import load_json
+
+
+def used(method: Method, rollouts: int, found: dict, curves: list[dict]) -> dict[str, int]:
+    """Counts of one run: `preference_labels` (pairs whose label was read; where answers were revised, it says which),
+    `revisions` asked for, `responses` and `tokens` sampled in training, whatever for.
+
+    `found` is what `study.trained` says: `preferences`, the scorer's `metrics`, and `revisions`, a folder, where there
+    are any. A row of `curves` that does not count (PPO's) stands for `rollouts` responses of its mean length."""
+    labels, revised = found.get("metrics", {}).get("pairs", 0), 0
+    if method.trainer == "dpo" or "dpo" in found:
+        labels = max(labels, len(load_from_disk(Path(found["preferences"]) / "preference")))  # the same pairs
+    if method.revisions:
+        revised = labels = load_json(Path(found["revisions"]) / "report.json")["preference"]["labels"]["read"]
+    return {
+        "preference_labels": labels,
+        "revisions": revised,
+        "responses": sum(row.get("responses", rollouts) for row in curves),
+        "tokens": round(sum(row.get("tokens", row["length"] * rollouts) for row in curves)),
+    }
