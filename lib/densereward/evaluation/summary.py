@@ -12,7 +12,7 @@ import pandas as pd
 
 from densereward.evaluation.stats import at_matched_kl, mean_interval, paired_contrast
 from densereward.identity import TUNED, as_listed, completed, settings
-from densereward.methods import METHODS
+from densereward.methods import CORE, METHODS
 from densereward.records import canonical, latest, to_frame
 
 FINAL = {  # what tables print of records: dotted name, heading with unit
@@ -72,14 +72,18 @@ def study(records: list[dict], tuned: bool = False) -> list[dict]:
     """The runs of the comparison, at one setting for all methods or, `tuned`, at each method's own: of the groups that
     share everything but method and seed (dataset, profile, model, contrast), the one with the most methods, then the
     most runs; of each method and seed the newest record, of a method run in several variants only those equal to
-    its row in `methods.py`. All other runs are ablations."""
+    its row in `methods.py`. All other runs are ablations, and so are the rows outside `methods.CORE` where there is any
+    within; a method of the reader's own belongs to the comparison."""
     runs = [r for r in records if r["kind"] == "run" and completed(r["params"])["tuned"] == tuned]
     plain = {r["method"] for r in runs if as_listed(r["params"])}
     runs = [r for r in runs if r["method"] not in plain or as_listed(r["params"])]
     groups = [_group(r) for r in runs]
     methods = {group: {r["method"] for r, g in zip(runs, groups) if g == group} for group in groups}
     best = max(methods, key=lambda group: (len(methods[group]), Counter(groups)[group]), default=None)
-    return latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
+    found = latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
+    if tuned and found:  # a model that is not trained has nothing to tune
+        found += [r for r in study(records) if r["method"] in METHODS and METHODS[r["method"]].trainer == "none"]
+    return [r for r in found if r["method"] in CORE or r["method"] not in METHODS] or found
 
 
 def _group(record: dict) -> str:
