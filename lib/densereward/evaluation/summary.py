@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from densereward.evaluation.stats import at_matched_kl, mean_interval, paired_contrast
+from densereward.evaluation.stats import mean_interval, paired_contrast
 from densereward.identity import TUNED, as_listed, completed, settings
 from densereward.methods import CORE, METHODS
 from densereward.records import canonical, latest, to_frame
@@ -193,21 +193,6 @@ def table(records: list[dict], columns: dict[str, str], digits: int = 2) -> pd.D
     rows = [row for row in rows.values() if len(row) > 2]
     found = [heading for heading in columns.values() if any(heading in row for row in rows)]
     return pd.DataFrame(rows, columns=["method", "seeds", *found])
-
-
-def matched_kl(records: list[dict], kl: float, window: int = 3) -> pd.DataFrame:
-    """True return in training where a run's KL to the SFT model first reaches `kl` (nats per response), mean and t
-    interval over seeds; both curves are first averaged over `window` rollout batches. Runs that never reach it are left
-    out, and `seeds` says how many are left."""
-    rows = []
-    for record in records:
-        if "curves" in record:
-            smooth = pd.DataFrame(record["curves"])[["kl", "true_return"]].astype(float).rolling(window).mean().dropna()
-            value = at_matched_kl(smooth["kl"], smooth["true_return"], kl)
-            rows.append({"method": record["method"], "value": value})
-    frame = pd.DataFrame(rows).dropna(subset="value")
-    found = intervals(frame, ["method"]).set_index("method")
-    return found.loc[order(found.index)].rename(index=label).reset_index()
 
 
 def chosen(records: list[dict]) -> pd.DataFrame:
