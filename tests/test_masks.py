@@ -106,10 +106,17 @@ def test_a_segment_is_decided_by_its_mean_and_as_one(drawn, decision):
 
 
 def test_tokens_outside_every_segment_teach_nothing():
-    rewards, ids = torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[0, 0, -1]])
-    found = adaptive_mask(rewards, torch.ones(1, 3), torch.tensor([True]), segment_ids=ids)
-    assert found.mask.tolist() == [[True, True, False]]
-    assert segment_means(rewards, ids).tolist() == [[1.0, 1.0, 0.0]]
+    rewards, ids = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]), torch.tensor([[0, 0, -1]] * 2)
+    found = adaptive_mask(rewards, torch.ones(2, 3), torch.tensor([True, False]), segment_ids=ids)
+    assert found.mask.tolist() == [[True, True, False]] * 2
+    assert segment_means(rewards, ids).tolist() == [[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0]]
+
+
+@pytest.mark.parametrize("junk", [9.0, float("nan"), float("-inf")])
+def test_a_token_that_is_masked_out_amid_a_sample_decides_nothing_behind_it(junk):
+    rewards, real = torch.tensor([[2.0, junk, 0.0, -2.0]]), torch.tensor([[1, 0, 1, 1]])
+    found = adaptive_mask(rewards, real, torch.tensor([True]), 0.0, "schmitt", 1.0)
+    assert found.states.tolist() == [[1, 0, 1, -1]]
 
 
 def test_a_signed_mask_turns_round_what_a_rejected_sample_teaches():

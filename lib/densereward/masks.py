@@ -7,8 +7,8 @@ trigger that Appendix E names: Eq. 17 has no memory, a Schmitt trigger holds its
 between the thresholds. b is a number, a `RunningMean`, or what makes reward less b the TD error of a critic
 (`td_baseline`).
 
-Completions are right-padded as in `segments.py`; nothing on padding counts, not even NaN. Left out: which samples are
-preferred (an argument; the paper leaves it open for PPO), and how b and the offset are chosen, which it does not say.
+Where the padding mask is 0 nothing counts, not even NaN. Left out: which samples are preferred (an argument; the paper
+leaves it open for PPO), and how b and the offset are chosen, which it does not say.
 """
 
 from typing import NamedTuple
@@ -61,7 +61,7 @@ def adaptive_mask(
     if segment_ids is not None:
         real = real & (segment_ids >= 0)
         excess = segment_means(excess, torch.where(real, segment_ids, -1))
-    states = DECISIONS[decision](excess, real, delta).masked_fill(~real, 0)  # [B, T]
+    states = DECISIONS[decision](excess, delta).masked_fill(~real, 0)  # [B, T]
     side = torch.where(chosen.bool(), 1, -1)[:, None]
     factor = states * side if signed else states == side
     emptied = ~factor.bool().any(1)
@@ -70,20 +70,20 @@ def adaptive_mask(
     return Masked(factor, states, emptied)
 
 
-def threshold(excess, real, delta):
+def threshold(excess, delta):
     """Eq. 13: good where the reward is above b, else bad, a reward of exactly b too."""
     return torch.where(excess > 0, 1, -1)
 
 
-def three_way(excess, real, delta):
+def three_way(excess, delta):
     """Eq. 17: good above b + delta, bad below b - delta, neutral between."""
     return (excess > delta).long() - (excess < -delta).long()
 
 
-def schmitt(excess, real, delta):
+def schmitt(excess, delta):
     """A trigger with memory: as three_way, but what lies between keeps the state of the last token that did not.
     Neutral before the first such token."""
-    states = three_way(excess, real, delta).masked_fill(~real, 0)
+    states = three_way(excess, delta)
     index = torch.arange(states.shape[1], device=states.device)
     last = torch.where(states != 0, index, 0).cummax(1).values  # of the last decided token, or 0, [B, T]
     return states.gather(1, last)
@@ -127,7 +127,7 @@ def flips(states, mask, neutral: bool = False):
     real = mask.bool()
     if not neutral:
         decided = real & (states != 0)
-        states = schmitt(states, real, 0)  # fills neutral tokens with the last decision
+        states = schmitt(states, 0)  # fills neutral tokens with the last decision
         real = decided.long().cummax(1).values.bool() & real
     return ((states[:, 1:] != states[:, :-1]) & real[:, 1:] & real[:, :-1]).sum(1)
 
