@@ -292,6 +292,15 @@ def test_an_offset_cuts_finer_without_memory_and_coarser_with_it():
 # --- as the notebook shows it
 
 
+def test_levels_of_noise_are_numbers_above_zero():
+    assert G.levels(" 1.6, 0.1,0.4") == [0.1, 0.4, 1.6]
+    for text in ("0.1,little", "0.1,-1", "0", "0.1,nan", "inf"):
+        with pytest.raises(ValueError, match="noises: .* is no deviation; give numbers above 0"):
+            G.levels(text)
+    with pytest.raises(ValueError, match="noises is empty"):
+        G.levels(" ,")
+
+
 def test_sentences_and_table_say_what_was_measured(measured):
     frame, numbers = measured
     found = pd.DataFrame(

@@ -145,7 +145,7 @@ def measure(truth, noisy, mask, fixed: dict[str, torch.Tensor], c: float, delta:
     return pd.concat(frames, ignore_index=True)
 
 
-def over_noise(truth, mask, fixed, noises, draw: torch.Generator, draws: int = 4, delta: float = 1.0) -> pd.DataFrame:
+def over_noise(truth, mask, fixed, noises, draw: torch.Generator, draws: int = 8, delta: float = 1.0) -> pd.DataFrame:
     """`measure` at every deviation of `noises` (credit), averaged over `draws` of independent Gaussian noise, with a
     column `c`. Tidy: a row per answer, noise, partition, and what is read. Random: `draw`; all noises and partitions
     share its draws."""

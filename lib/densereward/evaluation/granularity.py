@@ -20,6 +20,21 @@ from densereward.evaluation.summary import interval_text
 from densereward.masks import DECISIONS, flips
 
 
+def levels(text: str) -> list[float]:
+    """Deviations of noise from a comma-separated list, ascending. ValueError naming what is no number above 0."""
+    found = set()
+    for word in filter(None, map(str.strip, text.split(","))):
+        try:
+            found.add(float(word))
+        except ValueError:
+            found.add(float("nan"))
+        if not all(0 < c < float("inf") for c in found):
+            raise ValueError(f"noises: {word!r} is no deviation; give numbers above 0, such as 0.1,0.4,1.6")
+    if not found:
+        raise ValueError("noises is empty; give numbers above 0, such as 0.1,0.4,1.6")
+    return sorted(found)
+
+
 def summed(frame: pd.DataFrame, draw: np.random.Generator) -> pd.DataFrame:
     """One row per noise c, partition and what is read: PARTS and `cost` per token (credit squared), tokens per segment
     `length`; total with _low and _high; `above`, total over that of the optimal partition read as a mean, and `ratio`,
