@@ -251,8 +251,36 @@ def test_the_winner_follows_the_noise_and_intervals_hold_the_numbers(measured):
         assert (numbers[f"{name}_low"] <= numbers[name] + 1e-12).all()
         assert (numbers[name] <= numbers[f"{name}_high"] + 1e-12).all()
     pooled = frame.groupby(["c", "partition", "reads"])[["total", "tokens"]].sum()
-    found = numbers.set_index(["c", "partition", "reads"]).total
-    assert np.allclose(found, (pooled.total / pooled.tokens).loc[found.index])
+    found = numbers.set_index(["c", "partition", "reads"])
+    assert np.allclose(found.total, (pooled.total / pooled.tokens).loc[found.index])
+    for (c, name, reads), row in found.iterrows():
+        assert row.above == pytest.approx(pooled.total[c, name, reads] / pooled.total[c, "optimal", "mean"])
+    shuffled = G.summed(frame.sample(frac=1, random_state=0), np.random.default_rng(0))
+    pd.testing.assert_frame_equal(shuffled.reset_index(drop=True), numbers.reset_index(drop=True))
+
+
+def test_a_lead_that_chance_may_give_is_not_clear():
+    draw = np.random.default_rng(0)
+    one = draw.uniform(1, 2, 50)
+    rows = [
+        {"c": c, "answer": i, "partition": name, "reads": "mean", "total": x}
+        for c, other in ((0.1, draw.permutation(one) + 1e-3), (0.2, one + 0.1))
+        for name, column in (("token", one), ("sequence", other))
+        for i, x in enumerate(column)
+    ]
+    found = G.winners(pd.DataFrame(rows), np.random.default_rng(0))
+    assert found.partition.tolist() == ["token", "token"] and found.clear.tolist() == [False, True]
+
+
+def test_the_offset_is_in_units_of_the_noise_and_eq_13_has_none():
+    truth, mask, fixed = planted()
+    noisy = truth + 0.5 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = D.cuts(truth, noisy, mask, fixed, c=0.5, delta=2.0)
+    for decision in DECISIONS:
+        offset = 0.0 if decision == "threshold" else 1.0
+        assert torch.equal(found[decision], D.crossings(noisy, mask, noisy.mean(), decision, offset))
+    assert not torch.equal(found["three-way"], found["threshold"])
+    assert list(found) == [name for name in D.PARTITIONS if name in found], "figures and tables share one order"
 
 
 def test_what_a_scorer_leaves_is_told_apart_from_noise():
@@ -279,14 +307,16 @@ def test_an_offset_cuts_finer_without_memory_and_coarser_with_it():
     memory cuts."""
     truth, mask, _ = planted(n=200)
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = G.offsets(truth, truth + 0.8 * noise, mask, 0.8, (0.0, 0.5, 1.0)).set_index(["partition", "offset over c"])
-    lengths, changes = found["tokens per segment"], found["good-bad changes per answer"]
+    frame = G.offsets(truth, truth + 0.8 * noise, mask, 0.8, (0.0, 0.5, 1.0))
+    found = frame.set_index(["partition", "delta"])
     for name in ("three-way", "schmitt"):
-        assert changes[D.PARTITIONS[name]].is_monotonic_decreasing
-    assert lengths[D.PARTITIONS["three-way"]].is_monotonic_decreasing
-    assert lengths[D.PARTITIONS["schmitt"]].is_monotonic_increasing
-    same = found.xs(0.0, level="offset over c")
-    assert same.error.nunique() == 1, "without an offset there is nothing to remember"
+        assert found.changes[name].is_monotonic_decreasing and found.changes[name].nunique() == 3
+    assert found.length["three-way"].is_monotonic_decreasing and found.length["schmitt"].is_monotonic_increasing
+    assert found.xs(0.0, level="delta").error.nunique() == 1, "without an offset there is nothing to remember"
+    table = G.offset_table(frame)
+    assert table["offset over c"].tolist() == [0.0, 0.5, 1.0]
+    assert table["error, with memory"].tolist() == found.error["schmitt"].tolist()
+    assert table["tokens per segment, Eq. 17"].tolist() == found.length["three-way"].tolist()
 
 
 # --- as the notebook shows it
@@ -330,13 +360,17 @@ def test_sentences_and_table_say_what_was_measured(measured):
 
 def test_figures_name_every_partition_and_mark_the_winners(measured):
     frame, numbers = measured
-    best = G.winners(frame, np.random.default_rng(0))
+    best = G.winners(frame, np.random.default_rng(0)).assign(clear=[True, False, True])
     labels = {D.PARTITIONS[name] for name in set(numbers.partition)}
     figure, _ = partition_figures.over_noise({"one": (numbers, {"best": best}), "two": (numbers, {"best": best})})
     assert {text.get_text() for text in figure.legends[0].get_texts()} == labels
     marks = [line for line in figure.axes[0].lines if line.get_label().startswith("_") and len(line.get_xdata()) == 1]
     assert [line.get_xdata()[0] for line in marks] == list(best.c)
-    assert [line.get_color() for line in marks] == [partition_figures.STYLE[name][0] for name in best.partition]
+    colours = [partition_figures.STYLE[name][0] for name in best.partition]
+    assert [line.get_color() for line in marks] == colours
+    assert [line.get_markerfacecolor() for line in marks] == [colours[0], "white", colours[2]]
+    curves = [line for line in figure.axes[0].lines if line not in marks]
+    assert [len(line.get_xdata()) for line in curves] == [3] * len(labels), "a point for each noise, means alone"
     figure, drawn = partition_figures.parts(numbers, [0.2, 3.0])
     assert set(drawn.c) == {0.2, 3.0} and {t.get_text() for t in figure.axes[0].get_yticklabels()} == labels
     figure, _ = partition_figures.noise_terms(numbers)

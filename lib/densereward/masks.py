@@ -85,7 +85,7 @@ def schmitt(excess, delta):
     Neutral before the first such token."""
     states = three_way(excess, delta)
     index = torch.arange(states.shape[1], device=states.device)
-    last = torch.where(states != 0, index, 0).cummax(1).values  # of the last decided token, or 0, [B, T]
+    last = torch.where(states != 0, index, 0).cummax(1).values  # decided last, [B, T]
     return states.gather(1, last)
 
 

@@ -71,11 +71,13 @@ def decompose(truth, noisy, ids, reads: str = "mean") -> dict[str, torch.Tensor]
 
 def change_points(values, mask, penalty) -> torch.Tensor:
     """Segment ids [B, T] of the partition with the least sum of squares around segment means plus `penalty` [B], above
-    0, for every segment: Eq. 12's minimum over all partitions, for values r* and a penalty of c^2. Exact."""
+    0, for every segment: Eq. 12's minimum over all partitions, for values r* and a penalty of c^2. Exact: PELT, in the
+    form that the library has compiled."""
     starts = torch.zeros_like(mask, dtype=torch.bool)
     for row, n in enumerate(mask.bool().sum(1).tolist()):
         if n > 1:
-            search = KernelCPD(kernel="linear", min_size=1).fit(values[row, :n, None].double().cpu().numpy())
+            signal = values[row, :n, None].double().cpu().numpy()
+            search = KernelCPD(kernel="linear", min_size=1).fit(signal)
             starts[row, search.predict(pen=float(penalty[row]))[:-1]] = True
     return segment_ids(starts, mask)
 

@@ -79,25 +79,33 @@ def winners(frame: pd.DataFrame, draw: np.random.Generator, without: tuple[str, 
 
 
 def offsets(truth, noisy, mask, c: float, deltas) -> pd.DataFrame:
-    """What the offset of Eq. 17 does, without and with memory: at each delta (in units of c), tokens per segment,
-    changes between good and bad per answer, and the error per token of segment means (credit squared). One draw of
-    noise. adaptive-mask Appendix E says that an offset makes changes rarer."""
+    """What the offset of Eq. 17 does, without and with memory: at each delta (in units of c) tokens per segment,
+    `length`, `changes` between good and bad per answer, and the error per token of segment means (credit squared). One
+    draw of noise. adaptive-mask Appendix E says that an offset makes changes rarer."""
     mask, excess = mask.cpu(), noisy - noisy[mask.bool().cpu()].mean()
     rows = []
     for delta in deltas:
         for decision in ("three-way", "schmitt"):
             found = decompose(truth, noisy, crossings(excess, mask, 0.0, decision, delta * c))
             states = DECISIONS[decision](excess.masked_fill(mask == 0, 0), delta * c)
-            rows.append(
-                {
-                    "offset over c": delta,
-                    "partition": PARTITIONS[decision],
-                    "tokens per segment": float(found["tokens"].sum() / found["segments"].sum()),
-                    "good-bad changes per answer": float(flips(states, mask).double().mean()),
-                    "error": float(found["total"].sum() / found["tokens"].sum()),
-                }
-            )
+            row = {
+                "delta": delta,
+                "partition": decision,
+                "length": float(found["tokens"].sum() / found["segments"].sum()),
+                "changes": float(flips(states, mask).double().mean()),
+                "error": float(found["total"].sum() / found["tokens"].sum()),
+            }
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def offset_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """`offsets`, a row per offset."""
+    at = numbers.pivot(index="delta", columns="partition")
+    texts = {"changes": "good-bad changes", "length": "tokens per segment", "error": "error"}
+    how = {"three-way": "Eq. 17", "schmitt": "with memory"}
+    columns = {f"{text}, {name}": at[key, d] for key, text in texts.items() for d, name in how.items()}
+    return pd.DataFrame({"offset over c": at.index} | {text: column.to_numpy() for text, column in columns.items()})
 
 
 def table(numbers: pd.DataFrame) -> pd.DataFrame:
