@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from densereward.evaluation import credit, summary
+from densereward.evaluation import controlled, credit, summary
 
 SPANS = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, -1, -1, -1]])
 
@@ -42,6 +42,25 @@ def test_matched_kl_reads_the_smoothed_curve_and_leaves_out_runs_that_stay_below
     rounds = range(9)
     near = {"method": "bandit", "seed": 0, "curves": [{"kl": 0.1 * r, "true_return": 1.0 * r} for r in rounds]}
     far = {"method": "segment", "seed": 0, "curves": [{"kl": 1.0 * r, "true_return": 2.0 * r} for r in rounds]}
-    found = summary.matched_kl([near, far], 2.0)
+    found = controlled.matched_kl([near, far], 2.0)
     assert found["method"].tolist() == [summary.label("segment")]
     assert found["mean"].tolist() == [pytest.approx(4.0)]
+
+
+def test_returns_at_the_sft_models_length_take_out_what_is_linear_in_length():
+    """A policy that is better by its length alone is no better at equal length; one that never is that short is left
+    out."""
+
+    def run(name, lengths, returns):
+        answers = {"length": lengths, "true_return": returns}
+        return {"method": name, "seed": 0, "final": {"length": float(np.mean(lengths)), "answers": answers}}
+
+    sft = run("sft", [10, 20, 30], [1.0, 2.0, 3.0])
+    longer = run("bandit", [15, 40, 65], [1.5, 4.0, 6.5])
+    better = run("token", [10, 30], [2.0, 4.0])
+    far = run("segment", [50, 60], [9.0, 9.0])
+    found = controlled.at_sft_length([sft, longer, better, far]).set_index("method")["mean"]
+    assert found.to_dict() == pytest.approx(
+        {summary.label("sft"): 2.0, summary.label("bandit"): 2.0, summary.label("token"): 3.0}
+    )
+    assert not len(controlled.at_sft_length([{"method": "sft", "seed": 0, "final": {"length": 1.0}}]))

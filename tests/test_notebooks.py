@@ -15,7 +15,7 @@ import torch
 from densereward import parameters
 from densereward.models import build_tokenizer, tiny_llama
 from densereward.notebooks import ROOT, run_all, run_notebook, sources
-from densereward.records import write_record
+from densereward.records import read_records, write_record
 from test_figures import records
 
 SAMPLES = "data/samples/hh_rlhf.jsonl"
@@ -74,6 +74,21 @@ def test_every_notebook_runs_on_real_text_and_on_a_pretrained_model(real_text):
     assert "No records of dataset" in page(real_text["comparison"])
     for name in ("segmentation", "reward_models", "segment_ppo"):
         assert "true return (credit)" not in page(real_text[name]), f"{name}: a true return on real text"
+
+
+def test_a_notebook_and_the_study_give_the_same_record(tree):
+    """A reader who runs a notebook with the study's parameters must get the study's numbers, to the last digit."""
+    asked = {"profile": "smoke", "dataset": SAMPLES}
+    outputs = [o for cell in executed(tree, "segment_ppo", **asked).cells for o in cell.get("outputs", [])]
+    shown = [o for o in outputs if "data" in o and "scrapbook" in o.metadata]
+    glued = {o.metadata["scrapbook"]["name"]: o.data.get("application/papermill.record/text/plain") for o in shown}
+    command = [sys.executable, "-m", "densereward.study", "--profile", "smoke", "--dataset", SAMPLES]
+    command += ["--methods", "segment", "--seeds", "0", "--out", str(tree / "one.jsonl"), "--runs", str(tree / "anew")]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    record = next(r for r in read_records(tree / "one.jsonl") if r["method"] == "segment")
+    numbers = {f"final_{name}": value for name, value in record["final"].items() if isinstance(value, float)}
+    assert {"final_kl", "final_length"} <= numbers.keys()
+    assert {name: float(glued[name]) for name in numbers} == numbers
 
 
 def test_smoke_output_says_on_its_face_that_it_is_no_evidence(real_text):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from densereward.evaluation import summary, tables
+from densereward.evaluation import controlled, summary, tables
 from densereward.evaluation.stats import mean_interval, paired_contrast
 from densereward.methods import METHODS
 from densereward.published import load_published
@@ -138,7 +138,7 @@ def test_the_column_at_equal_kl_is_the_summarys_and_says_how_many_runs_reached_i
     short = [r if r["seed"] or r["method"] != "token" else r | {"curves": r["curves"][:4]} for r in runs]
     frame = tables.beside(short, 1).set_index("in the paper")
     column = f"at KL {tables.KL:g} nats (credit)"
-    wanted = summary.matched_kl([r for r in short if r["method"] == "token"], tables.KL).iloc[0]
+    wanted = controlled.matched_kl([r for r in short if r["method"] == "token"], tables.KL).iloc[0]
     assert wanted.seeds == 2
     text = summary.interval_text(wanted["mean"], wanted.low, wanted.high)
     assert frame.loc["Token", column] == f"{text} (2 of 3)"

@@ -31,6 +31,7 @@ AFTER = {
     "comparison": {"segment_ppo"},
     "segment_constant": {"normalisers"},
     "variance": {"normalisers"},
+    "error_decomposition": {"segmentation"},
 }
 QUIET = {
     "OMP_NUM_THREADS": "1",

@@ -19,7 +19,7 @@ from densereward.training.ppo import gae
 def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str = "test") -> dict:
     """Samples one answer per evaluation prompt of the split: length (tokens), KL to the SFT model (nats per response,
     from the samples), and on the testbed the oracle's means, over ordinary and held-out combinations together and
-    apart. Random: `run.seed`."""
+    apart. `answers` has length and true return of each, in the order of the prompts. Random: `run.seed`."""
     p = run.profile
     model, tokenizer = load_causal_lm(folder_of_policy)
     reference = to_device(load_causal_lm(folder_of_sft)[0]).eval()
@@ -58,7 +58,8 @@ def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str =
         for name, chosen in (("ordinary", ~held), ("held_out", held)):
             if chosen.any():
                 result[f"true_return_{name}"] = float(returns[chosen].mean())
-    return {**pipeline.known(result), "samples": samples[:8]}
+    answers = {"length": lengths} | ({"true_return": returns.round(4).tolist()} if run.testbed else {})
+    return {**pipeline.known(result), "answers": answers, "samples": samples[:8]}
 
 
 def reference_credit(run: Run, folder_of_sft: Path) -> dict:

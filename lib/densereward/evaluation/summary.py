@@ -10,9 +10,9 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from densereward.evaluation.stats import at_matched_kl, mean_interval, paired_contrast
+from densereward.evaluation.stats import mean_interval, paired_contrast
 from densereward.identity import TUNED, as_listed, completed, settings
-from densereward.methods import METHODS
+from densereward.methods import CORE, METHODS
 from densereward.records import canonical, latest, to_frame
 
 FINAL = {  # what tables print of records: dotted name, heading with unit
@@ -72,14 +72,18 @@ def study(records: list[dict], tuned: bool = False) -> list[dict]:
     """The runs of the comparison, at one setting for all methods or, `tuned`, at each method's own: of the groups that
     share everything but method and seed (dataset, profile, model, contrast), the one with the most methods, then the
     most runs; of each method and seed the newest record, of a method run in several variants only those equal to
-    its row in `methods.py`. All other runs are ablations."""
+    its row in `methods.py`. All other runs are ablations, and so are the rows outside `methods.CORE` where there is any
+    within; a method of the reader's own belongs to the comparison."""
     runs = [r for r in records if r["kind"] == "run" and completed(r["params"])["tuned"] == tuned]
     plain = {r["method"] for r in runs if as_listed(r["params"])}
     runs = [r for r in runs if r["method"] not in plain or as_listed(r["params"])]
     groups = [_group(r) for r in runs]
     methods = {group: {r["method"] for r, g in zip(runs, groups) if g == group} for group in groups}
     best = max(methods, key=lambda group: (len(methods[group]), Counter(groups)[group]), default=None)
-    return latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
+    found = latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
+    if tuned and found:  # a model that is not trained has nothing to tune
+        found += [r for r in study(records) if r["method"] in METHODS and METHODS[r["method"]].trainer == "none"]
+    return [r for r in found if r["method"] in CORE or r["method"] not in METHODS] or found
 
 
 def _group(record: dict) -> str:
@@ -189,21 +193,6 @@ def table(records: list[dict], columns: dict[str, str], digits: int = 2) -> pd.D
     rows = [row for row in rows.values() if len(row) > 2]
     found = [heading for heading in columns.values() if any(heading in row for row in rows)]
     return pd.DataFrame(rows, columns=["method", "seeds", *found])
-
-
-def matched_kl(records: list[dict], kl: float, window: int = 3) -> pd.DataFrame:
-    """True return in training where a run's KL to the SFT model first reaches `kl` (nats per response), mean and t
-    interval over seeds; both curves are first averaged over `window` rollout batches. Runs that never reach it are left
-    out, and `seeds` says how many are left."""
-    rows = []
-    for record in records:
-        if "curves" in record:
-            smooth = pd.DataFrame(record["curves"])[["kl", "true_return"]].astype(float).rolling(window).mean().dropna()
-            value = at_matched_kl(smooth["kl"], smooth["true_return"], kl)
-            rows.append({"method": record["method"], "value": value})
-    frame = pd.DataFrame(rows).dropna(subset="value")
-    found = intervals(frame, ["method"]).set_index("method")
-    return found.loc[order(found.index)].rename(index=label).reset_index()
 
 
 def chosen(records: list[dict]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from densereward.evaluation import summary
+from densereward.evaluation import controlled, summary
 from densereward.identity import settings
 from densereward.methods import METHODS
 from densereward.published import load_published
@@ -112,7 +112,7 @@ def ours(runs: list[dict], methods) -> pd.DataFrame:
     found = summary.intervals(summary.values(runs, RETURN), ["method"]).set_index("method").reindex(methods)
     found["length"] = summary.values(runs, "final.length").groupby("method")["value"].mean()
     trained = [r for r in runs if "curves" in r]
-    at = summary.matched_kl(trained, KL).set_index("method") if trained else found.iloc[:0]
+    at = controlled.matched_kl(trained, KL).set_index("method") if trained else found.iloc[:0]
     at = at[["mean", "low", "high", "seeds"]].reindex(map(summary.label, methods)).set_axis(methods)
     found = found.join(at.add_prefix("at_")).astype(float)
     return found.assign(**{name: found[name].fillna(0).astype(int) for name in ("seeds", "at_seeds")})

@@ -1,0 +1,46 @@
+"""What is left of a difference where runs have moved equally far from the SFT model, or write equally long: two guards
+against reward hacking that hides in KL or in length.
+
+Left out: anything that is not linear in length (`stats.length_controlled`), and KL at another time than in training.
+"""
+
+import pandas as pd
+
+from densereward.evaluation import summary
+from densereward.evaluation.stats import at_matched_kl, length_controlled
+
+
+def matched_kl(records: list[dict], kl: float, window: int = 3) -> pd.DataFrame:
+    """True return in training where a run's KL to the SFT model first reaches `kl` (nats per response), mean and t
+    interval over seeds; both curves are first averaged over `window` rollout batches. Runs that never reach it are left
+    out, and `seeds` says how many are left."""
+    rows = []
+    for record in records:
+        if "curves" in record:
+            smooth = pd.DataFrame(record["curves"])[["kl", "true_return"]].astype(float).rolling(window).mean().dropna()
+            value = at_matched_kl(smooth["kl"], smooth["true_return"], kl)
+            rows.append({"method": record["method"], "value": value})
+    frame = pd.DataFrame(rows).dropna(subset="value")
+    found = summary.intervals(frame, ["method"]).set_index("method")
+    return found.loc[summary.order(found.index)].rename(index=summary.label).reset_index()
+
+
+def at_sft_length(records: list[dict]) -> pd.DataFrame:
+    """True return at the SFT model's mean length of the same seed (`stats.length_controlled`, over a run's test
+    answers), mean and t interval over seeds; runs none of whose answers are as short or as long are left out, and
+    `seeds` says how many are left. Without such records, a table without rows."""
+    told = [r for r in records if "true_return" in r.get("final", {}).get("answers", {})]
+    reference = {r["seed"]: r["final"]["length"] for r in told if r["method"] == "sft"}
+    rows = [
+        {
+            "method": r["method"],
+            "value": length_controlled(
+                r["final"]["answers"]["true_return"], r["final"]["answers"]["length"], reference[r["seed"]]
+            ),
+        }
+        for r in told
+        if r["seed"] in reference
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "value"]).dropna(subset="value").astype({"value": float})
+    found = summary.intervals(frame, ["method"]).set_index("method")
+    return found.reindex(summary.order(found.index)).rename(index=summary.label).reset_index()
