@@ -22,14 +22,14 @@ import typer
 from densereward import baselines, effort, pipeline, plan, policy, revised
 from densereward.evaluation import measure
 from densereward.identity import parameters, same
-from densereward.methods import BASELINES, CORE, LEARNED, METHODS, Method, method
+from densereward.methods import BASELINES, CORE, LEARNED, METHODS, TLCR, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
 from densereward.stages import Artifact, load_json
 
 RESULTS = pipeline.ROOT / "data" / "results"
-GROUPS = {"core": CORE, "baselines": BASELINES, "all": tuple(METHODS)}
+GROUPS = {"core": CORE, "tlcr": TLCR, "baselines": BASELINES, "all": tuple(METHODS)}
 TRAINERS = {  # run, row, folder of the SFT model, preferences, folder of the scorer or None -> artifact
     "ppo": policy.train_policy,
     "rloo": baselines.train_without_critic,
