@@ -12,7 +12,13 @@ from densereward.profiles import Profile
 from densereward.records import canonical
 from densereward.testbed.world import World
 
-TUNED = ("kl_coef", "actor_learning_rate", "dpo_beta", "dpo_learning_rate")  # what `tuning.py` may choose for a method
+TUNED = (
+    "kl_coef",
+    "actor_learning_rate",
+    "dpo_beta",
+    "dpo_learning_rate",
+    "online_learning_rate",
+)  # what `tuning.py` may choose for a method
 
 
 def parameters(run, row: Method) -> dict:

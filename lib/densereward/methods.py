@@ -3,54 +3,15 @@
     tokens [B, T] -> boundaries -> segment ids [B, T] -> scores [B, S] -> normalise -> correct -> interpolate
     -> shaping -> rewards [B, T] -> trainer
 
-A row holds no code. To try your own: `replace(METHODS["segment"], name=..., ...)`. Which row of which published table
-a method reproduces is the key of its `source`; the book's page of methods is made from here.
+A row (`row.py`) holds no code. To try your own: `replace(METHODS["segment"], name=..., ...)`. Which row of which
+published table a method reproduces is the key of its `source`; the book's page of methods is made from here.
+adaptive-mask's rows are in `adaptive_rows.py`.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-
-def entropy(cutoff: float, **options) -> dict:
-    return {"kind": "entropy", "cutoff": cutoff, **options}
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row. Any dict is keyword arguments of the function that does the part.
-
-    `segmentation`: of `segments.segment`; "matched" in place of a random one's rate, and a mean `length` in place of an
-    entropy cut-off, are resolved on the preference data. `scorer`: "none" (nothing to train a policy with),
-    "bradley-terry" (a reward model trained on preference pairs), "discriminator" (trained on the tokens that a reviser
-    changed), or "oracle" (a control that reads the testbed's truth; `noise` is the standard deviation, in units of
-    credit, added to each span's credit). `revisions`: who revises the rejected answers, of `revised.reviser`; with a
-    Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto" or "attention", of `shaping.py`, made of
-    what the other parts pay. `trainer`: "ppo", "dpo", "rloo", "grpo", "remax", "figa" (`baselines.py`), or "none" (the
-    SFT model as it is); `options` are the trainer's."""
-
-    name: str
-    label: str  # as figures and tables print it
-    source: str  # paper and place
-    scorer: str = "bradley-terry"
-    segmentation: dict = field(default_factory=lambda: {"kind": "bandit"})
-    revisions: dict | None = None
-    trained_with: dict | None = None  # the segmentation that the scorer was trained with, where it is another one
-    aggregate: str = "mean"  # of segment scores into the score of a response (segment-ppo Eq. 4), or "sum"
-    normaliser: dict = field(
-        default_factory=lambda: {"kind": "regression", "estimator": "huber"}
-    )  # segment-ppo Eq. 6, Appendix F
-    correction: dict = field(default_factory=lambda: {"kind": "none"})  # of the constant per segment; ours
-    interpolation: str = "even"  # segment-ppo Section 2.3
-    shaping: dict = field(default_factory=lambda: {"kind": "none"})  # RTO, ABC
-    trainer: str = "ppo"
-    options: dict = field(default_factory=dict)
-    value_clip: float = 0.25  # segment-ppo Appendix D: .25 for segments and tokens, .2 for bandit
-    noise: float = 0.0
-
-    @property
-    def trained_on(self) -> dict:
-        """The segmentation that the scorer is trained with."""
-        return self.trained_with or self.segmentation
-
+from densereward import adaptive_rows
+from densereward.row import Method, entropy
 
 _SEGMENT = Method("segment", "Segment (entropy)", "segment-ppo Table 1", segmentation=entropy(1.75))
 _TOKEN = Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"})
@@ -217,10 +178,13 @@ _BASELINES = (
 )
 
 LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained
-METHODS = {row.name: row for row in (*_CORE, *_TLCR_ROWS, *_BASELINES, *_CONTROLS, *_ABLATIONS, *_TLCR_ABLATIONS)}
+_ADAPTIVE, _ADAPTIVE_ABLATIONS = adaptive_rows.rows(_BANDIT, _TOKEN)
+_EVERY = (*_CORE, *_TLCR_ROWS, *_ADAPTIVE, *_BASELINES, *_CONTROLS, *_ABLATIONS, *_TLCR_ABLATIONS, *_ADAPTIVE_ABLATIONS)
+METHODS = {row.name: row for row in _EVERY}
 CORE = tuple(row.name for row in (*_CORE, *_CONTROLS))  # the comparison: three seeds or more
 TLCR = tuple(row.name for row in _TLCR_ROWS)
 BASELINES = tuple(row.name for row in _BASELINES)
+ADAPTIVE = tuple(row.name for row in _ADAPTIVE)
 
 
 def method(name: str, **changes) -> Method:

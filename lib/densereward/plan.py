@@ -3,6 +3,7 @@ is told how long it will take.
 
     sft -> preferences (per seed) -> scorer (per seed and training) -> run (per seed and method)
 
+A masked method's run waits for two scorers, its own and its mask's.
 RTO's run also waits for DPO's, whose policy it is paid by, where both are asked for.
 
 Stages are cached (`stages.py`), so a task that was done before ends at once, and a plan that was killed goes on where
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from densereward import masking
 from densereward.methods import LEARNED
 
 SECONDS = {"sft": 120.0, "preferences": 60.0, "scorer": 150.0, "run": 110.0}  # first guess, on one core
@@ -48,10 +50,13 @@ def plan(runs: list[tuple]) -> dict[str, Task]:
             needs = (add(Task("sft", "sft", row.name, run.seed)),)
         if row.trainer != "none":
             needs = (add(Task(f"preferences, seed {run.seed}", "preferences", row.name, run.seed, needs)),)
-        if row.scorer in LEARNED and not run.committed:
-            made = [row.trained_on, row.aggregate] if row.scorer == "bradley-terry" else row.scorer
-            trained = json.dumps([made, row.revisions], sort_keys=True)
-            needs = (add(Task(f"scorer {trained}, seed {run.seed}", "scorer", row.name, run.seed, needs)),)
+        learned = [r for r in (row, masking.row_of(row)) if r and r.scorer in LEARNED and not run.committed]
+        shared, needs = needs, () if learned else needs
+        for r in learned:
+            made = [r.trained_on, r.aggregate] if r.scorer == "bradley-terry" else r.scorer
+            trained = json.dumps([made, r.revisions], sort_keys=True)
+            task = add(Task(f"scorer {trained}, seed {run.seed}", "scorer", r.name, run.seed, shared))
+            needs += () if task in needs else (task,)
         if row.shaping["kind"] == "rto":
             needs += tuple({f"dpo, seed {run.seed}"} & asked)
         add(Task(f"{row.name}, seed {run.seed}", "run", row.name, run.seed, needs))

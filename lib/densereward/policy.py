@@ -7,22 +7,23 @@ from pathlib import Path
 from datasets import load_from_disk
 from transformers import TrainerCallback
 
-from densereward import rewards, rollouts, shaping
-from densereward.methods import Method
+from densereward import masking, rewards, rollouts, shaping
+from densereward.methods import METHODS, Method
 from densereward.models import load_causal_lm, scorer_from
 from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code, to_device
 from densereward.seeding import derive, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
-from densereward.training import padding, ppo, preference, settings
+from densereward.training import appo, padding, ppo, preference, settings
 
 
 def train_policy(
     run: Run, method: Method, folder_of_sft: Path, prefs: Artifact, folder_of_scorer: Path | None
 ) -> Artifact:
-    """PPO by one row of `methods.py`: policy, critic after its warm-up, curves, normaliser. Random: rollouts, prompt
-    order (seed)."""
+    """PPO, or APPO where there is a mask, by one row of `methods.py`: policy, critic after its warm-up, curves,
+    normaliser. Random: rollouts, prompt order (seed)."""
     p, advisor = run.profile, dpo_policy(run, method, folder_of_sft, prefs)
+    folder_of_mask = masking.scorer(run, method, folder_of_sft, prefs)
 
     def build_policy(folder: Path) -> None:
         policy, tokenizer = load_causal_lm(folder_of_sft)
@@ -30,6 +31,7 @@ def train_policy(
         seed_everything(derive(run.seed, "ppo"))
         critic = scorer_from(policy)
         paid, net = rollouts.reward(run, method, folder_of_sft, prefs, folder_of_scorer, tokenizer, folder)
+        decide = masking.decider(run, method, folder_of_sft, prefs, folder_of_mask, tokenizer, folder)
         args = ppo.DensePPOConfig(
             **settings.common(folder, policy, derive(run.seed, "ppo") % 2**31),
             **rollouts.sizes(p),
@@ -40,7 +42,8 @@ def train_policy(
             critic_warmup_steps=p.critic_warmup,
         )
         warm = p.critic_warmup * p.minibatches * p.ppo_epochs
-        trainer = ppo.DensePPOTrainer(
+        make, further = (appo.MaskedPPOTrainer, {"decide": decide}) if decide else (ppo.DensePPOTrainer, {})
+        trainer = make(
             policy,
             reward_fn=shaped(method, paid, net, advisor),
             ref_model=to_device(reference),
@@ -50,6 +53,7 @@ def train_policy(
             processing_class=tokenizer,
             metrics=truth.metrics(p.world.returns) if run.testbed else None,
             callbacks=[SaveCritic(folder, warm)],
+            **further,
         )
         if warm == 0:
             critic.save_pretrained(folder / "critic")
@@ -57,36 +61,41 @@ def train_policy(
         trainer.save_model(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
-    given = [given for given in (folder_of_scorer, advisor) if given is not None]
+    given = [given for given in (folder_of_scorer, advisor, folder_of_mask) if given is not None]
+    masked = [appo, masking, *masking.CODE] if method.mask else []
     return stage(
         "ppo",
         build_policy,
         key=run.key(*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup", method=asdict(method)),
-        sources=[*DATA, *SCORING, rollouts, shaping, shaped, ppo, padding, rewards, truth, *own_code(method)],
+        sources=[*DATA, *SCORING, rollouts, shaping, shaped, ppo, padding, rewards, truth, *own_code(method), *masked],
         inputs=[*inputs_of(folder_of_sft), prefs, *given],
         root=run.root,
     )
 
 
-def train_on_pairs(run: Run, folder_of_sft: Path, prefs: Artifact) -> Artifact:
-    """DPO on the preference pairs that reward models learn from: policy, curve of its loss. Random: the order
-    (seed)."""
-    p = run.profile
+def train_on_pairs(run: Run, folder_of_sft: Path, prefs: Artifact, method: Method = METHODS["dpo"]) -> Artifact:
+    """DPO on the preference pairs that reward models learn from, masked where the row has a mask: policy, curve of its
+    loss, what the mask left. Random: the order (seed)."""
+    p, folder_of_mask = run.profile, masking.scorer(run, method, folder_of_sft, prefs)
 
     def build_dpo(folder: Path) -> None:
         (model, tokenizer), (reference, _) = load_causal_lm(folder_of_sft), load_causal_lm(folder_of_sft)
         pairs = load_from_disk(prefs.path / "preference")
+        if decide := masking.decider(run, method, folder_of_sft, prefs, folder_of_mask, tokenizer, folder):
+            pairs, counts = masking.mask_dataset(pairs, decide, tokenizer, run.seed)
+            save_json(folder / "mask.json", counts)
         curve = preference.train_dpo(model, reference, tokenizer, pairs, p, folder, derive(run.seed, "dpo") % 2**31)
         model.save_pretrained(folder / "policy")
         tokenizer.save_pretrained(folder / "policy")
         save_json(folder / "curve.json", curve)
 
+    masked = [rollouts, *SCORING, masking, *masking.CODE] if method.mask else []
     return stage(
         "dpo",
         build_dpo,
-        key=run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate"),
-        sources=[*DATA, preference, settings],
-        inputs=[*inputs_of(folder_of_sft), prefs],
+        key=run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate", **({"mask": method.mask} if masked else {})),
+        sources=[*DATA, preference, settings, *masked],
+        inputs=[*inputs_of(folder_of_sft), prefs, *([folder_of_mask] if folder_of_mask else [])],
         root=run.root,
     )
 

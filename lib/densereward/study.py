@@ -19,23 +19,25 @@ from typing import Annotated
 import torch
 import typer
 
-from densereward import baselines, effort, pipeline, plan, policy, revised
+from densereward import adaptive, baselines, effort, masking, pipeline, plan, policy, revised
 from densereward.evaluation import measure
 from densereward.identity import parameters, same
-from densereward.methods import BASELINES, CORE, LEARNED, METHODS, TLCR, Method, method
+from densereward.methods import ADAPTIVE, BASELINES, CORE, LEARNED, METHODS, TLCR, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
 from densereward.stages import Artifact, load_json
 
 RESULTS = pipeline.ROOT / "data" / "results"
-GROUPS = {"core": CORE, "tlcr": TLCR, "baselines": BASELINES, "all": tuple(METHODS)}
+GROUPS = {"core": CORE, "tlcr": TLCR, "adaptive": ADAPTIVE, "baselines": BASELINES, "all": tuple(METHODS)}
 TRAINERS = {  # run, row, folder of the SFT model, preferences, folder of the scorer or None -> artifact
     "ppo": policy.train_policy,
     "rloo": baselines.train_without_critic,
     "grpo": baselines.train_without_critic,
     "remax": baselines.train_without_critic,
-    "dpo": lambda run, row, folder_of_sft, prefs, _: policy.train_on_pairs(run, folder_of_sft, prefs),
+    "online-dpo": adaptive.train_in_rounds,
+    "rs": adaptive.train_in_rounds,
+    "dpo": lambda run, row, folder_of_sft, prefs, _: policy.train_on_pairs(run, folder_of_sft, prefs, row),
     "figa": lambda run, row, folder_of_sft, prefs, _: baselines.train_on_revisions(run, row, folder_of_sft, prefs),
 }
 CURVES = {"dpo": "preference_curve", "figa": "revision_curve"}  # what records call the curve of a trainer's loss
@@ -54,6 +56,7 @@ def trained(run: Run, row: Method) -> tuple[Path, Artifact | None, dict]:
         found["scorer"], found["metrics"] = revised.scorer(run, row, folder_of_sft, prefs)
     if row.revisions:
         found["revisions"] = revised.revisions(run, row, folder_of_sft, prefs).path
+    found["mask"] = masking.scorer(run, row, folder_of_sft, prefs)
     if advisor := policy.dpo_policy(run, row, folder_of_sft, prefs):
         found["dpo"] = advisor.path
     return folder_of_sft, TRAINERS[row.trainer](run, row, folder_of_sft, prefs, found["scorer"]), found
@@ -72,11 +75,13 @@ def run_method(run: Run, row: Method) -> dict:
     }
     folder_of_sft, made, found = trained(run, row)
     row, folders = found["row"], {"sft": folder_of_sft}
-    folders |= {name: found[name] for name in ("preferences", "revisions", "scorer", "dpo") if found.get(name)}
+    folders |= {name: found[name] for name in ("preferences", "revisions", "scorer", "mask", "dpo") if found.get(name)}
     if made:
         folders[row.trainer] = made.path
     if row.trainer in CURVES:
         record[CURVES[row.trainer]] = load_json(made.path / "curve.json")
+        if row.mask:
+            record["mask"] = load_json(made.path / "mask.json")
     elif made:
         record["segmentation"] = row.segmentation  # with numbers for "matched" or a length
         record["curves"] = load_json(made.path / "curves.json")
@@ -125,7 +130,9 @@ def with_choices(run: Run, row: Method) -> Run:
 
 def main(
     profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
-    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py, or core, baselines, all")] = "core",
+    methods: Annotated[
+        str, typer.Option(help="comma-separated rows of methods.py, or core, adaptive, baselines, tlcr, all")
+    ] = "core",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each")] = 1,
     dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",

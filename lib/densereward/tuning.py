@@ -40,6 +40,8 @@ _SAMPLING = {"kl_coef": (0.1, 0.5, 2.0), "actor_learning_rate": (1e-4, 3e-4)}
 POLICIES = {
     **dict.fromkeys(("ppo", "rloo", "grpo", "remax"), _SAMPLING),
     "dpo": {"dpo_beta": (0.05, 0.2, 0.8), "dpo_learning_rate": (1e-4, 3e-4)},
+    "online-dpo": {"dpo_beta": (0.05, 0.2, 0.8), "online_learning_rate": (1e-4, 3e-4)},
+    "rs": {"kl_coef": (0.1, 0.5, 2.0), "online_learning_rate": (1e-4, 3e-4)},
     "figa": {"dpo_learning_rate": (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4)},
 }
 

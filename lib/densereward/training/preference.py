@@ -1,15 +1,18 @@
 """Policies trained on preference pairs without a reward model: DPO, by TRL's own trainer.
 
-The baseline of segment-ppo Table 3. Left out: everything that TRL's DPOTrainer offers beyond its default loss.
+The baseline of segment-ppo Table 3; masked, adaptive-mask's Eq. 15. Left out: everything that TRL's DPOTrainer offers
+beyond its default loss.
 """
 
 from pathlib import Path
 
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from densereward.profiles import Profile
 from densereward.seeding import seed_everything
+from densereward.training import masked
 from densereward.training.settings import common
 
 
@@ -24,9 +27,10 @@ class TokenisedDPOTrainer(DPOTrainer):
 def train_dpo(model, reference, tokenizer, pairs: Dataset, profile: Profile, folder: Path, seed: int) -> list[dict]:
     """Train `model` in place for one epoch on rows of `tokens.tokenize_pairs`; return its curve of loss and accuracy.
 
-    Random: the order of the pairs, by `seed`."""
+    Rows with the columns of `masked.mask_pairs` are masked. Random: the order of the pairs, by `seed`."""
     seed_everything(seed)
-    rows = pairs.select_columns(["prompt_ids", "chosen_completion_ids", "rejected_completion_ids"])
+    masks = [name for name in masked.COLUMNS if name in pairs.column_names]
+    rows = pairs.select_columns(["prompt_ids", "chosen_completion_ids", "rejected_completion_ids", *masks])
     rows = rows.rename_columns({"chosen_completion_ids": "chosen_ids", "rejected_completion_ids": "rejected_ids"})
     steps = max(1, len(rows) // profile.rm_batch)
     args = DPOConfig(
@@ -39,9 +43,16 @@ def train_dpo(model, reference, tokenizer, pairs: Dataset, profile: Profile, fol
         warmup_steps=min(30, steps // 5),
         logging_steps=max(1, steps // 8),
         max_length=None,
+        remove_unused_columns=not masks,
     )
+    collator = masked.MaskedCollator(DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id))
     trainer = TokenisedDPOTrainer(
-        model=model, ref_model=reference, args=args, train_dataset=rows, processing_class=tokenizer
+        model=model,
+        ref_model=reference,
+        args=args,
+        data_collator=collator if masks else None,
+        train_dataset=rows,
+        processing_class=tokenizer,
     )
     trainer.train()
     log = [row for row in trainer.state.log_history if "loss" in row]

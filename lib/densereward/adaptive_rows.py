@@ -1,0 +1,53 @@
+"""adaptive-mask's rows: each masked method beside its twin without a mask, and what the paper leaves open, one by one.
+
+APPO's twin is `bandit` (its variants on dense rewards have `token`), ADPO's `online-dpo`, ARS's `rs`; that of masked DPO
+on fixed pairs is `dpo`. Left out: GRPO and KTO, which it names as further users of the mask.
+"""
+
+from dataclasses import replace
+
+from densereward.row import Method, entropy
+
+BY_TOKEN = {"by": "token"}  # rewards of that row of methods.py decide; the rest are defaults of masking.Decider
+HALF = {"delta": 0.5}  # of a standard deviation of token scores
+TABLE = "adaptive-mask Table 1"
+OPEN = "adaptive-mask leaves it open"
+
+
+def rows(bandit: Method, token: Method) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
+    """(core rows, ablations) on the rows that they start from."""
+
+    def masked(row: Method, name: str, label: str, source: str, **mask) -> Method:
+        return replace(row, name=name, label=label, source=source, mask=BY_TOKEN | mask)
+
+    dpo = replace(bandit, name="online-dpo", label="DPO, online", source=TABLE, trainer="online-dpo")
+    rs = replace(bandit, name="rs", label="Rejection sampling", source=TABLE, trainer="rs")
+    appo, adpo = masked(bandit, "appo", "APPO", TABLE), masked(dpo, "adpo", "ADPO", TABLE)
+    core = (appo, dpo, adpo, rs, masked(rs, "ars", "ARS", TABLE))
+    offline = Method("dpo-masked", "DPO, masked", "adaptive-mask Eq. 15", scorer="none", trainer="dpo", mask=BY_TOKEN)
+    dense = masked(token, "appo-dense", "APPO, dense reward", OPEN)
+    preferred = {"preferred": "advantage"}
+    segments = {"segments": entropy(1.75)}
+    ablations = (
+        offline,
+        dense,
+        masked(token, "appo-td", "APPO, TD error", "adaptive-mask Section 3.2.1", baseline="td"),
+        masked(bandit, "appo-fixed", "APPO, fixed baseline", OPEN, baseline="fixed"),
+        masked(bandit, "appo-advantage", "APPO, by advantage", OPEN, **preferred),
+        masked(
+            bandit,
+            "appo-signed",
+            "APPO, signed mask",
+            "adaptive-mask Eq. 18",
+            decision="three-way",
+            signed=True,
+            **HALF,
+        ),
+        masked(bandit, "appo-segment", "APPO, segment rewards", OPEN, by="segment"),
+        masked(dpo, "adpo-fixed", "ADPO, fixed baseline", OPEN, baseline="fixed"),
+        masked(dpo, "adpo-three-way", "ADPO, neutral zone", "adaptive-mask Eq. 17", decision="three-way", **HALF),
+        masked(dpo, "adpo-schmitt", "ADPO, Schmitt trigger", "adaptive-mask Appendix E", decision="schmitt", **HALF),
+        masked(dpo, "adpo-segment", "ADPO, segment rewards", OPEN, by="segment"),
+        masked(dpo, "adpo-per-segment", "ADPO, decided per segment", OPEN, **segments),
+    )
+    return core, ablations

@@ -1,0 +1,122 @@
+"""A row's mask: which tokens of a batch its trainer learns from, decided by another row's rewards.
+
+Follows adaptive-mask Section 3.2.1, Eq. 13, 17, 18. The rewards of the row `mask["by"]` (a token or segment reward
+model on the same pairs), normalised as that row does and repeated over a segment's tokens, are compared with the
+baseline. What the paper leaves open is chosen here and in the trainers:
+
+- b is the mean reward of all tokens sampled so far, or fixed at 0, the mean on the preference pairs that the normaliser
+  was fitted on ("offline inference results"), or the critic's, which makes the difference a TD error. A TD error takes
+  the critic of the rewards that decide: the row's own must be the same. What the critic knows of the KL penalty stays.
+- Offsets are in standard deviations of the deciding scores.
+
+Left out: means over several processes; each has its own.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+
+from densereward import dense, masks, pipeline, revised, rollouts
+from densereward.masks import Masked, RunningMean, adaptive_mask, td_baseline
+from densereward.methods import METHODS, Method
+from densereward.pipeline import Run, to_device
+from densereward.stages import Artifact
+from densereward.tokens import collate_prompt_completion
+from densereward.training import masked
+from densereward.training.reward_model import SIDES, with_segments
+
+BASELINES = ("running mean", "fixed", "td")
+PREFERRED = ("reward", "advantage")
+ROWS = 64  # responses per pass of a scorer over a dataset
+
+
+def row_of(method: Method) -> Method | None:
+    """The row whose rewards decide a row's mask, None without a mask. ValueError for one that has none to give, for
+    unknown names, and for a TD error where no critic learns those rewards."""
+    if method.mask is None:
+        return None
+    by, where = METHODS[method.mask["by"]], f"mask of method {method.name!r}"
+    if by.scorer != "bradley-terry" or by.segmentation["kind"] == "bandit":
+        raise ValueError(f"{where}: {by.name!r} has no reward model of parts of an answer; take 'token' or 'segment'")
+    for name, known in {"baseline": BASELINES, "preferred": PREFERRED}.items():
+        if (given := method.mask.get(name, known[0])) not in known:
+            raise ValueError(f"{where}: unknown {name} {given!r}; choose one of {', '.join(known)}")
+    alike = method.segmentation == by.segmentation == {"kind": "token"} and method.trainer == "ppo"
+    if method.mask.get("baseline") == "td" and not alike:
+        raise ValueError(f"{where}: a TD error takes the critic of the token rewards that decide; use PPO on 'token'")
+    return replace(by, interpolation="repeat")
+
+
+def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Path | None:
+    """The folder of the reward model that decides a row's mask, trained where it is not there yet."""
+    row = row_of(method)
+    return row and revised.scorer(run, row, folder_of_sft, prefs)[0]
+
+
+class Decider:
+    """Masks of batches: `rewards` is batch -> [B, T] of the deciding row, `mask` the row's field.
+
+    Keys of `mask` but `by`, `baseline` (of BASELINES), `preferred` (of PREFERRED, read by the trainers) and `segments`
+    (of `segments.segment`: each is decided as one, by its mean) are arguments of `masks.adaptive_mask`."""
+
+    def __init__(self, rewards, mask: dict, tokenizer=None):
+        self.rewards, self.mean = rewards, RunningMean()
+        self.settings = {name: x for name, x in mask.items() if name not in ("by", "baseline", "preferred", "segments")}
+        self.baseline, self.preferred = mask.get("baseline", BASELINES[0]), mask.get("preferred", PREFERRED[0])
+        self.cut = mask.get("segments") and replace(METHODS["token"], segmentation=mask["segments"])
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def __call__(self, batch: dict, chosen: torch.Tensor, values=None, gamma: float = 1.0) -> Masked:
+        """The mask of a batch that reward functions take; `chosen`, bool [B], are its preferred responses, `values`
+        [B, T] a critic's, for a TD error."""
+        rewards, real = self.rewards(batch), batch["completion_mask"]
+        ids = self.cut and dense.segment_ids(self.cut, batch, self.tokenizer)
+        if self.baseline == "td":
+            baseline = td_baseline(values, real, gamma)
+        else:
+            baseline = self.mean(rewards, real) if self.baseline == "running mean" else 0.0
+        return adaptive_mask(rewards, real, chosen, baseline, segment_ids=ids, **self.settings)
+
+
+def decider(
+    run: Run,
+    method: Method,
+    folder_of_sft: Path,
+    prefs: Artifact,
+    folder_of_scorer: Path | None,
+    tokenizer,
+    folder: Path,
+) -> Decider | None:
+    """The row's `Decider`, None without a mask; what the deciding rewards were fitted with is saved in `folder`/mask.
+    `folder_of_scorer` is what `scorer` found."""
+    if method.mask is None:
+        return None
+    (folder / "mask").mkdir()
+    row = row_of(method)
+    paid, _ = rollouts.reward(run, row, folder_of_sft, prefs, folder_of_scorer, tokenizer, folder / "mask")
+    return Decider(paid, method.mask, tokenizer)
+
+
+def mask_dataset(pairs: Dataset, decide: Decider, tokenizer, seed: int) -> tuple[Dataset, dict]:
+    """(preference pairs with a mask per side, counts), by `training.masked.mask_pairs`: what `decide` says of a batch,
+    said of the whole dataset; a running mean is that of all pairs. Entropies are those of the dataset's columns."""
+    if decide.cut:
+        pairs = with_segments(pairs, decide.cut, tokenizer, seed)
+    rewards: dict[str, list] = {side: [] for side in SIDES}
+    for start in range(0, len(pairs), ROWS):
+        rows = pairs.select(range(start, min(start + ROWS, len(pairs)))).to_list()
+        for side in SIDES:
+            batch = collate_prompt_completion(rows, tokenizer.pad_token_id, f"{side}_completion_ids")
+            entropies = [torch.tensor(row[f"{side}_entropies"], dtype=torch.float32) for row in rows]
+            batch["ref_entropies"] = pad_sequence(entropies, batch_first=True)
+            paid = decide.rewards({name: to_device(x) for name, x in batch.items()}).tolist()
+            rewards[side] += [values[: len(row[f"{side}_completion_ids"])] for values, row in zip(paid, rows)]
+    baseline = 0.0 if decide.baseline == "fixed" else None
+    return masked.mask_pairs(pairs, rewards, baseline, **decide.settings)
+
+
+CODE = [masks, masked, pipeline.segments]  # what any mask rests on, for the cache

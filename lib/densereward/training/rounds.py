@@ -1,0 +1,145 @@
+"""A round of online learning: answers of policy and reference, scored; of each prompt's, the best and the worst.
+
+Follows adaptive-mask Section 4.1 and Appendix B: half of a prompt's answers come from the policy and half from the
+reference, sampled at temperature .95 from the 100 likeliest tokens within a nucleus of .99. How it makes pairs of them
+is not said: here the pair is the best and the worst by the sequence reward. A prompt whose best and worst score or read
+alike teaches nothing, and is counted as tied.
+
+KL, length and returns in `curves` are those of the policy's own answers, hence at the temperature above. Left out:
+several processes, vLLM.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+
+import torch
+from datasets import Dataset
+
+from densereward.masks import Masked
+from densereward.sampling import batch_of
+from densereward.tokens import pad_batch, tokenize_prompt
+from densereward.training.appo import shares
+
+SAMPLING = {"do_sample": True, "temperature": 0.95, "top_p": 0.99, "top_k": 100, "num_beams": 1}  # Appendix B
+ANSWERS = 8  # per prompt, Appendix B; half of them the reference's
+
+
+@torch.no_grad()
+def sample_answers(model, tokenizer, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """One answer to each prompt, as token ids with EOS where it was reached. Random: torch's global generator."""
+    ids, mask = pad_batch(prompts, tokenizer.pad_token_id, "left")
+    training = model.training
+    model.eval()
+    found = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **SAMPLING,
+    )
+    model.train(training)
+    eos, rows = tokenizer.eos_token_id, found[:, ids.size(1) :].tolist()
+    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+
+
+@torch.no_grad()
+def answer_logprobs(model, tokenizer, prompts: list[list[int]], answers: list[list[int]]) -> torch.Tensor:
+    """Log-probability of each answer, [B] (nats, temperature 1), of a model that a TRL trainer gave its fused head."""
+    ids, mask = pad_batch([p + a for p, a in zip(prompts, answers, strict=True)], tokenizer.pad_token_id)
+    starts = torch.tensor([len(p) for p in prompts])[:, None]
+    labels = ids.masked_fill((mask == 0) | (torch.arange(ids.size(1)) < starts), -100)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return model(**{name: x.to(model.device) for name, x in batch.items()}, fused_lm_head=True).log_probs.sum(1)
+
+
+def best_and_worst(scores: torch.Tensor, answers: list[list[list[int]]]) -> tuple[list[int], list[int], list[bool]]:
+    """(best, worst, tied) of each prompt's answers, by scores [P, K]; the first of equals. Tied: these two score alike,
+    or are one answer."""
+    best, worst = scores.argmax(1).tolist(), scores.argmin(1).tolist()
+    tied = (scores.amax(1) == scores.amin(1)).tolist()
+    return best, worst, [t or row[b] == row[w] for t, row, b, w in zip(tied, answers, best, worst, strict=True)]
+
+
+class Rounds:
+    """Call it with the policy: (rows to learn from, a row of curves).
+
+    `pay` is batch -> rewards [B, T], whose sum scores a response; `decide` a `masking.Decider` or None; `metrics` TRL
+    reward functions, never learnt from. `prompts` are taken in order, `size` a round, again from the start where they
+    run out. A row: prompt_ids, chosen_ids, rejected_ids and, with a mask, chosen_mask, rejected_mask."""
+
+    def __init__(
+        self, reference, tokenizer, prompts: Dataset, pay: Callable, metrics, size: int, max_length: int, decide
+    ):
+        self.reference, self.tokenizer, self.pay, self.metrics = reference, tokenizer, pay, metrics
+        self.size, self.max_length, self.decide = size, max_length, decide
+        self.prompts: Iterator[dict] = cycle(prompts)
+
+    @torch.no_grad()
+    def __call__(self, policy) -> tuple[list[dict], dict]:
+        started = time.perf_counter()
+        conversations = [next(self.prompts)["prompt"] for _ in range(self.size)]
+        ids = [tokenize_prompt(self.tokenizer, conversation) for conversation in conversations]
+        half = ANSWERS // 2
+        asked = [prompt for prompt in ids for _ in range(half)]
+        own, theirs = (sample_answers(m, self.tokenizer, asked, self.max_length) for m in (policy, self.reference))
+        answers = [own[i : i + half] + theirs[i : i + half] for i in range(0, len(own), half)]  # [P][K]
+        sampled = time.perf_counter()
+        batch = batch_of(
+            self.reference,
+            self.tokenizer,
+            [p for p in ids for _ in range(ANSWERS)],
+            [a for row in answers for a in row],
+        )
+        scores = self.pay(batch).sum(1).view(self.size, ANSWERS)  # [P, K]
+        best, worst, tied = best_and_worst(scores, answers)
+        found, chosen = self._masked(batch, best)
+        rows = [
+            {"prompt_ids": ids[i], **self._sides(answers[i], i * ANSWERS, best[i], worst[i], found)}
+            for i in range(self.size)
+            if not tied[i]
+        ]
+        row = self._measured(policy, conversations, asked, own, batch, scores)
+        row |= {"responses": batch["completion_mask"].size(0), "tokens": int(batch["completion_mask"].sum())}
+        row |= {"pairs": len(rows), "tied": sum(tied), "best_from_policy": sum(b < half for b in best) / self.size}
+        if found is not None:
+            places = [i * ANSWERS + k for i in range(self.size) if not tied[i] for k in (best[i], worst[i])]
+            learnt = Masked(*(x[places] for x in found))
+            row |= shares(learnt, chosen[places], batch["completion_mask"][places])
+        row |= {"seconds_generate": sampled - started, "seconds_score": time.perf_counter() - sampled}
+        return rows, row
+
+    def _masked(self, batch: dict, best: list[int]) -> tuple[Masked | None, torch.Tensor]:
+        """The masks of all answers, so that a running mean sees all that was sampled; which are best, bool [P * K]."""
+        chosen = torch.zeros(self.size, ANSWERS, dtype=torch.bool, device=batch["completion_mask"].device)
+        chosen[torch.arange(self.size), best] = True
+        return self.decide and self.decide(batch, chosen.flatten()), chosen.flatten()
+
+    @staticmethod
+    def _sides(answers: list[list[int]], start: int, best: int, worst: int, found: Masked | None) -> dict:
+        sides = {"chosen": best, "rejected": worst}
+        row = {f"{side}_ids": answers[k] for side, k in sides.items()}
+        if found is None:
+            return row
+        kept = {f"{side}_mask": found.mask[start + k, : len(answers[k])].long().tolist() for side, k in sides.items()}
+        return row | kept
+
+    def _measured(self, policy, conversations, asked, own, batch, scores) -> dict:
+        """Means over the policy's own answers."""
+        half, mask = ANSWERS // 2, batch["completion_mask"]
+        ref = (batch["ref_logps"] * mask).sum(1).view(self.size, ANSWERS)[:, :half].flatten()
+        texts = self.tokenizer.batch_decode(own, skip_special_tokens=True)
+        said = [[{"role": "assistant", "content": text}] for text in texts]
+        told = [conversation for conversation in conversations for _ in range(half)]
+        row = {
+            "proxy_reward": scores[:, :half].mean().item(),
+            "spread": (scores.amax(1) - scores.amin(1)).mean().item(),
+        }
+        row["kl"] = (answer_logprobs(policy, self.tokenizer, asked, own) - ref).mean().item()
+        row["length"] = sum(map(len, own)) / len(own)
+        row["truncated"] = sum(a[-1] != self.tokenizer.eos_token_id for a in own) / len(own)
+        for metric in self.metrics:
+            values = [x for x in metric(prompts=told, completions=said) if x is not None]
+            row[metric.__name__] = sum(values) / len(values) if values else float("nan")
+        return row
