@@ -1,7 +1,7 @@
 """adaptive-mask's rows: each masked method beside its twin without a mask, and what the paper leaves open, one by one.
 
-APPO's twin is `bandit` (its variants on dense rewards have `token`), ADPO's `online-dpo`, ARS's `rs`; that of masked DPO
-on fixed pairs is `dpo`. Left out: GRPO and KTO, which it names as further users of the mask.
+APPO's twin is `bandit` (its variants on dense rewards have `token`), ADPO's `online-dpo`, ARS's `rs`; that of masked
+DPO on fixed pairs is `dpo`. Left out: GRPO and KTO, which it names as further users of the mask.
 """
 
 from dataclasses import replace

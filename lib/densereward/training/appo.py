@@ -15,18 +15,18 @@ from densereward.training.masked import mask_advantages
 from densereward.training.ppo import DensePPOTrainer
 
 
-def shares(found: Masked, chosen: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
-    """What a row of curves says of a mask: `kept`, the share of real tokens, `preferred`, the share of responses, and
-    `emptied`, how many responses kept none."""
+def shares(found: Masked, mask: torch.Tensor, of: str = "") -> dict[str, float]:
+    """What a row of curves says of a mask: the share of real tokens that are `kept` (None where there is none), and how
+    many responses are `emptied`; `of` is added to these names."""
     real = mask.bool()
-    kept = (found.mask.bool() & real).sum() / real.sum().clamp(min=1)
-    numbers = torch.stack([kept, chosen.float().mean(), found.emptied.sum().to(kept.dtype)]).tolist()
-    return dict(zip(("kept", "preferred"), numbers)) | {"emptied": int(numbers[2])}
+    kept, tokens, emptied = torch.stack([(found.mask.bool() & real).sum(), real.sum(), found.emptied.sum()]).tolist()
+    return {f"kept{of}": kept / tokens if tokens else None, f"emptied{of}": emptied}
 
 
 class MaskedPPOTrainer(DensePPOTrainer):
     """`DensePPOTrainer` whose policy learns from the tokens that `decide` keeps, a `masking.Decider`: (batch with
-    rewards, preferred bool [B], values [B, T], gamma) -> `masks.Masked`. `curves` say what was kept (`shares`)."""
+    rewards, preferred bool [B], values [B, T], gamma) -> `masks.Masked`. `curves` say what was kept
+    (`shares`), and the share of responses that were `preferred`."""
 
     def __init__(self, model, *, reward_fn, decide, **rest):
         self.pay, self.decide, self.mean = reward_fn, decide, RunningMean()
@@ -48,5 +48,5 @@ class MaskedPPOTrainer(DensePPOTrainer):
             chosen = (totals > self.mean(totals, torch.ones_like(totals)))[:, 0]
         found = self.decide(self._scored, chosen, batch["old_values"], self.args.gamma)
         if self.model.training:
-            self.curves[-1] |= shares(found, chosen, mask)
+            self.curves[-1] |= shares(found, mask) | {"preferred": chosen.float().mean().item()}
         return mask_advantages(batch, found.mask)

@@ -1,4 +1,4 @@
-"""DPO and rejection sampling in rounds, masked or not, on TRL's trainers: adaptive-mask's ADPO and ARS, and their twins.
+"""DPO and rejection sampling in rounds, masked or not, by TRL's trainers: adaptive-mask's ADPO, ARS and their twins.
 
 One training run whose batches are made as it goes on: each round is sampled from the policy as it then is
 (`rounds.Rounds`), cut into minibatches, and seen for so many epochs, in an order drawn anew. The optimiser and its
@@ -27,8 +27,8 @@ from densereward.training.rounds import Rounds
 
 
 class InRounds:
-    """Mixin before a trainer of TRL's, which then needs no dataset but the prompts. `curves` has a row per round: that of
-    `Rounds`, the mean `loss`, `updates` and `seconds_update`."""
+    """Mixin before a trainer of TRL's, which then needs no dataset but the prompts. `curves` has a row per round:
+    that of `Rounds`, the mean `loss`, `updates` and `seconds_update`."""
 
     def __init__(self, *args, rounds: Rounds, minibatches: int, epochs: int, **trl):
         self.rounds, self.minibatches, self.epochs = rounds, minibatches, epochs

@@ -94,7 +94,9 @@ class Rounds:
         )
         scores = self.pay(batch).sum(1).view(self.size, ANSWERS)  # [P, K]
         best, worst, tied = best_and_worst(scores, answers)
-        found, chosen = self._masked(batch, best)
+        chosen = torch.zeros_like(scores, dtype=torch.bool)
+        chosen[torch.arange(self.size), best] = True
+        found = self.decide and self.decide(batch, chosen.flatten())  # of all answers: a running mean sees all
         rows = [
             {"prompt_ids": ids[i], **self._sides(answers[i], i * ANSWERS, best[i], worst[i], found)}
             for i in range(self.size)
@@ -103,18 +105,11 @@ class Rounds:
         row = self._measured(policy, conversations, asked, own, batch, scores)
         row |= {"responses": batch["completion_mask"].size(0), "tokens": int(batch["completion_mask"].sum())}
         row |= {"pairs": len(rows), "tied": sum(tied), "best_from_policy": sum(b < half for b in best) / self.size}
-        if found is not None:
-            places = [i * ANSWERS + k for i in range(self.size) if not tied[i] for k in (best[i], worst[i])]
-            learnt = Masked(*(x[places] for x in found))
-            row |= shares(learnt, chosen[places], batch["completion_mask"][places])
+        for side, picked in (("chosen", best), ("rejected", worst)) if found else ():
+            places = [i * ANSWERS + k for i, k in enumerate(picked) if not tied[i]]
+            row |= shares(Masked(*(x[places] for x in found)), batch["completion_mask"][places], f"_{side}")
         row |= {"seconds_generate": sampled - started, "seconds_score": time.perf_counter() - sampled}
         return rows, row
-
-    def _masked(self, batch: dict, best: list[int]) -> tuple[Masked | None, torch.Tensor]:
-        """The masks of all answers, so that a running mean sees all that was sampled; which are best, bool [P * K]."""
-        chosen = torch.zeros(self.size, ANSWERS, dtype=torch.bool, device=batch["completion_mask"].device)
-        chosen[torch.arange(self.size), best] = True
-        return self.decide and self.decide(batch, chosen.flatten()), chosen.flatten()
 
     @staticmethod
     def _sides(answers: list[list[int]], start: int, best: int, worst: int, found: Masked | None) -> dict:

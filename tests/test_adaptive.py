@@ -1,0 +1,444 @@
+"""What would break: a mask that hides what it should not, a twin that differs in more than the mask, lost counts."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from datasets import Dataset, load_from_disk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl import DPOConfig, SFTConfig, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from densereward import adaptive, dense, identity, masking, pipeline, plan, rewards, rollouts, study, tuning
+from densereward.methods import ADAPTIVE, METHODS, method
+from densereward.models import TokenScorer, load_causal_lm
+from densereward.pipeline import Run
+from densereward.profiles import profile
+from densereward.tokens import collate_prompt_completion
+from densereward.training import online, rounds
+from densereward.training.appo import MaskedPPOTrainer
+from densereward.training.ppo import DensePPOConfig, DensePPOTrainer
+from densereward.training.preference import TokenisedDPOTrainer
+from densereward.training.settings import common
+from test_baselines import TINY
+from test_ppo import PROMPTS, TOKENIZER, bandit, models, same, weights
+
+EOS = TOKENIZER.eos_token_id
+ROWS = [
+    {"prompt_ids": [5, 6, 7], "chosen_ids": [8, 9, 10, EOS], "rejected_ids": [12, EOS]},
+    {"prompt_ids": [20, 21], "chosen_ids": [22, EOS], "rejected_ids": [24, 25, EOS]},
+]
+KEPT = [[1, 0, 0, 1], [0, 1]]
+
+
+def parity(batch):
+    """A reward per token: 1 for even ids, 0 for odd ones."""
+    return (batch["completion_ids"] % 2 == 0).float() * batch["completion_mask"]
+
+
+def even_share(batch):
+    """Of each response, paid at its first token."""
+    totals = parity(batch).sum(1) / batch["completion_mask"].sum(1)
+    return torch.nn.functional.pad(totals[:, None], (0, batch["completion_mask"].size(1) - 1))
+
+
+def ones(batch, chosen, *unused):
+    """A decider that leaves everything."""
+    return masking.Masked(batch["completion_mask"].bool(), batch["completion_mask"], torch.zeros_like(chosen))
+
+
+ones.preferred = "reward"
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """In place of generation: answers of 1 to 6 tokens and EOS by a stream of their own, all of them kept in a list."""
+    draw, made = torch.Generator().manual_seed(3), []
+
+    def fake(model, tokenizer, prompts, max_new_tokens):
+        lengths = torch.randint(1, 7, (len(prompts),), generator=draw).tolist()
+        found = [[*torch.randint(10, 99, (n,), generator=draw).tolist(), EOS] for n in lengths]
+        made.extend(found)
+        return found
+
+    monkeypatch.setattr(rounds, "sample_answers", fake)
+    return made
+
+
+def made_rounds(reference, pay=even_share, decide=None, size=4, metrics=()):
+    return rounds.Rounds(reference.eval(), TOKENIZER, Dataset.from_list(PROMPTS), pay, list(metrics), size, 10, decide)
+
+
+def learner(kind, folder, decide, pay=even_share, beta=0.5, steps=8):
+    """The trainer of `kind` on rounds of four prompts, two minibatches, two epochs: four updates a round."""
+    policy, reference, _ = models()
+    args = common(folder, policy, 7) | {
+        "report_to": "none", "per_device_train_batch_size": 2, "max_steps": steps, "learning_rate": 1e-2,
+        "logging_strategy": "no",
+    }  # fmt: skip
+    sampled = made_rounds(reference, pay, decide)
+    prompts = Dataset.from_list(PROMPTS)
+    return online.trainer_of(
+        kind, policy, reference, TOKENIZER, sampled, args, beta, decide is not None, prompts, minibatches=2, epochs=2
+    )
+
+
+# --- pairs
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_best_and_worst_are_a_loops_and_ties_are_marked(scores):
+    answers = [[[10 * value + 1] for value in row] for row in scores]  # equal scores, equal answers
+    best, worst, tied = rounds.best_and_worst(torch.tensor(scores).float(), answers)
+    for row, b, w, t in zip(scores, best, worst, tied):
+        assert b == row.index(max(row)) and w == row.index(min(row)) and t == (max(row) == min(row))
+
+
+def test_one_answer_scored_twice_with_rounding_between_is_a_tie():
+    twins = [[[4, EOS], [4, EOS], [4, EOS]]]
+    assert rounds.best_and_worst(torch.tensor([[0.1, 0.1 + 1e-6, 0.1]]), twins)[2] == [True]
+
+
+def test_a_round_counts_all_that_it_samples_and_measures_the_policys_own(answers):
+    policy, reference, _ = models()
+    add_fused_lm_head(policy)
+    seen = []
+
+    def words(prompts, completions):
+        seen.extend((p[-1]["content"], c[0]["content"]) for p, c in zip(prompts, completions, strict=True))
+        return [float(len(c[0]["content"])) for c in completions]
+
+    rows, row = made_rounds(reference, metrics=[words])(policy)
+    assert row["responses"] == len(answers) == 4 * 8 and row["tokens"] == sum(map(len, answers))
+    own, theirs = answers[:16], answers[16:]  # the policy is asked first
+    assert row["length"] == sum(map(len, own)) / 16 and row["pairs"] == len(rows) == 4 - row["tied"]
+    assert [text for _, text in seen] == [TOKENIZER.decode(a, skip_special_tokens=True) for a in own]
+    assert [prompt for prompt, _ in seen] == [PROMPTS[i]["prompt"][0]["content"] for i in range(4) for _ in range(4)]
+    share = [[sum(i % 2 == 0 for i in a) / len(a) for a in part] for part in (own, theirs)]
+    kl, each = 0.0, iter(rows)
+    for i in range(4):
+        group = own[4 * i : 4 * i + 4] + theirs[4 * i : 4 * i + 4]
+        scores = share[0][4 * i : 4 * i + 4] + share[1][4 * i : 4 * i + 4]
+        pair = next(each)
+        assert pair["chosen_ids"] == group[scores.index(max(scores))]
+        assert pair["rejected_ids"] == group[scores.index(min(scores))]
+        for a in group[:4]:
+            ids, n = torch.tensor([pair["prompt_ids"] + a]), len(pair["prompt_ids"])
+            logps = [type(m).forward(m, ids).logits[0].log_softmax(1) for m in (policy, reference)]
+            kl += sum((logps[0] - logps[1])[n + t - 1, token].item() for t, token in enumerate(a)) / 16
+    assert row["kl"] == pytest.approx(kl, abs=1e-4)
+
+
+def test_pairs_that_teach_nothing_are_skipped_and_counted(tmp_path, answers):
+    trainer = learner("online-dpo", tmp_path, None, pay=lambda batch: torch.zeros_like(parity(batch)))
+    before = weights(trainer.model)
+    trainer.train()
+    assert same(before, weights(trainer.model))
+    assert [(row["tied"], row["pairs"], row["updates"], row["loss"]) for row in trainer.curves] == [(4, 0, 0, None)] * 2
+    assert trainer.curves[-1]["responses"] == 32, "they were sampled all the same"
+
+
+# --- a mask of ones is no mask
+
+
+@pytest.mark.parametrize("kind", ["online-dpo", "rs"])
+def test_a_mask_of_ones_leaves_the_twin_to_the_bit(tmp_path, answers, kind, monkeypatch):
+    fake, draws = rounds.sample_answers, []
+
+    def replayed(*args):  # the second run gets the first one's answers
+        draws.append(fake(*args) if len(draws) < 4 else draws[len(draws) % 4])
+        return draws[-1]
+
+    monkeypatch.setattr(rounds, "sample_answers", replayed)
+    found = []
+    for decide in (None, ones):
+        trainer = learner(kind, tmp_path, decide)
+        start = weights(trainer.model)
+        trainer.train()
+        found.append(weights(trainer.model))
+        assert not same(start, found[-1])
+        assert [row["updates"] for row in trainer.curves] == [4, 4]
+    assert trainer.curves[0]["kept_chosen"] == 1.0 and same(*found)
+
+
+def test_appo_with_a_mask_of_ones_is_ppo_to_the_bit(tmp_path):
+    found = []
+    for make, more in ((DensePPOTrainer, {}), (MaskedPPOTrainer, {"decide": ones})):
+        trainer = ppo(tmp_path, make, **more)
+        start = weights(trainer.model)
+        trainer.train()
+        found.append(weights(trainer.model))
+    assert same(*found) and not same(start, found[0])
+
+
+def ppo(folder, make, parts=None, **more):
+    policy, ref, critic = parts or models()
+    args = DensePPOConfig(
+        str(folder), per_device_train_batch_size=16, max_completion_length=10, max_steps=2, learning_rate=1e-2,
+        critic_learning_rate=1e-2, kl_coef=0.1, use_cpu=True, bf16=False, gradient_checkpointing=False,
+        report_to="none", disable_tqdm=True, seed=7,
+    )  # fmt: skip
+    return make(
+        policy, reward_fn=bandit, ref_model=ref, critic=critic, args=args, processing_class=TOKENIZER,
+        train_dataset=Dataset.from_list(PROMPTS), **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.7])
+def test_rejection_sampling_is_trls_likelihood_and_the_exact_kl(tmp_path, answers, kl_coef):
+    trainer = learner("rs", tmp_path, None, beta=kl_coef)
+    ours = trainer.compute_loss(trainer.model, trainer.data_collator(ROWS))
+    policy, reference, _ = models()
+    args = SFTConfig(**common(tmp_path, policy, 0) | {"report_to": "none"}, completion_only_loss=True, max_length=None)
+    sequences = [row["prompt_ids"] + row["chosen_ids"] for row in ROWS]
+    whole = [[0] * len(row["prompt_ids"]) + [1] * len(row["chosen_ids"]) for row in ROWS]
+    data = Dataset.from_dict({"input_ids": sequences, "completion_mask": whole})
+    trl = SFTTrainer(model=policy, args=args, train_dataset=data, processing_class=TOKENIZER)
+    expected = trl.compute_loss(policy, trl.data_collator([trl.train_dataset[i] for i in range(2)])).item()
+    terms = []
+    for row, ids in zip(ROWS, sequences):
+        p, q = (type(m).forward(m, torch.tensor([ids])).logits[0].log_softmax(1) for m in (policy, reference))
+        for t in range(len(row["prompt_ids"]) - 1, len(ids) - 1):
+            terms.append(sum(p[t].exp() * (p[t] - q[t])).item())
+    assert ours.item() == pytest.approx(expected + kl_coef * sum(terms) / len(terms), abs=1e-5)
+
+
+def test_online_dpos_loss_is_trls(tmp_path, answers):
+    trainer = learner("online-dpo", tmp_path, None)
+    policy, reference, _ = models()
+    args = DPOConfig(**common(tmp_path, policy, 0) | {"report_to": "none"}, beta=0.5, max_length=None)
+    data = Dataset.from_list(ROWS)
+    trl = TokenisedDPOTrainer(policy, reference, args=args, train_dataset=data, processing_class=TOKENIZER)
+    losses = [t.compute_loss(t.model, t.data_collator(ROWS)) for t in (trainer, trl)]
+    assert torch.equal(*losses) and losses[0] > 0
+
+
+# --- masked tokens teach nothing
+
+
+def last_hidden_gradient(trainer, batch):
+    """Of the last hidden states, [B, L, width]: position t - 1 is what token t is predicted from, and nothing else."""
+    seen = []
+
+    def keep(module, inputs, output):
+        output.last_hidden_state.retain_grad()
+        seen.append(output.last_hidden_state)
+
+    hook = trainer.model.model.register_forward_hook(keep)
+    trainer.compute_loss(trainer.model, batch).backward()
+    hook.remove()
+    return seen[0].grad
+
+
+@pytest.mark.parametrize("kind", ["online-dpo", "rs"])
+def test_masked_tokens_get_exactly_no_gradient(tmp_path, answers, kind):
+    trainer = learner(kind, tmp_path, ones, beta=0.5 if kind == "online-dpo" else 0.0)
+    rows = [
+        row | {"chosen_mask": kept, "rejected_mask": [1] * len(row["rejected_ids"])} for row, kept in zip(ROWS, KEPT)
+    ]
+    found = last_hidden_gradient(trainer, trainer.data_collator(rows))[: len(rows)]  # the chosen sides come first
+    for row, kept, gradient in zip(rows, KEPT, found):
+        first = len(row["prompt_ids"]) - 1
+        for t, keep in enumerate(kept):
+            assert gradient[first + t].abs().sum().item() > 0 if keep else not gradient[first + t].any()
+
+
+def test_a_policy_of_which_every_token_is_masked_stays_and_its_critic_learns(tmp_path):
+    def nothing(batch, chosen, *unused):
+        return masking.Masked(torch.zeros_like(batch["completion_mask"]), None, torch.ones_like(chosen))
+
+    nothing.preferred = "reward"
+    trainer = ppo(tmp_path, MaskedPPOTrainer, decide=nothing)
+    before = weights(trainer.model)
+    trainer.train()
+    after = weights(trainer.model)
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"critic"}
+    assert [(row["kept"], row["emptied"]) for row in trainer.curves] == [(0.0, 16)] * 2
+
+
+def test_preferred_responses_are_those_above_the_mean_so_far_or_of_positive_advantage(tmp_path):
+    seen = []
+
+    def watch(batch, chosen, values, gamma):
+        seen.append((bandit(batch).sum(1), chosen))
+        return ones(batch, chosen)
+
+    watch.preferred = "reward"
+    trainer = ppo(tmp_path, MaskedPPOTrainer, decide=watch)
+    trainer.train()
+    totals: list[float] = []
+    for paid, chosen in seen:
+        totals += paid.tolist()
+        mean = sum(totals) / len(totals)
+        clear = (paid - mean).abs() > 1e-6
+        assert chosen[clear].tolist() == (paid[clear] > mean).tolist() and 0 < chosen.sum() < len(chosen)
+    assert [row["preferred"] for row in trainer.curves] == [c.float().mean().item() for _, c in seen]
+
+    watch.preferred, seen[:] = "advantage", []
+    trainer = ppo(tmp_path, MaskedPPOTrainer, decide=watch)
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[i] for i in range(16)])
+    for row, mask, chosen in zip(batch["advantages"], batch["completion_mask"], seen[0][1]):
+        assert chosen.item() == (sum(row[mask.bool()].tolist()) > 0)
+
+
+# --- what decides
+
+
+def toy_batch():
+    rows = [{"prompt_ids": [1, 2], "completion_ids": ids} for ids in ([4, 5, 6], [7], [8, 9, 11, 12])]
+    return collate_prompt_completion(rows, TOKENIZER.pad_token_id)
+
+
+def test_the_baseline_is_the_mean_of_all_rewards_so_far_or_fixed_or_the_critics():
+    batch, chosen = toy_batch(), torch.tensor([True, False, True])
+    decide = masking.Decider(parity, {"by": "token"})
+    assert decide(batch, chosen).mask.int().tolist() == [[1, 0, 1, 0], [1, 0, 0, 0], [1, 0, 0, 1]]  # b = 4/8
+    high = masking.Decider(lambda b: 5 * parity(b), {"by": "token", "baseline": "fixed", "decision": "three-way"})
+    high.settings["delta"] = 5.0
+    assert high(batch, chosen).emptied.all(), "5 is not above 0 + 5"
+    values = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    found = masking.Decider(parity, {"by": "token", "baseline": "td"})(batch, chosen, values, 0.9).mask
+    for b, n in enumerate((3, 1, 4)):
+        for t in range(n):
+            later = values[b, t + 1].item() if t + 1 < n else 0.0
+            error = parity(batch)[b, t].item() + 0.9 * later - values[b, t].item()
+            assert bool(found[b, t]) == ((error > 0) == chosen[b].item())
+
+
+def test_a_running_mean_sees_every_batch():
+    decide, batch = masking.Decider(parity, {"by": "token"}), toy_batch()
+    odd = batch | {"completion_ids": batch["completion_ids"] * 2 + 1}  # all rewards 0
+    three = torch.ones(3, dtype=torch.bool)
+    assert decide(odd, three).emptied.all()  # nothing is above b = 0
+    assert decide.mean.total == 0 and decide.mean.count == 8
+    decide(batch, three)
+    assert decide.mean.total == 4 and decide.mean.count == 16
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mask": {"by": "bandit"}}, "'bandit' has no reward model of parts of an answer; take 'token' or 'segment'"),
+        ({"mask": {"by": "tlcr"}}, "'tlcr' has no reward model of parts of an answer"),
+        (
+            {"mask": {"by": "token", "baseline": "mode"}},
+            "unknown baseline 'mode'; choose one of running mean, fixed, td",
+        ),
+        ({"mask": {"by": "token", "preferred": "luck"}}, "unknown preferred 'luck'; choose one of reward, advantage"),
+        ({"mask": {"by": "token", "baseline": "td"}}, "a TD error takes the critic of the token rewards that decide"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused_before_anything_is_trained(changes, message):
+    with pytest.raises(ValueError, match=f"mask of method 'appo': .*{message}"):
+        masking.row_of(method("appo", **changes))
+
+
+def test_answers_to_a_prompt_must_fit_a_rollout_batch(tmp_path):
+    with pytest.raises(ValueError, match="rollouts is 12: make it a multiple of 8"):
+        adaptive.train_in_rounds(Run(profile("smoke", rollouts=12), root=tmp_path), METHODS["adpo"], None, None, None)
+
+
+# --- in the study
+
+
+def test_a_masked_run_waits_for_both_scorers_once_each():
+    run = Run(profile("cpu"), 1)
+    tasks = plan.plan([(METHODS[name], run) for name in ("appo", "appo-dense", "dpo-masked", "bandit", "token")])
+    scorers = {name for name, task in tasks.items() if task.kind == "scorer"}
+    assert len(scorers) == 2 and set(tasks["appo, seed 1"].needs) == scorers
+    by_token = tasks["token, seed 1"].needs
+    assert tasks["appo-dense, seed 1"].needs == tasks["dpo-masked, seed 1"].needs == by_token and len(by_token) == 1
+    assert "token" in {tasks[name].method for name in scorers}, "the mask's scorer is not the one that `appo` prepares"
+
+
+def test_a_row_recorded_before_masks_is_the_same_method_and_a_mask_another():
+    new = asdict(METHODS["bandit"])
+    old = {name: x for name, x in new.items() if name != "mask"}
+    assert identity.same_method(old, new) and not identity.same_method(old, asdict(METHODS["appo"]))
+
+
+def test_twins_differ_in_the_mask_alone_and_all_get_as_many_trials():
+    for masked, twin in {"appo": "bandit", "adpo": "online-dpo", "ars": "rs", "dpo-masked": "dpo"}.items():
+        named = {name: getattr(METHODS[twin], name) for name in ("name", "label", "source", "mask")}
+        assert replace(METHODS[masked], **named) == METHODS[twin] and METHODS[masked].mask and not named["mask"]
+    assert {len(tuning.settings(grid)) for grid in tuning.POLICIES.values()} == {6}
+    assert {METHODS[name].trainer for name in METHODS} - {"none"} <= tuning.POLICIES.keys()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return Run(profile("smoke", **TINY), 0, root=tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def records(run):
+    names = ("bandit", "dpo", *ADAPTIVE, "dpo-masked", "appo-td", "adpo-per-segment")
+    return {name: study.run_method(run, METHODS[name]) for name in names}
+
+
+def test_every_method_samples_and_updates_alike_and_says_so(records):
+    for name, record in records.items():
+        used, curves = record["used"], record.get("curves", [])
+        assert used["responses"] == (0 if name.startswith("dpo") else 16) and used["preference_labels"] == 32
+        if METHODS[name].trainer in adaptive.BETA:
+            assert used["tokens"] == sum(row["tokens"] for row in curves) > 0
+            assert [row["pairs"] + row["tied"] for row in curves] == [1, 1]  # 8 answers are one prompt
+            assert all(row["updates"] == 2 * row["pairs"] for row in curves)  # one minibatch of it, two epochs
+            assert record["gate"] in ("passed", "failed") and "credit" not in record
+
+
+def test_records_hold_the_curves_of_the_book_and_what_masks_kept(records):
+    wanted = {"rollout", "step", "proxy_reward", "true_return", "kl", "length", "repetition", "fact_accuracy"}
+    wanted |= {"truncated", "seconds_generate", "seconds_score", "seconds_update"}
+    for name in (*ADAPTIVE, "appo-td", "adpo-per-segment"):
+        masks = (
+            {"kept", "emptied", "preferred"} if METHODS[name].trainer == "ppo" else {"kept_chosen", "emptied_rejected"}
+        )
+        for row in records[name]["curves"]:
+            assert wanted <= row.keys() and (masks <= row.keys()) == bool(METHODS[name].mask)
+        assert records[name]["final"]["length"] > 0
+    kept = records["dpo-masked"]["mask"]
+    assert 0 < kept["chosen"]["kept"] < kept["chosen"]["tokens"] and kept["rejected"]["samples"] == 32
+    assert records["dpo-masked"]["preference_curve"][-1]["loss"] != records["dpo"]["preference_curve"][-1]["loss"]
+    assert records["appo"]["stage_seconds"]["mask"] > 0
+
+
+def test_a_method_and_its_twin_start_from_the_same_answers(records):
+    for masked, twin in {"appo": "bandit", "adpo": "online-dpo", "ars": "rs"}.items():
+        first = [records[name]["curves"][0] for name in (masked, twin)]
+        assert len({(row["true_return"], row["length"], row["proxy_reward"]) for row in first}) == 1
+
+
+def test_masks_of_pairs_are_decided_by_the_token_models_normalised_scores(run, records, tmp_path):
+    """dpo-masked against each response on its own: scorer, normaliser at its location, mean of all as the baseline."""
+    sft = pipeline.sft_model(run)
+    prefs = pipeline.preferences(run, sft)
+    folder, row = masking.scorer(run, METHODS["dpo-masked"], sft, prefs), METHODS["token"]
+    tokenizer = load_causal_lm(sft)[1]
+    decide = masking.decider(run, METHODS["dpo-masked"], sft, prefs, folder, tokenizer, tmp_path)
+    pairs, counts = masking.mask_dataset(load_from_disk(prefs.path / "preference"), decide, tokenizer, 0)
+    net = TokenScorer.from_pretrained(folder, dtype=torch.float32)
+    fitted = rewards.fit_normaliser(
+        **dict(zip(("scores", "segment_mask"), pipeline.calibration_scores(run, row, folder, sft, prefs))),
+        **row.normaliser,
+    )
+    pay = dense.reward_function(row, net, fitted, tokenizer)
+    values, masks, sides = [], [], []
+    for pair in pairs:
+        for side in ("chosen", "rejected"):
+            batch = collate_prompt_completion([pair], tokenizer.pad_token_id, f"{side}_completion_ids")
+            values += pay(batch)[0].tolist()
+            masks += pair[f"{side}_mask"]
+            sides += [side == "chosen"] * len(pair[f"{side}_mask"])
+    mean = sum(values) / len(values)
+    assert counts["baseline"] == pytest.approx(mean, abs=1e-5)
+    wrong = [m != ((v > mean) == s) for v, m, s in zip(values, masks, sides, strict=True) if abs(v - mean) > 1e-4]
+    assert len(wrong) > 0.9 * len(values) and not any(wrong)
+
+
+def test_prompts_and_steps_are_the_profiles(run):
+    p = replace(run.profile, rounds=5, rollouts=64)
+    assert p.rollouts // rounds.ANSWERS * p.rounds == 40 and rollouts.sizes(p)["max_steps"] == 5 * 2 * 2
