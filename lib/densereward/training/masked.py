@@ -17,8 +17,8 @@ How TRL 1.16 takes a mask:
 - GRPOTrainer attends with its `completion_mask`: a zero there hides the token from those after it. `mask_advantages`
   multiplies the surrogate's advantages instead, which is Eq. 14.
 
-A trainer drops columns that it does not know: pass `remove_unused_columns=False`. Left out: the KL term of Eq. 16,
-which SFTTrainer does not have; masks that change while a policy trains on pairs.
+A trainer drops columns that it does not know: pass `remove_unused_columns=False`. The KL term of Eq. 16, which
+SFTTrainer does not have, and masks that change from round to round are in `online.py`.
 """
 
 from collections.abc import Callable
