@@ -318,6 +318,14 @@ def test_a_running_mean_sees_every_batch():
     assert decide.mean.total == 4 and decide.mean.count == 16
 
 
+def test_a_signed_mask_is_refused_where_minus_one_would_train_as_one():
+    signed = {"by": "token", "signed": True}
+    assert masking.row_of(method("appo", mask=signed)).name == "token"
+    for name in ("adpo", "ars", "dpo-masked"):
+        with pytest.raises(ValueError, match="it is signed, which likelihoods and losses on pairs cannot take"):
+            masking.row_of(method(name, mask=signed))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -35,7 +35,7 @@ ROWS = 64  # responses per pass of a scorer over a dataset
 
 def row_of(method: Method) -> Method | None:
     """The row whose rewards decide a row's mask, None without a mask. ValueError for one that has none to give, for
-    unknown names, and for a TD error where no critic learns those rewards."""
+    unknown names, for a TD error where no critic learns those rewards, and for a sign where it has no use."""
     if method.mask is None:
         return None
     by, where = METHODS[method.mask["by"]], f"mask of method {method.name!r}"
@@ -47,6 +47,8 @@ def row_of(method: Method) -> Method | None:
     alike = method.segmentation == by.segmentation == {"kind": "token"} and method.trainer == "ppo"
     if method.mask.get("baseline") == "td" and not alike:
         raise ValueError(f"{where}: a TD error takes the critic of the token rewards that decide; use PPO on 'token'")
+    if method.mask.get("signed") and method.trainer != "ppo":
+        raise ValueError(f"{where}: it is signed, which likelihoods and losses on pairs cannot take; use PPO")
     return replace(by, interpolation="repeat")
 
 
