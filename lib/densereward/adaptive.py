@@ -19,7 +19,7 @@ from densereward.testbed import truth
 from densereward.training import appo, online, preference, rounds, settings
 
 SAMPLED = [name for name in rollouts.FIELDS if name not in ("actor_learning_rate", "kl_coef")]
-BETA = {"online-dpo": "dpo_beta", "rs": "kl_coef"}  # the field of the profile that weighs KL to the reference
+BETA = {"online-dpo": "online_dpo_beta", "rs": "kl_coef"}  # the field of the profile that weighs KL to the reference
 
 
 def train_in_rounds(

@@ -17,6 +17,7 @@ TUNED = (
     "actor_learning_rate",
     "dpo_beta",
     "dpo_learning_rate",
+    "online_dpo_beta",
     "online_learning_rate",
 )  # what `tuning.py` may choose for a method
 

@@ -50,7 +50,9 @@ class Profile:
     # DPO on the same pairs, one epoch; FIGA on their revisions, at the same learning rate
     dpo_beta: float = 0.1
     dpo_learning_rate: float = 3e-4
-    online_learning_rate: float = 1e-4  # DPO and rejection sampling in rounds; at 3e-4 the former drifts off
+    # DPO and rejection sampling in rounds; at 3e-4, or at 1e-4 with a beta of .1, the former drifts tens of nats off
+    online_learning_rate: float = 1e-4
+    online_dpo_beta: float = 0.5
     # evaluation
     eval_prompts: int = 256
     credit_responses: int = 96

@@ -6,9 +6,9 @@
 Reward models: learning rate and score scale, scored by label accuracy on validation pairs. One setting serves all
 granularities: the one with the best mean over them, so that none is favoured. The choice stands in `profiles.py`.
 
-Policies: learning rate and KL coefficient (DPO: learning rate and beta; FIGA: learning rate, as many values), scored by
-the true return of sampled answers to validation prompts, each method for itself. The choices stand in
-data/results/<profile>/choices.json, and `study --tuned` uses them. Choosing by the truth gives every method its best,
+Policies: learning rate and KL coefficient (DPO: learning rate and beta; FIGA: learning rate, as many values; in rounds,
+their own), scored by the true return of sampled answers to validation prompts, each method for itself. The choices
+stand in data/results/<profile>/choices.json, and `study --tuned` uses them. Choosing by the truth gives every method its best,
 which no proxy would show; test prompts are not touched.
 
 Both append to data/results/<profile>/tuning.jsonl and skip what is there.
@@ -40,7 +40,7 @@ _SAMPLING = {"kl_coef": (0.1, 0.5, 2.0), "actor_learning_rate": (1e-4, 3e-4)}
 POLICIES = {
     **dict.fromkeys(("ppo", "rloo", "grpo", "remax"), _SAMPLING),
     "dpo": {"dpo_beta": (0.05, 0.2, 0.8), "dpo_learning_rate": (1e-4, 3e-4)},
-    "online-dpo": {"dpo_beta": (0.05, 0.2, 0.8), "online_learning_rate": (1e-4, 3e-4)},
+    "online-dpo": {"online_dpo_beta": (0.1, 0.5, 2.0), "online_learning_rate": (1e-4, 3e-4)},
     "rs": {"kl_coef": (0.1, 0.5, 2.0), "online_learning_rate": (1e-4, 3e-4)},
     "figa": {"dpo_learning_rate": (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4)},
 }
