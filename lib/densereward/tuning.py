@@ -8,8 +8,8 @@ granularities: the one with the best mean over them, so that none is favoured. T
 
 Policies: learning rate and KL coefficient (DPO: learning rate and beta; FIGA: learning rate, as many values; in rounds,
 their own), scored by the true return of sampled answers to validation prompts, each method for itself. The choices
-stand in data/results/<profile>/choices.json, and `study --tuned` uses them. Choosing by the truth gives every method its best,
-which no proxy would show; test prompts are not touched.
+stand in data/results/<profile>/choices.json, and `study --tuned` uses them. Choosing by the truth gives every method
+its best, which no proxy would show; test prompts are not touched.
 
 Both append to data/results/<profile>/tuning.jsonl and skip what is there.
 """
