@@ -23,9 +23,9 @@ class Method:
     "bradley-terry" (a reward model trained on preference pairs), "discriminator" (trained on the tokens that a reviser
     changed), or "oracle" (a control that reads the testbed's truth; `noise` is the standard deviation, in units of
     credit, added to each span's credit). `revisions`: who revises the rejected answers, of `revised.reviser`; with a
-    Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto" or "attention", of `shaping.py`, made of
-    what the other parts pay. `trainer`: "ppo", "dpo", "rloo", "grpo", "remax", "figa" (`baselines.py`), or "none" (the
-    SFT model as it is); `options` are the trainer's."""
+    Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto", "attention" or "pool", of `shaping.py`,
+    made of what the other parts pay. `trainer`: "ppo", "dpo", "rloo", "grpo", "dense-grpo", "remax", "figa"
+    (`baselines.py`), or "none" (the SFT model as it is); `options` are the trainer's."""
 
     name: str
     label: str  # as figures and tables print it
@@ -216,11 +216,23 @@ _BASELINES = (
     _baseline("abc", "ABC", "a baseline of this study, named in tlcr", shaping={"kind": "attention", "beta": 0.8}),
 )
 
+_CROSSED = "this study: parts of different papers"
+_STEPS = {"source": _CROSSED, "interpolation": "none", "trainer": "dense-grpo", **_GROUP}
+_CROSS = (
+    _tlcr("pooled", "pooled over entropy segments", _CROSSED, shaping={"kind": "pool", "segmentation": entropy(1.75)}),
+    replace(_SEGMENT, name="segment-grpo", label="Segment, GRPO", **_STEPS),
+    replace(_TOKEN, name="token-grpo", label="Token, GRPO", **_STEPS),
+    replace(_TLCR, name="tlcr-grpo", label="TLCR, GRPO", **_STEPS),
+)
+
 LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained
-METHODS = {row.name: row for row in (*_CORE, *_TLCR_ROWS, *_BASELINES, *_CONTROLS, *_ABLATIONS, *_TLCR_ABLATIONS)}
+METHODS = {
+    row.name: row for row in (*_CORE, *_TLCR_ROWS, *_BASELINES, *_CONTROLS, *_ABLATIONS, *_TLCR_ABLATIONS, *_CROSS)
+}
 CORE = tuple(row.name for row in (*_CORE, *_CONTROLS))  # the comparison: three seeds or more
 TLCR = tuple(row.name for row in _TLCR_ROWS)
 BASELINES = tuple(row.name for row in _BASELINES)
+CROSS = tuple(row.name for row in _CROSS)
 
 
 def method(name: str, **changes) -> Method:
