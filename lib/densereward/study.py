@@ -29,7 +29,7 @@ from densereward.records import provenance, read_records, write_record
 from densereward.stages import Artifact, load_json
 
 RESULTS = pipeline.ROOT / "data" / "results"
-GROUPS = {"core": CORE, "tlcr": TLCR, "baselines": BASELINES, "cross": CROSS, "all": tuple(METHODS)}
+GROUPS = {"core": CORE, "tlcr-core": TLCR, "baselines": BASELINES, "cross": CROSS, "all": tuple(METHODS)}
 TRAINERS = {  # run, row, folder of the SFT model, preferences, folder of the scorer or None -> artifact
     "ppo": policy.train_policy,
     "rloo": baselines.train_without_critic,
@@ -127,7 +127,7 @@ def with_choices(run: Run, row: Method) -> Run:
 def main(
     profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
     methods: Annotated[
-        str, typer.Option(help="comma-separated rows of methods.py, or core, tlcr, baselines, cross, all")
+        str, typer.Option(help="comma-separated rows of methods.py, or core, tlcr-core, baselines, cross, all")
     ] = "core",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each")] = 1,
