@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from densereward import identity, pipeline, profiles, study, tuning
-from densereward.methods import method
+from densereward.methods import METHODS, method
 from densereward.pipeline import Run
 from densereward.profiles import profile
 from densereward.records import read_records
