@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from densereward import effort
 from densereward.evaluation import controlled, summary
 from densereward.evaluation.published_rows import FIGURE_3, LENGTH, MAIN, ROWS, printed
 from densereward.identity import settings
@@ -90,6 +91,25 @@ def rows(runs: list[dict], methods) -> pd.DataFrame:
                 "seeds": "1 (exploratory)" if row.seeds == 1 else str(row.seeds),
             }
         )
+    return pd.DataFrame(lines)
+
+
+def spent(runs: list[dict], methods) -> pd.DataFrame:
+    """What stands beside `rows`: KL to the SFT model with its t interval, and means over seeds of what was used
+    (`effort.recorded`). A line for each of `methods`; one without a record has dashes."""
+    kl = summary.intervals(summary.values(_of(runs, methods), "final.kl"), ["method"]).set_index("method")
+    names = {
+        "preference_labels": "preference labels (pairs)",
+        "revisions": "revisions (answers)",
+        "tokens": "sampled in training (tokens)",
+    }
+    lines = []
+    for method in dict.fromkeys(methods):
+        used = pd.DataFrame([effort.recorded(r) for r in _of(runs, (method,))], columns=list(names)).mean()
+        row = kl.loc[method] if method in kl.index else None
+        moved = None if row is None else summary.interval_text(row["mean"], row.low, row.high)
+        counts = {text: None if np.isnan(used[name]) else f"{used[name]:,.0f}" for name, text in names.items()}
+        lines.append({"here": summary.label(method), "KL (nats per response)": moved} | counts)
     return pd.DataFrame(lines)
 
 
