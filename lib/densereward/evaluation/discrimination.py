@@ -47,6 +47,22 @@ def areas(p: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     }
 
 
+def measures(metrics: dict, p: torch.Tensor, labels: torch.Tensor) -> pd.DataFrame:
+    """Accuracies of a discriminator's metrics beside what saying the largest label gets, calibration and `areas`."""
+    edited = {
+        "edited tokens: accuracy": metrics.get("edited_accuracy_test", float("nan")),
+        "edited tokens: share of the larger label": metrics.get("edited_majority_test", float("nan")),
+        "edited tokens: expected calibration error": metrics.get("ece_test", float("nan")),
+    }
+    found = {
+        "three labels: accuracy": metrics["token_accuracy_test"],
+        "three labels: share of the largest": metrics["token_majority_test"],
+        **edited,
+        **{f"area under the curve: {name}": area for name, area in areas(p, labels).items()},
+    }
+    return pd.DataFrame({"on held-out revisions": found.keys(), "share": map(float, found.values())})
+
+
 def bands(p: torch.Tensor, labels: torch.Tensor, confidences=CONFIDENCES) -> pd.DataFrame:
     """A row for each confidence below which a token is called neutral: accuracy over the three labels, the share of the
     largest label (what always saying that would get), the share called neutral, and, of edited tokens that are not

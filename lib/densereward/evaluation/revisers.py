@@ -65,8 +65,8 @@ def agreement(tokenizer, rejected: tuple, revised: tuple) -> dict[str, float]:
 
     A span is flawed if its credit is below 0 or its item is misspelt. "flawed": of the rejected answers' tokens, those
     in flawed spans; "negatives right": of negative tokens, the same; "flaws found": of flawed spans, those with a
-    negative token. "worthy": of the revised answers' tokens, those in spans of credit above 0; "positives right": of positive
-    tokens, the same. nan where there is none. So the first and fourth are what labels by chance would be right."""
+    negative token. "worthy": of the revised answers' tokens, those in spans of credit above 0; "positives right": of
+    positive tokens, the same. nan where there is none. "flawed" and "worthy" are what labels by chance would get."""
     flaws = _marks(tokenizer, *rejected, lambda span: span.credit < 0 or span.misspelt)
     worth = _marks(tokenizer, *revised, lambda span: span.credit > 0)
     (flawed, given, inside, found), (worthy, brought, real, _) = flaws, worth
