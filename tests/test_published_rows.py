@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from densereward.evaluation import published_rows, summary, tables
+from densereward.evaluation import catalogue, published_rows, summary, tables
 from densereward.methods import METHODS
 from densereward.published import PAPERS, load_published
 from test_figures import records
@@ -49,11 +49,13 @@ def test_the_methods_of_adaptive_mask_are_its_columns():
     assert set(published_rows.ROWS) == set(PAPERS)
 
 
-def test_a_method_knows_where_it_is_printed():
-    assert published_rows.places("bandit-synthetic") == ["tlcr Table 1: PPO_synthetic"]
-    assert "segment-ppo Figure 3: 1.5" in published_rows.places("cutoff-1.5")
-    assert "tlcr Table 1: PPO_seq" in published_rows.places("bandit")
-    assert published_rows.places("rloo") == []
+def test_every_printed_row_is_listed_once_with_its_method():
+    found = published_rows.every()
+    assert len(found) == sum(len(rows) for p in published_rows.PAPERS for rows in published_rows.ROWS[p].values())
+    assert not found[["paper", "place", "printed row"]].duplicated().any()
+    lines = set(found.itertuples(index=False, name=None))
+    assert ("tlcr", "Table 1", "PPO_synthetic", "bandit-synthetic") in lines
+    assert ("segment-ppo", "Figure 3", "1.5", "cutoff-1.5") in lines
 
 
 def test_tlcrs_table_stands_beside_ours():
@@ -77,3 +79,32 @@ def test_tlcr_is_ranked_by_its_overall_score():
     ranked = tables.ranks(runs, 1, paper="tlcr")
     assert ranked.paper["tlcr"] == 1 and ranked.paper["sft"] == 8 and ranked.here.notna().all()
     assert -1 <= tables.kendall(runs, 1, "Overall", paper="tlcr")["tau"] <= 1
+
+
+# --- the page of methods ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_methods_has_a_line_for_every_row():
+    found = catalogue.catalogue([*records(("sft", "bandit", "segment")), *records(("tlcr",), (0,))]).set_index("name")
+    assert list(found.index) == list(METHODS)
+    assert found.seeds.to_dict() == dict.fromkeys(METHODS, 0) | {"sft": 3, "bandit": 3, "segment": 3, "tlcr": 1}
+    assert found.label.to_dict() == {name: row.label for name, row in METHODS.items()}
+    assert found.source.to_dict() == {name: row.source for name, row in METHODS.items()}
+
+
+def test_rows_that_differ_read_differently():
+    """Two rows whose lines say the same would hide what an ablation changes."""
+    said = [c for c in catalogue.catalogue([]).columns if c not in ("name", "label", "source", "seeds")]
+    found = catalogue.catalogue([])
+    same = found[found.duplicated(said, keep=False)]
+    assert same.empty, f"read alike: {list(same.name)}"
+    lines = found.set_index("name")
+    assert lines.scorer["tlcr"] == "discriminator, revisions: oracle, error 0.1"
+    assert lines.segmentation["segment"] == "entropy, cutoff 1.75, even over tokens"
+    assert lines.scorer["segment-as-bandit"] == "bradley-terry, trained with entropy, cutoff 1.75"
+    assert lines.trainer["figa"].startswith("figa, alpha 1.0") and lines.segmentation["figa"] == "-"
+
+
+def test_a_run_at_other_settings_is_no_seed_of_the_row():
+    made = [*records(("sft", "bandit", "segment")), *records(("tlcr",), (0,), changes={"lam": 0.95})]
+    assert catalogue.catalogue(made).set_index("name").seeds["tlcr"] == 0

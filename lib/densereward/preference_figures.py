@@ -14,7 +14,7 @@ WIN, TIE, LOSS = ("#0072B2", "won"), ("#d9d9d9", "tied"), ("#E69F00", "lost")
 
 
 def win_matrix(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Win rates (%, `wins.matrix`) of the methods down the side against those along the top; blue is above 50."""
+    """Win rates (%, `wins.matrix`) of the methods down the side against those along the top; violet is above 50."""
     names = order(numbers.method)
     rates = numbers.pivot(index="method", columns="other", values="rate").reindex(index=names, columns=names) * 100
     figure, axes = canvas(1, 1, 1.6 + 0.34 * len(names))

@@ -90,12 +90,14 @@ def printed(table: int, paper: str = "segment-ppo") -> pd.DataFrame:
     return cells.pivot(index="row", columns="column", values="printed").loc[cells.row.unique(), cells.column.unique()]
 
 
-def places(method: str) -> list[str]:
-    """Where a method's results are printed, such as "tlcr Table 1: PPO_seq", in the order of the papers."""
-    return [
-        f"{paper} {'Figure 3' if (paper, table) == ('segment-ppo', FIGURE_3) else f'Table {table}'}: {row}"
-        for paper, tables in ROWS.items()
-        for table, rows in tables.items()
-        for row, name in rows.items()
-        if name == method
-    ]
+def every() -> pd.DataFrame:
+    """A line for each printed row of the papers in `PAPERS`: paper, place, printed row, method."""
+    return pd.DataFrame(
+        [
+            (paper, "Figure 3" if (paper, table) == ("segment-ppo", FIGURE_3) else f"Table {table}", row, method)
+            for paper in PAPERS
+            for table, rows in ROWS[paper].items()
+            for row, method in rows.items()
+        ],
+        columns=["paper", "place", "printed row", "method"],
+    )
