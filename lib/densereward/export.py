@@ -2,8 +2,9 @@
 
     python -m densereward.export --profile cpu --seed 0
 
-Weights are kept in half precision, which halves what a clone carries; held-out accuracy (a discriminator's per token,
-too) is measured again with them, and a scorer that fails its gate then is not exported.
+Weights are kept in half precision, which halves what a clone carries; held-out accuracy is measured again with them,
+and a scorer that fails its gate then is not exported. The gate is on preference labels, which a discriminator is not
+trained on: it must tell edited tokens apart better than the larger label does.
 """
 
 import json
@@ -55,8 +56,10 @@ def main(
                 labelled = revised.revisions(run, row, folder_of_sft, prefs).path / "labelled" / split
                 p, labels = D.probabilities(half, load_from_disk(labelled), tokenizer.pad_token_id)
                 metrics |= {f"{key}_{split}": x for key, x in D.discriminator_metrics(p, labels).items()}
-        if metrics["accuracy_validation"] < metrics["gate_validation"]:
-            raise SystemExit(f"{name}: {metrics['accuracy_validation']:.3f} is below its gate: not exported")
+        told = ("edited_accuracy", "edited_majority") if row.scorer == "discriminator" else ("accuracy", "gate")
+        reached, least = (metrics[f"{what}_validation"] for what in told)
+        if reached < least:
+            raise SystemExit(f"{name}: {told[0]} {reached:.3f} is below {told[1]} {least:.3f}: not exported")
         origin = load_json(folder / "manifest.json")["provenance"]
         save_json(target / name / "metrics.json", {**metrics, "seed": seed, "provenance": origin})
         print(name, json.dumps({k: v for k, v in metrics.items() if k.startswith("accuracy")}), flush=True)
