@@ -120,9 +120,9 @@ def test_a_method_of_ones_own_is_drawn_too():
 
 
 def test_no_two_methods_look_alike():
-    looks = [(style["color"], style["marker"]) for style in map(figures.style, CORE)]
-    assert len(set(looks)) == len(CORE)
-    assert set(figures.STYLE) == set(CORE)
+    looks = [(style["color"], style["marker"]) for style in map(figures.style, figures.STYLE)]
+    assert len(set(looks)) == len(figures.STYLE)
+    assert set(CORE) <= set(figures.STYLE) <= set(METHODS)
 
 
 def test_intervals_are_t_intervals_over_seeds():
@@ -239,6 +239,10 @@ def test_the_tuning_grid_shows_the_mean_by_which_a_setting_is_chosen():
     assert list(numbers.setting.unique()) == ["rm scale 1", "rm scale 4"]
     means = next(line for line in figure.axes[0].lines if line.get_marker() == "|")
     assert list(means.get_xdata()) == pytest.approx([0.66, 0.69])
+    for scale, used in {1.0: 0.66, 2.0: float("nan")}.items():
+        runs = [{"params": {"profile": {"rm_scale": scale, "kl_coef": 0.1}}}]
+        found = summary.tried(trials, runs, "accuracy")
+        assert found == {"used": pytest.approx(used, nan_ok=True), "best": pytest.approx(0.69)}
 
 
 def test_figures_are_equal_files_on_white_with_text_as_text():

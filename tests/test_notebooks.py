@@ -72,6 +72,7 @@ def test_every_notebook_runs_on_real_text_and_on_a_pretrained_model(real_text):
     assert page(real_text["testbed"]).count("Left out:") >= 4
     assert "early divergence" in page(real_text["testbed"])
     assert "No records of dataset" in page(real_text["comparison"])
+    assert "Left out: no record of TLCR" in page(real_text["tlcr"])
     for name in ("segmentation", "reward_models", "segment_ppo"):
         assert "true return (credit)" not in page(real_text[name]), f"{name}: a true return on real text"
 
@@ -92,7 +93,7 @@ def test_a_notebook_and_the_study_give_the_same_record(tree):
 
 
 def test_smoke_output_says_on_its_face_that_it_is_no_evidence(real_text):
-    for name in ("testbed", "segmentation", "reward_models", "segment_ppo"):
+    for name in ("testbed", "segmentation", "reward_models", "segment_ppo", "tlcr"):
         assert "<strong>No evidence.</strong>" in page(real_text[name]), name
 
 
@@ -185,6 +186,7 @@ def namespace(name: str, **injected) -> dict:
         ("segment_ppo", {"method": "oracle-dense", "dataset": SAMPLES}, "reads the testbed's truth"),
         ("segment_ppo", {"lam": 1.5}, "lam is 1.5; give a number, 0 to 1"),
         ("segment_ppo", {"rounds": 2, "critic_warmup": 3}, "critic_warmup is 3, of 2 rounds; give at most 2"),
+        ("tlcr", {"error": 1.5}, "error is 1.5; give a number, 0 to 1"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_trained(name, asked, says, capsys):

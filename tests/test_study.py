@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from densereward import identity, pipeline, profiles, study, tuning
-from densereward.methods import method
+from densereward.methods import METHODS, method
 from densereward.pipeline import Run
 from densereward.profiles import profile
 from densereward.records import read_records
@@ -230,3 +230,8 @@ def test_equal_trials_choose_for_each_method_and_the_study_uses_the_choice(tmp_p
     plain = Run(profile("smoke"), 0)
     one, other = (identity.parameters(r, method("oracle-dense")) for r in (run, plain))
     assert not identity.same(one, other) and "kl_coef" not in identity.settings(one)["profile"]
+
+
+def test_no_group_of_methods_hides_a_method():
+    """A planned run names its method on the command line of its own process: a group of that name would run instead."""
+    assert not study.GROUPS.keys() & METHODS.keys()

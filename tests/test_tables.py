@@ -14,7 +14,8 @@ from densereward.methods import METHODS
 from densereward.published import load_published
 from test_figures import record, records
 
-TABLE_1 = tuple(tables.ROWS[1].values())
+ROWS, MAIN, LENGTH = (found["segment-ppo"] for found in (tables.ROWS, tables.MAIN, tables.LENGTH))
+TABLE_1 = tuple(ROWS[1].values())
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +34,28 @@ def returns(runs: list[dict], method: str) -> dict[int, float]:
 def test_every_table_of_results_is_there():
     """Tables 8 and 9 hold settings; a table that is added to the data must be mapped, or left out here by name."""
     found = set(load_published("segment-ppo")["table"])
-    assert set(tables.ROWS) == found - {8, 9}
+    assert set(ROWS) == found - {8, 9}
 
 
-@pytest.mark.parametrize("table", tables.ROWS)
+@pytest.mark.parametrize("table", ROWS)
 def test_every_printed_row_is_a_method_and_every_mapped_row_is_printed(table):
-    assert list(tables.printed(table).index) == list(tables.ROWS[table])
-    assert set(tables.ROWS[table].values()) <= METHODS.keys()
-    assert "segment" in tables.ROWS[table].values(), "the paper's own method, which all others are set against"
+    assert list(tables.printed(table).index) == list(ROWS[table])
+    assert set(ROWS[table].values()) <= METHODS.keys()
+    assert "segment" in ROWS[table].values(), "the paper's own method, which all others are set against"
 
 
 def test_the_cut_offs_of_figure_3_are_those_of_the_rows():
-    for nats, method in tables.ROWS[tables.FIGURE_3].items():
+    for nats, method in ROWS[tables.FIGURE_3].items():
         assert METHODS[method].segmentation["cutoff"] == float(nats)
 
 
-@pytest.mark.parametrize("table", [t for t in tables.ROWS if t != tables.FIGURE_3])
+@pytest.mark.parametrize("table", [t for t in ROWS if t != tables.FIGURE_3])
 def test_a_method_says_of_itself_that_it_is_of_that_table(table):
     """`methods.py` names the source of each row: the two must not tell different stories."""
     named = {m for m, row in METHODS.items() if row.source == f"segment-ppo Table {table}"}
-    assert named <= set(tables.ROWS[table].values())
+    assert named <= set(ROWS[table].values())
     places = re.compile(r"segment-ppo (Table|Figure|Section)")
-    assert all(places.match(METHODS[m].source) for m in tables.ROWS[table].values())
+    assert all(places.match(METHODS[m].source) for m in ROWS[table].values())
 
 
 def test_the_rows_of_figure_3_and_our_own_are_methods():
@@ -62,11 +63,11 @@ def test_the_rows_of_figure_3_and_our_own_are_methods():
     assert [METHODS[m].segmentation["length"] for m in tables.LENGTHS] == [10, 13, 17, 22]
 
 
-@pytest.mark.parametrize("table", tables.MAIN)
+@pytest.mark.parametrize("table", MAIN)
 def test_main_and_length_columns_are_printed(table):
     columns = tables.printed(table).columns
-    assert tables.MAIN[table] in columns
-    assert (tables.LENGTH.get(table) in columns) == any(c == "AlpacaEval 2.0 / # char" for c in columns)
+    assert MAIN[table] in columns
+    assert (LENGTH.get(table) in columns) == any(c == "AlpacaEval 2.0 / # char" for c in columns)
 
 
 def test_a_table_of_settings_is_refused():
@@ -109,17 +110,17 @@ def test_no_records_are_no_runs():
 # --- side by side ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", tables.ROWS)
+@pytest.mark.parametrize("table", ROWS)
 @pytest.mark.parametrize("methods", [(), ("sft",), ("sft", "segment")], ids=["none", "sft", "two"])
 def test_a_row_without_a_record_stays_with_dashes(table, methods):
     """A row that vanishes is a result that nobody misses."""
     frame = tables.beside(tables.alike(records(methods)), table)
     assert list(frame["in the paper"]) == list(tables.printed(table).index)
-    missing = [method not in methods for method in tables.ROWS[table].values()]
+    missing = [method not in methods for method in ROWS[table].values()]
     assert list(frame["true return (credit)"].isna()) == missing
     assert list(frame["seeds"] == "0") == missing
     assert len(tables.contrasts(tables.alike(records(methods)), table)) == sum(
-        method != "segment" for method in tables.ROWS[table].values()
+        method != "segment" for method in ROWS[table].values()
     )
 
 
@@ -129,7 +130,7 @@ def test_our_numbers_are_means_and_t_intervals_of_the_row_that_is_mapped(runs):
     row = frame.loc["Bandit as Segment"]
     assert row["true return (credit)"] == f"{mean:.2f} [{low:.2f}, {high:.2f}]"
     assert row["here"] == METHODS["bandit-as-segment"].label and row["seeds"] == "3"
-    assert row[tables.MAIN[1]] == "14.39" and row[tables.LENGTH[1]] == "691", "as printed"
+    assert row[MAIN[1]] == "14.39" and row[LENGTH[1]] == "691", "as printed"
     lengths = [r["final"]["length"] for r in runs if r["method"] == "bandit-as-segment"]
     assert row["length (tokens)"] == f"{np.mean(lengths):.1f}"
 
@@ -161,7 +162,7 @@ def test_each_backbone_stands_beside_the_same_runs(runs):
 
 def test_figures_draw_every_printed_value_once_and_our_runs(runs):
     drawn = summary.values(tables.drawn(runs[:-3], 1), "paper.main").set_index("method")["value"]
-    assert dict(drawn) == {m: float(tables.printed(1).loc[row, tables.MAIN[1]]) for row, m in tables.ROWS[1].items()}
+    assert dict(drawn) == {m: float(tables.printed(1).loc[row, MAIN[1]]) for row, m in ROWS[1].items()}
     ours = summary.values(tables.drawn(runs[:-3], 1), tables.RETURN)
     assert len(ours) == len(runs) - 3
 
@@ -206,31 +207,31 @@ def test_the_permutation_p_counts_ties_as_they_are(runs):
 def test_the_interval_is_over_seeds_that_are_drawn_for_all_rows_together(runs):
     """Drawn for each row alone, seeds would lose their pairing. Three seeds have 27 draws: the bootstrap's interval is
     that of their taus, and closes where all seeds say the same."""
-    printed = [float(tables.printed(1).loc[row, tables.MAIN[1]]) for row in tables.ROWS[1]]
+    printed = [float(tables.printed(1).loc[row, MAIN[1]]) for row in ROWS[1]]
     wide = np.array([[returns(runs, method)[seed] for seed in range(3)] for method in TABLE_1])
     draws = [wide[:, list(d)].mean(axis=1) for d in itertools.product(range(3), repeat=3)]
     taus = [stats.kendalltau(printed, means).statistic for means in draws]
-    found = tables.kendall(runs, 1, tables.MAIN[1])
+    found = tables.kendall(runs, 1, MAIN[1])
     low, high = np.quantile(taus, [0.025, 0.975], method="inverted_cdf")
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.1)
     alike = [r | {"final": r["final"] | {"true_return": returns(runs, r["method"])[0] + r["seed"]}} for r in runs]
-    found = tables.kendall(alike, 1, tables.MAIN[1])
+    found = tables.kendall(alike, 1, MAIN[1])
     assert found["low"] == pytest.approx(found["tau"]) and found["high"] == pytest.approx(found["tau"])
 
 
 def test_too_few_rows_or_seeds_give_no_tau_or_no_interval(runs):
-    few = tables.kendall([r for r in runs if r["method"] in TABLE_1[:5]], 1, tables.MAIN[1])
+    few = tables.kendall([r for r in runs if r["method"] in TABLE_1[:5]], 1, MAIN[1])
     assert few["rows"] == 5 and all(np.isnan(few[name]) for name in ("tau", "low", "high", "p"))
-    two = tables.kendall([r for r in runs if r["seed"] < 2], 1, tables.MAIN[1])
+    two = tables.kendall([r for r in runs if r["seed"] < 2], 1, MAIN[1])
     assert np.isfinite(two["tau"]) and np.isnan(two["low"])
-    assert tables.kendall([], 1, tables.MAIN[1])["rows"] == 0
+    assert tables.kendall([], 1, MAIN[1])["rows"] == 0
 
 
 @pytest.mark.parametrize(
     "table, column, says",
     [
-        (4, tables.MAIN[4], "table 4 has 5 methods, a rank correlation needs 6: use contrasts"),
-        (2, tables.MAIN[2], "table 2 prints a method on several backbones: use contrasts"),
+        (4, MAIN[4], "table 4 has 5 methods, a rank correlation needs 6: use contrasts"),
+        (2, MAIN[2], "table 2 prints a method on several backbones: use contrasts"),
         (1, "GSM8K", "table 1 has no column 'GSM8K'; choose one of AlpacaEval 2.0 / LC (%)"),
     ],
 )

@@ -1,31 +1,32 @@
 """Stages of the methods that the three papers compare with, and that are no PPO: RLOO, GRPO, ReMax, FIGA.
 
-    scorer ----> rloo, grpo, remax          revisions ----> figa
+    scorer ----> rloo, grpo, remax, dense-grpo          revisions ----> figa
 
 Same prompts, responses and updates as PPO's where they sample (`rollouts.py`); FIGA samples nothing. RTO and ABC are
 PPO with another reward (`Method.shaping`).
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from datasets import load_from_disk
 
-from densereward import labeling, revised, rewards, rollouts
+from densereward import dense, labeling, revised, rewards, rollouts, segments
 from densereward.methods import Method
 from densereward.models import load_causal_lm
 from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code, to_device
 from densereward.seeding import derive, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
-from densereward.training import counting, figa, group, padding, remax, settings
+from densereward.training import counting, figa, group, padding, remax, settings, steps
 
 
 def train_without_critic(
     run: Run, method: Method, folder_of_sft: Path, prefs: Artifact, folder_of_scorer: Path | None
 ) -> Artifact:
-    """RLOO, GRPO or ReMax, as `method.trainer` says, on the total that the row's rewards pay a response: policy,
-    curves, normaliser. Random: rollouts, prompt order (seed, as PPO's)."""
+    """RLOO, GRPO or ReMax, as `method.trainer` says, on the total that the row's rewards pay a response, or GRPO on the
+    rewards of its segments: policy, curves, normaliser. Random: rollouts, prompt order (seed, as PPO's)."""
     p = run.profile
 
     def build(folder: Path) -> None:
@@ -36,7 +37,9 @@ def train_without_critic(
         trainer = group.trainer_of(
             method.trainer,
             policy,
-            rollouts.per_response(paid, tokenizer),
+            at_steps(method, paid, tokenizer)
+            if method.trainer == "dense-grpo"
+            else rollouts.per_response(paid, tokenizer),
             truth.metrics(p.world.returns) if run.testbed else [],
             p.kl_coef,
             settings.common(folder, policy, seed % 2**31) | rollouts.sizes(p),
@@ -52,10 +55,15 @@ def train_without_critic(
         method.trainer,
         build,
         key=run.key(*rollouts.FIELDS, method=asdict(method)),
-        sources=[*DATA, *SCORING, rollouts, counting, group, remax, padding, rewards, truth, *own_code(method)],
+        sources=[*DATA, *SCORING, rollouts, counting, group, remax, steps, padding, rewards, truth, *own_code(method)],
         inputs=[*inputs_of(folder_of_sft), prefs, *([] if folder_of_scorer is None else [folder_of_scorer])],
         root=run.root,
     )
+
+
+def at_steps(method: Method, reward_fn: Callable, tokenizer) -> Callable:
+    """The reward function with the ends of the row's segments: batch -> (rewards [B, T], bool [B, T])."""
+    return lambda batch: (reward_fn(batch), segments.segment_ends(dense.segment_ids(method, batch, tokenizer)))
 
 
 def train_on_revisions(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Artifact:

@@ -28,3 +28,13 @@ def used(method: Method, rollouts: int, found: dict, curves: list[dict]) -> dict
         "responses": sum(row.get("responses", rollouts) for row in curves),
         "tokens": round(sum(row.get("tokens", row["length"] * rollouts) for row in curves)),
     }
+
+
+def recorded(record: dict) -> dict[str, int]:
+    """`used` of a record. One that is older than this count says it by other names: the pairs of its reward model (or
+    DPO's), the tokens that its provenance counts; nothing was revised then, and responses are left out."""
+    if "used" in record:
+        return record["used"]
+    pairs = record["params"]["profile"]["pairs"] if record["method"] == "dpo" else 0
+    labels = record.get("reward_model", {}).get("pairs", pairs)
+    return {"preference_labels": labels, "revisions": 0, "tokens": record["provenance"].get("tokens") or 0}

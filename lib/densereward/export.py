@@ -3,7 +3,8 @@
     python -m densereward.export --profile cpu --seed 0
 
 Weights are kept in half precision, which halves what a clone carries; held-out accuracy is measured again with them,
-and a scorer that fails its gate then is not exported.
+and a scorer that fails its gate then is not exported. The gate is on preference labels, which a discriminator is not
+trained on: it must tell edited tokens apart better than the larger label does.
 """
 
 import json
@@ -16,20 +17,21 @@ import torch
 import typer
 from datasets import load_from_disk
 
-from densereward import pipeline
+from densereward import pipeline, revised
 from densereward.methods import method
 from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run
 from densereward.profiles import models_folder
 from densereward.profiles import profile as profile_row
 from densereward.stages import load_json, save_json
+from densereward.training import discriminator as D
 from densereward.training import reward_model
 
 
 def main(
     profile: Annotated[str, typer.Option(help="the profile whose models to export")] = "cpu",
     seed: Annotated[int, typer.Option(help="the seed of the scorers")] = 0,
-    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py")] = "bandit,token,segment",
+    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py")] = "bandit,token,segment,tlcr",
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = pipeline.ROOT / "runs",
 ) -> None:
     """Export the SFT model and the scorers of one seed (stages that exist are reused)."""
@@ -43,15 +45,21 @@ def main(
     prefs = pipeline.preferences(run, folder_of_sft)
     for name in methods.split(","):
         row = method(name)
-        folder, metrics = pipeline.scorer(run, row, folder_of_sft, prefs)
+        folder, metrics = revised.scorer(run, row, folder_of_sft, prefs)
         TokenScorer.from_pretrained(folder, dtype=torch.float32).half().save_pretrained(target / name)
         half = TokenScorer.from_pretrained(target / name, dtype=torch.float32)
         for split in ("validation", "test"):
             rows = reward_model.with_segments(load_from_disk(prefs.path / split), row, tokenizer, seed)
             margins = reward_model.margins(half, rows, tokenizer.pad_token_id)
             metrics[f"accuracy_{split}"] = float(np.mean((np.sign(margins) + 1) / 2))
-        if metrics["accuracy_validation"] < metrics["gate_validation"]:
-            raise SystemExit(f"{name}: {metrics['accuracy_validation']:.3f} is below its gate: not exported")
+            if row.scorer == "discriminator":
+                labelled = revised.revisions(run, row, folder_of_sft, prefs).path / "labelled" / split
+                p, labels = D.probabilities(half, load_from_disk(labelled), tokenizer.pad_token_id)
+                metrics |= {f"{key}_{split}": x for key, x in D.discriminator_metrics(p, labels).items()}
+        told = ("edited_accuracy", "edited_majority") if row.scorer == "discriminator" else ("accuracy", "gate")
+        reached, least = (metrics[f"{what}_validation"] for what in told)
+        if reached < least:
+            raise SystemExit(f"{name}: {told[0]} {reached:.3f} is below {told[1]} {least:.3f}: not exported")
         origin = load_json(folder / "manifest.json")["provenance"]
         save_json(target / name / "metrics.json", {**metrics, "seed": seed, "provenance": origin})
         print(name, json.dumps({k: v for k, v in metrics.items() if k.startswith("accuracy")}), flush=True)

@@ -33,6 +33,11 @@ STYLE = {  # method: colour, marker, line; a variant shares its colour with what
     "oracle-dense": ("#009E73", "v", "-"),
     "oracle-sequence-noisy": ("#56B4E9", "<", "--"),
     "oracle-dense-noisy": ("#009E73", ">", "--"),
+    "bandit-synthetic": ("#0072B2", "H", ":"),
+    "tlcr": ("#882255", "d", "-"),
+    "tlcr-fixed": ("#882255", "8", "--"),
+    "tlcr-without-negative": ("#009E73", "P", "-"),
+    "tlcr-without-positive": ("#E69F00", "X", "-"),
 }
 SPARE = tuple(itertools.product(("#555555", "#8C6D1F"), "Pph*d"))  # for rows that a reader adds to `methods.py`
 CURVES = {  # of `DensePPOTrainer.curves`: means per response of a rollout batch

@@ -177,14 +177,34 @@ _BASELINES = (
     _baseline("abc", "ABC", "a baseline of this study, named in tlcr", shaping={"kind": "attention", "beta": 0.8}),
 )
 
+_CROSSED = "this study: parts of different papers"
+_STEPS = {"source": _CROSSED, "interpolation": "none", "trainer": "dense-grpo", **_GROUP}
+_CROSS = (
+    _tlcr("pooled", "pooled over entropy segments", _CROSSED, shaping={"kind": "pool", "segmentation": entropy(1.75)}),
+    replace(_SEGMENT, name="segment-grpo", label="Segment, GRPO", **_STEPS),
+    replace(_TOKEN, name="token-grpo", label="Token, GRPO", **_STEPS),
+    replace(_TLCR, name="tlcr-grpo", label="TLCR, GRPO", **_STEPS),
+)
+
 LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained
 _ADAPTIVE, _ADAPTIVE_ABLATIONS = adaptive_rows.rows(_BANDIT, _TOKEN)
-_EVERY = (*_CORE, *_TLCR_ROWS, *_ADAPTIVE, *_BASELINES, *_CONTROLS, *_ABLATIONS, *_TLCR_ABLATIONS, *_ADAPTIVE_ABLATIONS)
+_EVERY = (
+    *_CORE,
+    *_TLCR_ROWS,
+    *_ADAPTIVE,
+    *_BASELINES,
+    *_CONTROLS,
+    *_ABLATIONS,
+    *_TLCR_ABLATIONS,
+    *_CROSS,
+    *_ADAPTIVE_ABLATIONS,
+)
 METHODS = {row.name: row for row in _EVERY}
 CORE = tuple(row.name for row in (*_CORE, *_CONTROLS))  # the comparison: three seeds or more
 TLCR = tuple(row.name for row in _TLCR_ROWS)
 BASELINES = tuple(row.name for row in _BASELINES)
 ADAPTIVE = tuple(row.name for row in _ADAPTIVE)
+CROSS = tuple(row.name for row in _CROSS)
 
 
 def method(name: str, **changes) -> Method:

@@ -24,6 +24,7 @@ RANGES = {  # inclusive
     "lam": (0, 1),
     "rounds": (1, math.inf),
     "critic_warmup": (0, math.inf),
+    "error": (0, 1),
 }
 
 

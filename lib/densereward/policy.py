@@ -45,7 +45,7 @@ def train_policy(
         make, further = (appo.MaskedPPOTrainer, {"decide": decide}) if decide else (ppo.DensePPOTrainer, {})
         trainer = make(
             policy,
-            reward_fn=shaped(method, paid, net, advisor),
+            reward_fn=shaped(method, paid, net, advisor, tokenizer),
             ref_model=to_device(reference),
             critic=critic,
             args=args,
@@ -105,7 +105,7 @@ def dpo_policy(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -
     return train_on_pairs(run, folder_of_sft, prefs) if method.shaping["kind"] == "rto" else None
 
 
-def shaped(method: Method, reward_fn, net, advisor: Artifact | None):
+def shaped(method: Method, reward_fn, net, advisor: Artifact | None, tokenizer=None):
     """The reward function with what `method.shaping` makes of it; `net` is the scorer that `reward_fn` reads, `advisor`
     of `dpo_policy`. ValueError for an unknown kind, and for attention without a scorer."""
     kind = method.shaping["kind"]
@@ -117,7 +117,11 @@ def shaped(method: Method, reward_fn, net, advisor: Artifact | None):
         return shaping.by_log_ratios(reward_fn, policy, **settings)
     if kind == "attention" and net is not None:
         return shaping.by_attention(reward_fn, net, **settings)
-    raise ValueError(f"shaping {kind!r} of method {method.name!r}: choose none, rto, or attention (with a scorer)")
+    if kind == "pool":
+        return shaping.by_segments(reward_fn, tokenizer=tokenizer, **settings)
+    raise ValueError(
+        f"shaping {kind!r} of method {method.name!r}: choose none, rto, pool, or attention (with a scorer)"
+    )
 
 
 class SaveCritic(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Two rewards of other papers that spread, or add to, the score of a whole response: RTO and ABC.
+"""What is made of a reward once it is dense: RTO and ABC, of other papers, and pooling, of this study.
 
 Both wrap a reward function (batch -> rewards [B, T], as `dense.reward_function` makes it) and keep its normaliser.
 
@@ -7,6 +7,8 @@ Both wrap a reward function (batch -> rewards [B, T], as `dense.reward_function`
 - ABC (Chan et al. 2024, arXiv 2402.00782): a share `beta` of the score is paid along the attention of the reward
   model's last token, in its last layer, mean over heads, over the tokens of the response; the rest at the end. beta =
   .8 is what its released experiments run with.
+- Pooling: every token is paid the mean of the rewards of its segment, so that the rewards of one method (TLCR's
+  tokens) get the boundaries of another (entropy) and each segment keeps its total.
 
 Left out: the clip at .05 that RTO's released code puts on each token's log-ratio reward; ABC's variant with the
 attention of the policy (ABC-D).
@@ -18,7 +20,9 @@ from collections.abc import Callable
 import torch
 
 from densereward.logprobs import logprobs_and_entropy
+from densereward.masks import segment_means
 from densereward.models import TokenScorer
+from densereward.segments import segment
 
 RewardFunction = Callable[[dict], torch.Tensor]
 ROWS = 32  # whose attention maps are in memory at once
@@ -59,6 +63,26 @@ def attention_shares(scorer: TokenScorer, batch: dict) -> torch.Tensor:
         shares.append(seen * batch["completion_mask"][rows])
     shares = torch.cat(shares)
     return shares / shares.sum(1, keepdim=True)
+
+
+def by_segments(reward_fn: RewardFunction, segmentation: dict, tokenizer) -> RewardFunction:
+    """Pooling: what `reward_fn` pays the tokens of a segment, split evenly over them. `segmentation` is that of
+    `segments.segment`, none that is random. ValueError where a token in no segment is paid."""
+
+    def rewards(batch: dict) -> torch.Tensor:
+        paid = reward_fn(batch)
+        ids = segment(
+            **segmentation,
+            mask=batch["completion_mask"],
+            completion_ids=batch["completion_ids"],
+            entropies=batch.get("ref_entropies"),
+            tokenizer=tokenizer,
+        )
+        if paid.masked_fill(ids >= 0, 0).any():
+            raise ValueError("a token outside every segment is paid: pooling would lose it; set eos to 'paper'")
+        return segment_means(paid, ids).to(paid.dtype)
+
+    return rewards
 
 
 def by_attention(reward_fn: RewardFunction, scorer: TokenScorer, beta: float) -> RewardFunction:

@@ -31,6 +31,13 @@ def have(records: list[dict], name: str) -> bool:
     return found
 
 
+def there(found: bool, why: str, *keys: str) -> bool:
+    """`found`; where it is false, says why in place of each key by which other pages show this part."""
+    for key in () if found else keys:
+        sentence(f"Left out: {why}", key)
+    return found
+
+
 def banner(text: str) -> None:
     """Says on the face of the output that it is no evidence."""
     box = "background:#fff3cd;color:#3d2f00;border-left:.4rem solid #d39e00;padding:.5rem .8rem;"

@@ -22,19 +22,27 @@ import typer
 from densereward import adaptive, baselines, effort, masking, pipeline, plan, policy, revised
 from densereward.evaluation import measure
 from densereward.identity import parameters, same
-from densereward.methods import ADAPTIVE, BASELINES, CORE, LEARNED, METHODS, TLCR, Method, method
+from densereward.methods import ADAPTIVE, BASELINES, CORE, CROSS, LEARNED, METHODS, TLCR, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
 from densereward.stages import Artifact, load_json
 
 RESULTS = pipeline.ROOT / "data" / "results"
-GROUPS = {"core": CORE, "tlcr": TLCR, "adaptive": ADAPTIVE, "baselines": BASELINES, "all": tuple(METHODS)}
+GROUPS = {
+    "core": CORE,
+    "tlcr-core": TLCR,
+    "adaptive": ADAPTIVE,
+    "baselines": BASELINES,
+    "cross": CROSS,
+    "all": tuple(METHODS),
+}
 TRAINERS = {  # run, row, folder of the SFT model, preferences, folder of the scorer or None -> artifact
     "ppo": policy.train_policy,
     "rloo": baselines.train_without_critic,
     "grpo": baselines.train_without_critic,
     "remax": baselines.train_without_critic,
+    "dense-grpo": baselines.train_without_critic,
     "online-dpo": adaptive.train_in_rounds,
     "rs": adaptive.train_in_rounds,
     "dpo": lambda run, row, folder_of_sft, prefs, _: policy.train_on_pairs(run, folder_of_sft, prefs, row),
@@ -131,7 +139,8 @@ def with_choices(run: Run, row: Method) -> Run:
 def main(
     profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
     methods: Annotated[
-        str, typer.Option(help="comma-separated rows of methods.py, or core, adaptive, baselines, tlcr, all")
+        str,
+        typer.Option(help="comma-separated rows of methods.py, or core, adaptive, tlcr-core, baselines, cross, all"),
     ] = "core",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each")] = 1,

@@ -109,7 +109,7 @@ def dense_rewards_of(
     advisor = None
     if row.shaping["kind"] != "none":
         advisor = policy.dpo_policy(run, row, folder_of_sft, pipeline.preferences(run, folder_of_sft))
-    return batch, policy.shaped(row, paid, net, advisor)(batch), tokenizer
+    return batch, policy.shaped(row, paid, net, advisor, tokenizer)(batch), tokenizer
 
 
 @torch.no_grad()

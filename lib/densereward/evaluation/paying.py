@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from densereward import dense, pipeline, rewards, sampling
+from densereward import dense, pipeline, revised, rewards, sampling
 from densereward.evaluation.credit import pool
 from densereward.methods import Method, method
 from densereward.models import TokenScorer
@@ -49,9 +49,9 @@ def payers(run: pipeline.Run, rows: list[Method], folder_of_sft: Path, prefs: Ar
         trained = replace(row, segmentation=row.trained_on)
         if run.committed and row.aggregate != "mean" and pipeline.committed_scorer(run, trained) is None:
             continue
-        key = canonical([row.trained_on, row.segmentation, row.aggregate])
+        key = canonical([row.scorer, row.revisions, row.trained_on, row.segmentation, row.aggregate])
         if key not in seen:
-            folder = pipeline.scorer(run, row, folder_of_sft, prefs)[0]
+            folder = revised.scorer(run, row, folder_of_sft, prefs)[0]
             net = pipeline.to_device(TokenScorer.from_pretrained(folder, dtype=torch.float32)).eval()
             seen[key] = folder, net, *pipeline.calibration_scores(run, row, folder, folder_of_sft, prefs)
         folder, net, scores, mask = seen[key]
@@ -95,12 +95,13 @@ def batches(model, tokenizer, answers: pd.DataFrame, size: int = 64) -> Iterator
 
 def totals(payers: dict[str, Payer], model, tokenizer, answers: pd.DataFrame) -> pd.DataFrame:
     """The sum of each answer's rewards under each payer (columns), and into how many `segments` the row `segment` cuts
-    it. One row per answer, in the order and under the index of `answers`."""
+    it, where that is among them. One row per answer, in the order and under the index of `answers`."""
     parts = []
     for index, batch in batches(model, tokenizer, answers):
         paid, cut = pay(payers, batch, tokenizer)
         sums = {name: reward.double().sum(1).cpu().numpy() for name, reward in paid.items()}
-        parts.append(pd.DataFrame(sums | {"segments": cut["segment"].max(1).values.cpu().numpy() + 1}, index=index))
+        counted = {"segments": cut["segment"].max(1).values.cpu().numpy() + 1} if "segment" in cut else {}
+        parts.append(pd.DataFrame(sums | counted, index=index))
     return pd.concat(parts).loc[answers.index]
 
 

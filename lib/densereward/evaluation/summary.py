@@ -203,6 +203,15 @@ def chosen(records: list[dict]) -> pd.DataFrame:
     return frame.loc[order(frame.index)].rename(index=label).reset_index()
 
 
+def tried(trials: list[dict], runs: list[dict], value: str) -> dict[str, float]:
+    """Of a grid that one setting for all methods was to be chosen from: the mean of `value` over methods at the setting
+    that `runs` have (`used`, nan where it was not tried) and at the grid's `best`."""
+    used = {name: runs[0]["params"]["profile"][name] for name in trials[0]["changes"]}
+    numbers = pd.DataFrame([{"setting": canonical(t["changes"]), value: t[value]} for t in trials])
+    means = numbers.groupby("setting")[value].mean()
+    return {"used": float(means.get(canonical(used), np.nan)), "best": float(means.max())}
+
+
 def cost(records: list[dict]) -> pd.DataFrame:
     """`table` of the seconds of each stage, of whole runs, tokens and memory."""
     stages = sorted({name for r in records for name in r["stage_seconds"]})

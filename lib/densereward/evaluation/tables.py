@@ -1,8 +1,8 @@
-"""segment-ppo's printed tables beside ours: which row of `methods.py` each printed row is, and what our records say.
+"""The papers' printed tables beside ours: what our records say of the rows that `published_rows.py` maps.
 
-Their numbers are a judge's win rates and ours are true returns, of other models: only order and sign can be compared.
+Their numbers are a judge's and ours are true returns, of other models: only order and sign can be compared.
 `ranks` and `kendall` compare orders, `contrasts` the sign of each difference. A row that no record has stays, with
-dashes. Left out: Tables 8 and 9, which hold settings, and corrections for many comparisons.
+dashes. `paper` is segment-ppo unless given. Left out: corrections for many comparisons.
 """
 
 from dataclasses import asdict
@@ -11,46 +11,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from densereward import effort
 from densereward.evaluation import controlled, summary
+from densereward.evaluation.published_rows import FIGURE_3, LENGTH, MAIN, ROWS, printed
 from densereward.identity import settings
 from densereward.methods import METHODS
-from densereward.published import load_published
 from densereward.records import canonical, latest
 from densereward.seeding import rng
 
-FIGURE_3 = 0  # its cut-offs stand in running text, which `published` calls table 0; its curves are only drawn
-_SPACES = {
-    "Bandit (Sequence)": "bandit",
-    "Sentence": "sentence",
-    "Token": "token",
-    "Segment (Ours)": "segment",
-    "Bandit as Segment": "bandit-as-segment",
-    "Segment as Bandit": "segment-as-bandit",
-}
-_ACTIONS = {row: _SPACES[row] for row in ("Bandit (Sequence)", "Token", "Segment (Ours)")}
-_DPO = {"DPO": "dpo", "Segment-PPO (Ours)": "segment"}
-_SFT_BACKBONES = ("Phi3.1-mini-SFT", "Llama-3-8B-SFT")  # ours has one backbone, which stands for each of theirs
-ROWS = {  # table: printed row -> row of `methods.py`
-    1: {"Phi3-mini Instruct": "sft", **_SPACES},
-    2: {f"{b} / {row}": m for b in _SFT_BACKBONES for row, m in {"Raw Backbone": "sft", **_ACTIONS}.items()},
-    3: {f"{b} / {row}": m for b in ("Phi3-mini Instruct", *_SFT_BACKBONES) for row, m in _DPO.items()},
-    4: {**{f"n = {n}": f"ngram-{n}" for n in (2, 5, 10, 20)}, "Ours": "segment"},
-    5: {
-        "No Reward Normalization": "normaliser-none",
-        "Global Statistics of All": "normaliser-global",
-        "Statistics of the Last Rewards": "normaliser-last",
-        "Regression-based (Section 2.3)": "segment",
-    },
-    6: {
-        "No Interpolation": "interpolation-none",
-        "Repeat Segment Reward": "interpolation-repeat",
-        "Even Split (Section 2.3)": "segment",
-    },
-    7: {"Phi-Instruct": "sft", **_SPACES},
-    FIGURE_3: {"1.5": "cutoff-1.5", "1.75": "segment", "2.0": "cutoff-2", "2.25": "cutoff-2.25"},
-}
-MAIN = {**dict.fromkeys(range(1, 7), "AlpacaEval 2.0 / LC (%)"), 7: "Average"}  # the printed column that we set ours by
-LENGTH = dict.fromkeys((1, 2, 4, 5, 6), "AlpacaEval 2.0 / # char")
 LENGTHS = ("length-10", "length-13", "length-17", "length-22")  # Figure 3 by its segment lengths
 DEPARTURES = ("ols", "unfloored", "eos-released")  # where the paper and its released code disagree
 RETURN = "final.true_return"
@@ -64,17 +32,6 @@ SIGNS = {  # of a difference here against the printed one
     "opposite, one seed": "one seed, opposite sign",
     "no record": "no record",
 }
-
-
-def printed(table: int) -> pd.DataFrame:
-    """The text of a table's cells, rows and columns in their order. Raises ValueError for one without results."""
-    if table not in ROWS:
-        raise ValueError(f"segment-ppo's table {table} has no results; choose one of {', '.join(map(str, ROWS))}")
-    cells = load_published("segment-ppo", table)
-    if table == FIGURE_3:
-        cells = cells[cells.row == "Figure 3 / swept entropy cutoff"]
-        cells = cells.assign(row=cells.printed, column="entropy cut-off (nats)")
-    return cells.pivot(index="row", columns="column", values="printed").loc[cells.row.unique(), cells.column.unique()]
 
 
 def alike(records: list[dict], tuned: bool = False) -> list[dict]:
@@ -137,59 +94,78 @@ def rows(runs: list[dict], methods) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def beside(runs: list[dict], table: int) -> pd.DataFrame:
+def spent(runs: list[dict], methods) -> pd.DataFrame:
+    """What stands beside `rows`: KL to the SFT model with its t interval, and means over seeds of what was used
+    (`effort.recorded`). A line for each of `methods`; one without a record has dashes."""
+    kl = summary.intervals(summary.values(_of(runs, methods), "final.kl"), ["method"]).set_index("method")
+    names = {
+        "preference_labels": "preference labels (pairs)",
+        "revisions": "revisions (answers)",
+        "tokens": "sampled in training (tokens)",
+    }
+    lines = []
+    for method in dict.fromkeys(methods):
+        used = pd.DataFrame([effort.recorded(r) for r in _of(runs, (method,))], columns=list(names)).mean()
+        row = kl.loc[method] if method in kl.index else None
+        moved = None if row is None else summary.interval_text(row["mean"], row.low, row.high)
+        counts = {text: None if np.isnan(used[name]) else f"{used[name]:,.0f}" for name, text in names.items()}
+        lines.append({"here": summary.label(method), "KL (nats per response)": moved} | counts)
+    return pd.DataFrame(lines)
+
+
+def beside(runs: list[dict], table: int, paper: str = "segment-ppo") -> pd.DataFrame:
     """A line for each printed row: its value in the main column (`MAIN`) and its length, as printed, and `rows` of
     the method that it is here. Raises ValueError as `printed`."""
-    cells = printed(table)
-    methods = [ROWS[table][row] for row in cells.index]
-    columns = [c for c in (MAIN.get(table), LENGTH.get(table)) if c]
+    cells = printed(table, paper)
+    methods = [ROWS[paper][table][row] for row in cells.index]
+    columns = [c for c in (MAIN[paper].get(table), LENGTH[paper].get(table)) if c]
     here = rows(runs, methods).set_axis(dict.fromkeys(methods)).loc[methods].reset_index(drop=True)
     return pd.concat([cells[columns].rename_axis("in the paper").reset_index(), here], axis=1)
 
 
-def drawn(runs: list[dict], table: int) -> list[dict]:
+def drawn(runs: list[dict], table: int, paper: str = "segment-ppo") -> list[dict]:
     """The table's runs, and the printed main column as records of their own (`paper.main`), for figures of dots."""
-    values = _values(table, MAIN[table])
+    values = _values(paper, table, MAIN[paper][table])
     return _of(runs, values.index) + [
         {"method": method, "seed": -1, "paper": {"main": value}} for method, value in values.items()
     ]
 
 
-def _values(table: int, column: str) -> pd.Series:
+def _values(paper: str, table: int, column: str) -> pd.Series:
     """A printed column by method. Raises ValueError for a column that is not printed, or rows of several backbones."""
-    cells, methods = printed(table), list(ROWS[table].values())
+    cells, methods = printed(table, paper), list(ROWS[paper][table].values())
     if len(set(methods)) < len(methods):
-        raise ValueError(f"segment-ppo's table {table} prints a method on several backbones: use contrasts")
+        raise ValueError(f"{paper}'s table {table} prints a method on several backbones: use contrasts")
     if column not in cells:
-        raise ValueError(f"segment-ppo's table {table} has no column {column!r}; choose one of {', '.join(cells)}")
-    return cells[column].astype(float).set_axis([ROWS[table][row] for row in cells.index])
+        raise ValueError(f"{paper}'s table {table} has no column {column!r}; choose one of {', '.join(cells)}")
+    return cells[column].astype(float).set_axis([ROWS[paper][table][row] for row in cells.index])
 
 
-def ranks(runs: list[dict], table: int, column: str | None = None) -> pd.DataFrame:
+def ranks(runs: list[dict], table: int, column: str | None = None, paper: str = "segment-ppo") -> pd.DataFrame:
     """By method: rank by the printed column (default the main one) of all rows, and by our mean true return, final and
     at matched KL, of those that have one (nan else); 1 is the highest."""
-    paper = _values(table, column or MAIN[table])
-    here = ours(runs, paper.index)
-    columns = {"paper": paper, "here": here["mean"], f"here, at KL {KL:g}": here["at_mean"]}
+    values = _values(paper, table, column or MAIN[paper][table])
+    here = ours(runs, values.index)
+    columns = {"paper": values, "here": here["mean"], f"here, at KL {KL:g}": here["at_mean"]}
     return pd.DataFrame(columns).rank(ascending=False, method="min")
 
 
-def kendall(runs: list[dict], table: int, column: str, name: str = RETURN) -> dict:
+def kendall(runs: list[dict], table: int, column: str, name: str = RETURN, paper: str = "segment-ppo") -> dict:
     """Kendall's tau-b between a printed column and our means over seeds of the dotted `name`: tau, low, high, p, rows
     (that have records; with fewer than six the rest is nan).
 
     p: two-sided, over all permutations of the rows. low, high: 95% percentile bootstrap over the seeds that all rows
     share, resampled jointly, where these are three or more; three seeds have ten distinct resamples, so it is too
     narrow. Raises ValueError for a table of fewer than six methods, or a column that is not printed."""
-    paper = _values(table, column)
-    if len(paper) < SEVERAL:
-        raise ValueError(f"table {table} has {len(paper)} methods, a rank correlation needs {SEVERAL}: use contrasts")
-    long = summary.values(_of(runs, paper.index), name)
-    wide = long.pivot(index="method", columns="seed", values="value").reindex(paper.index).dropna(how="all")
+    values = _values(paper, table, column)
+    if len(values) < SEVERAL:
+        raise ValueError(f"table {table} has {len(values)} methods, a rank correlation needs {SEVERAL}: use contrasts")
+    long = summary.values(_of(runs, values.index), name)
+    wide = long.pivot(index="method", columns="seed", values="value").reindex(values.index).dropna(how="all")
     found = {"tau": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "rows": len(wide)}
     if len(wide) < SEVERAL:
         return found
-    x, y = paper[wide.index].to_numpy(), wide.mean(axis=1).to_numpy()
+    x, y = values[wide.index].to_numpy(), wide.mean(axis=1).to_numpy()
     order = np.sign(y[:, None] - y)  # [rows, rows]
 
     def concordance(x, axis):  # tau-b but for a factor that no permutation changes; x [..., rows]
@@ -205,19 +181,22 @@ def kendall(runs: list[dict], table: int, column: str, name: str = RETURN) -> di
     return found
 
 
-def contrasts(runs: list[dict], table: int, against: str = "segment", name: str = RETURN) -> pd.DataFrame:
+def contrasts(
+    runs: list[dict], table: int, against: str = "segment", name: str = RETURN, paper: str = "segment-ppo"
+) -> pd.DataFrame:
     """Each printed row minus the row of `against` (on the same backbone): in the paper, and here (`summary.contrasts`,
     paired by seed), with one of `SIGNS`, or nan where nothing is printed. For "final.length" the printed column is the
     length, else the main one. Raises ValueError when the table has no such row or no such column."""
-    column, cells = (LENGTH if name == "final.length" else MAIN).get(table), printed(table)
-    bases = {row.rpartition(" / ")[0]: row for row, method in ROWS[table].items() if method == against}
+    column, cells = (LENGTH if name == "final.length" else MAIN)[paper].get(table), printed(table, paper)
+    methods = ROWS[paper][table]
+    bases = {row.rpartition(" / ")[0]: row for row, method in methods.items() if method == against}
     if not bases or (column is None and table != FIGURE_3):
         raise ValueError(f"table {table} has no row of {against!r}, or no printed column beside {name}")
     values = cells[column].astype(float) if column else pd.Series(np.nan, cells.index)
-    here = summary.contrasts(_of(runs, ROWS[table].values()), name, against).set_index("method")
+    here = summary.contrasts(_of(runs, methods.values()), name, against).set_index("method")
     lines = []
-    for row in [row for row in cells.index if ROWS[table][row] != against]:
-        label = summary.label(ROWS[table][row])
+    for row in [row for row in cells.index if methods[row] != against]:
+        label = summary.label(methods[row])
         line = {"row": row, "here": label, "paper": values[row] - values[bases[row.rpartition(" / ")[0]]]}
         line |= dict(here.loc[label]) if label in here.index else dict.fromkeys(here.columns, np.nan) | {"seeds": 0}
         lines.append(line | {"sign": _sign(line)})

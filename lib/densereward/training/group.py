@@ -1,4 +1,4 @@
-"""Trainers without a critic: RLOO and GRPO by TRL's own, and ReMax.
+"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, and GRPO on a reward per segment (`steps.py`).
 
 RLOO and GRPO take several responses to a prompt as each other's baseline. Their advantages, losses, clipping and
 defaults are TRL's. The KL coefficient is the profile's and stands where TRL has it: RLOO subtracts it from the reward,
@@ -13,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from densereward.training.counting import Counted
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
+from densereward.training.steps import DenseGRPOTrainer
 
 
 class CountedRLOO(Counted, RLOOTrainer):
@@ -27,6 +28,7 @@ TRAINERS = {
     "rloo": (RLOOConfig, CountedRLOO),
     "grpo": (GRPOConfig, CountedGRPO),
     "remax": (ReMaxConfig, ReMaxTrainer),
+    "dense-grpo": (GRPOConfig, DenseGRPOTrainer),
 }
 
 
@@ -35,9 +37,10 @@ def trainer_of(
 ) -> Counted:
     """The trainer `kind` of a policy loaded from the SFT model's folder, from which TRL loads the reference too.
 
-    `reward` and `metrics` are TRL reward functions, the metrics read and never trained on; `settings` are fields of its
-    config, `generations` the responses to a prompt, the other arguments TRL's. ValueError, TRL's, where `generations`
-    does not divide the rollout batch; KeyError for another kind."""
+    `reward` and `metrics` are TRL reward functions, the metrics read and never trained on; for "dense-grpo" `reward` is
+    a `steps.DenseGRPOTrainer`'s reward_fn. `settings` are fields of its config, `generations` the responses to a
+    prompt, the other arguments TRL's. ValueError, TRL's, where `generations` does not divide the rollout batch;
+    KeyError for another kind."""
     config, trainer = TRAINERS[kind]
     args = config(
         **settings,
@@ -47,4 +50,6 @@ def trainer_of(
         disable_dropout=True,
         lr_scheduler_type="constant",
     )
+    if trainer is DenseGRPOTrainer:
+        return trainer(policy, reward_fn=reward, reward_funcs=metrics, args=args, **trl)
     return trainer(policy, reward_funcs=[reward, *metrics], args=args, **trl)

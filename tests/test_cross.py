@@ -1,0 +1,120 @@
+"""What would break: parts of different papers put together that pay, or learn from, something else than they say."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densereward import segments, shaping, study
+from densereward.methods import CROSS, METHODS
+from densereward.pipeline import Run
+from densereward.profiles import profile
+from densereward.training.steps import step_advantages
+from test_baselines import TINY, TOKENIZER, even, folder, load, trainer, weights  # noqa: F401
+
+
+def at_last_token(batch):
+    """What `even` pays a response, at its last token, which is its only step."""
+    ids, mask = batch["completion_ids"], batch["completion_mask"].bool()
+    last = segments.segment_ends(segments.segment("bandit", mask=mask))
+    share = ((ids % 2 == 0) & mask).sum(1) / mask.sum(1)
+    return last * share[:, None], last
+
+
+def at_every_token(batch):
+    """1 for an even token id, at once."""
+    mask = batch["completion_mask"].bool()
+    return ((batch["completion_ids"] % 2 == 0) & mask).float(), mask
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_advantages_are_sums_to_go_of_rewards_normalised_over_the_steps_of_a_group(data):
+    groups, generations, width = (
+        data.draw(st.integers(1, 3)),
+        data.draw(st.integers(2, 3)),
+        data.draw(st.integers(1, 6)),
+    )
+    shape = (groups * generations, width)
+    rows = data.draw(
+        st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=shape[0], max_size=shape[0])
+    )
+    steps = torch.tensor(rows)
+    steps[:, data.draw(st.integers(0, width - 1))] = True
+    g = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    rewards = torch.randn(shape, generator=g) * steps
+    found = step_advantages(rewards, steps, generations)
+    for i in range(groups):
+        members = range(i * generations, (i + 1) * generations)
+        paid = torch.tensor([rewards[b, t] for b in members for t in range(width) if steps[b, t]]).double()
+        std = paid.std() if len(paid) > 1 else 0.0
+        for b in members:
+            for t in range(width):
+                ahead = [(rewards[b, k] - paid.mean()) / (std + 1e-4) for k in range(t, width) if steps[b, k]]
+                assert found[b, t].item() == pytest.approx(float(sum(ahead)), abs=1e-4)
+
+
+def test_an_advantage_that_cannot_be_is_refused():
+    rewards, steps = torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    off = steps.clone()
+    off[0, 1] = False
+    with pytest.raises(ValueError, match="off the ends"):
+        step_advantages(rewards, off, 2)
+    off[1] = False
+    with pytest.raises(ValueError, match="row 1 has no segment"):
+        step_advantages(rewards * off, off, 2)
+
+
+def test_with_one_step_per_response_it_is_trls_grpo(tmp_path, folder):  # noqa: F811
+    shape = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.3, "num_iterations": 2}
+    start = weights(load(folder))
+    ours = trainer("dense-grpo", tmp_path / "a", load(folder), at_last_token, **shape)
+    ours.train()
+    theirs = trainer("grpo", tmp_path / "b", load(folder), even, **shape)
+    theirs.train()
+    ends = weights(ours.model), weights(theirs.model)
+    moved = max((ends[1][name] - start[name]).abs().max() for name in start)
+    assert moved > 1e-3 and max((ends[0][name] - ends[1][name]).abs().max() for name in start) < 1e-3 * moved
+    for a, b in zip(ours.curves, theirs.curves, strict=True):
+        assert a["proxy_reward"] == pytest.approx(b["even"], abs=1e-6) and a["kl"] == pytest.approx(b["kl"], abs=1e-5)
+
+
+def test_it_learns_from_a_reward_per_token(tmp_path, folder):  # noqa: F811
+    run = trainer("dense-grpo", tmp_path, load(folder), at_every_token, metrics=[even], max_steps=30)
+    run.train()
+    share = [row["even"] for row in run.curves]
+    assert sum(share[-5:]) / 5 > sum(share[:5]) / 5 + 0.15
+
+
+def test_without_a_reference_there_are_no_segments(tmp_path, folder):  # noqa: F811
+    with pytest.raises(ValueError, match="set kl_coef above 0"):
+        trainer("dense-grpo", tmp_path, load(folder), at_every_token, kl_coef=0.0)
+
+
+def test_pooling_gives_each_entropy_segment_its_tokens_mean_and_keeps_its_total():
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    entropies = torch.tensor([[0.0, 0.0, 3.0, 0.0, 0.0], [0.0, 3.0, 3.0, 9.0, 9.0]])
+    paid = torch.tensor([[1.0, 3.0, 6.0, 0.0, 0.0], [5.0, -1.0, 2.0, 0.0, 0.0]])
+    pooled = shaping.by_segments(lambda batch: paid, {"kind": "entropy", "cutoff": 1.75}, TOKENIZER)
+    batch = {"completion_mask": mask, "completion_ids": mask, "ref_entropies": entropies}
+    assert pooled(batch).tolist() == [[2.0, 2.0, 2.0, 2.0, 2.0], [5.0, -1.0, 2.0, 0.0, 0.0]]
+    lost = shaping.by_segments(lambda batch: paid, {"kind": "entropy", "cutoff": 1.75, "eos": "released"}, TOKENIZER)
+    with pytest.raises(ValueError, match="outside every segment"):
+        lost(batch | {"completion_ids": mask * TOKENIZER.eos_token_id})
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    run = Run(profile("smoke", **TINY), 0, root=tmp_path_factory.mktemp("runs"))
+    return {name: study.run_method(run, METHODS[name]) for name in ("tlcr", "segment", *CROSS)}
+
+
+def test_every_cross_is_a_run_like_any_other(records):
+    for name in CROSS:
+        record = records[name]
+        assert record["used"]["responses"] == 16 and len(record["curves"]) == 2
+        assert {"proxy_reward", "true_return", "kl", "length", "repetition"} <= record["curves"][-1].keys()
+        assert ("credit" in record) == (METHODS[name].trainer == "ppo")
+    first = [records[name]["curves"][0] for name in ("tlcr", "tlcr-pooled")]  # the same answers, the same totals
+    assert first[0]["true_return"] == first[1]["true_return"]
+    assert first[0]["proxy_reward"] == pytest.approx(first[1]["proxy_reward"], abs=1e-4)
