@@ -9,7 +9,7 @@ import pandas as pd
 
 from densereward.published import load_published
 
-PAPERS = ("segment-ppo", "tlcr")  # mapped whole, which tests hold; adaptive-mask joins with its rows of `methods.py`
+PAPERS = ("segment-ppo", "adaptive-mask", "tlcr")  # mapped whole, which tests hold
 FIGURE_3 = 0  # segment-ppo's cut-offs stand in running text, which `published` calls table 0; its curves are only drawn
 ACROSS = ("adaptive-mask",)  # papers whose methods are columns
 SETTINGS = {"segment-ppo": (8, 9)}  # tables without results
