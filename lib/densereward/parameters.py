@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 from densereward import show
+from densereward.masks import DECISIONS
 from densereward.methods import Method, method
 from densereward.pipeline import ROOT, Run
 from densereward.profiles import Profile, profile
@@ -25,6 +26,7 @@ RANGES = {  # inclusive
     "rounds": (1, math.inf),
     "critic_warmup": (0, math.inf),
     "error": (0, 1),
+    "delta": (0, math.inf),
 }
 
 
@@ -76,6 +78,8 @@ def start(namespace: dict, trains: bool = True) -> Run:
         row = profile(given["profile"], given["dataset"], **changes)
         if "method" in given:
             _check(method(given["method"]), given["dataset"])
+        if given.get("decision", "threshold") not in DECISIONS:
+            raise ValueError(f"unknown decision {given['decision']!r}; choose one of {', '.join(DECISIONS)}")
         for name in names(given["methods"]) or [""] if "methods" in given else ():
             if method(name).scorer != "bradley-terry":
                 raise ValueError(f"method {name!r} has no reward model; choose bandit, token, segment or random")

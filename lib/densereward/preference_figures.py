@@ -34,8 +34,8 @@ def win_matrix(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 
 def win_bars(numbers: pd.DataFrame, printed: dict[str, float] | None = None) -> tuple[Figure, pd.DataFrame]:
-    """One method against others (rows of `wins.matrix` of one `method`): prompts won, tied, lost (%), a bar for each
-    other; the dot is the win rate with its interval, a diamond what the paper prints (`printed`: other -> %)."""
+    """One method against others, or any pairs of two (rows of `wins.matrix`): prompts won, tied, lost (%), a bar for
+    each; the dot is the win rate with its interval, a diamond what the paper prints (`printed`: other -> %)."""
     numbers = numbers.assign(printed=numbers.other.map(printed or {}).astype(float))
     figure, axes = canvas(1, 1, 1.3 + 0.42 * len(numbers))
     ax, y = axes[0, 0], np.arange(len(numbers))
@@ -48,12 +48,21 @@ def win_bars(numbers: pd.DataFrame, printed: dict[str, float] | None = None) -> 
     if numbers.printed.notna().any():
         ax.plot(numbers.printed, y, "D", color="#AA0000", markerfacecolor="white", label="as printed")
     ax.axvline(50, color="black", linestyle=":", linewidth=1)
-    ax.set_yticks(y, [label(name) for name in numbers.other])
+    ax.set_yticks(y, pairs(numbers))
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
     ax.set_xlabel("share of prompts (%)")
     legend(ax)
     return figure, numbers
+
+
+def pairs(numbers: pd.DataFrame) -> list[str]:
+    """Names of rows of `wins.matrix`: the other's where one method meets all, the method's where all meet one other."""
+    if numbers.method.nunique() == 1:
+        return [label(name) for name in numbers.other]
+    if numbers.other.nunique() == 1:
+        return [label(name) for name in numbers.method]
+    return [f"{label(a)}\nagainst {label(b)}" for a, b in zip(numbers.method, numbers.other)]
 
 
 def most_preferred(numbers: pd.DataFrame, printed: dict[str, float] | None = None) -> tuple[Figure, pd.DataFrame]:

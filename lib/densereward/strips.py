@@ -56,9 +56,10 @@ def _row(name: str, spans: list[str]) -> str:
     return f'{head}<div class="strip" style="white-space:pre-wrap;line-height:1.9;font-family:monospace;">{body}</div>'
 
 
-def _span(text: str, colour: str, title: str, first: bool = False) -> str:
+def _span(text: str, colour: str, title: str, first: bool = False, struck: bool = False) -> str:
     text = html.escape(visible(text)).replace("\n", "↵\n")
     look = f"background:{colour};color:{INK};padding:.15em 0;" + ("border-left:2px solid #1b1b1b;" if first else "")
+    look += "text-decoration:line-through;" if struck else ""
     return f'<span style="{look}" title="{html.escape(title)}">{text}</span>'
 
 
@@ -80,6 +81,17 @@ def values(name: str, tokens: list[str], numbers, ids: list[int] | None = None, 
     return _row(
         f"{name} (strongest colour: ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit})", [_span(*c) for c in cells]
     )
+
+
+def masked(name: str, tokens: list[str], kept, states) -> str:
+    """One row: what a mask does to each token. Kept ones have the colour of their state (`masks.Masked`: 1 good, -1
+    bad), the others are struck through."""
+    words = {1: "good", -1: "bad", 0: "neutral"}
+    cells = []
+    for token, k, state in zip(tokens, kept, map(int, states), strict=True):
+        title = f"{words[state]}: {'kept' if k else 'masked'}"
+        cells.append(_span(token, tint(state if k else 0, 1), title, struck=not k))
+    return _row(f"{name} ({sum(map(bool, kept))} of {len(tokens)} tokens kept)", cells)
 
 
 def spans(prompt: str, text: str, parsed, head: str = "answer") -> str:

@@ -150,14 +150,16 @@ def ranks(runs: list[dict], table: int, column: str | None = None, paper: str = 
     return pd.DataFrame(columns).rank(ascending=False, method="min")
 
 
-def kendall(runs: list[dict], table: int, column: str, name: str = RETURN, paper: str = "segment-ppo") -> dict:
-    """Kendall's tau-b between a printed column and our means over seeds of the dotted `name`: tau, low, high, p, rows
-    (that have records; with fewer than six the rest is nan).
+def kendall(
+    runs: list[dict], table: int, column: str | pd.Series, name: str = RETURN, paper: str = "segment-ppo"
+) -> dict:
+    """Kendall's tau-b between a printed column (or numbers of one's own, by method) and our means over seeds of the
+    dotted `name`: tau, low, high, p, rows (that have records; with fewer than six the rest is nan).
 
     p: two-sided, over all permutations of the rows. low, high: 95% percentile bootstrap over the seeds that all rows
     share, resampled jointly, where these are three or more; three seeds have ten distinct resamples, so it is too
     narrow. Raises ValueError for a table of fewer than six methods, or a column that is not printed."""
-    values = _values(paper, table, column)
+    values = _values(paper, table, column) if isinstance(column, str) else column
     if len(values) < SEVERAL:
         raise ValueError(f"table {table} has {len(values)} methods, a rank correlation needs {SEVERAL}: use contrasts")
     long = summary.values(_of(runs, values.index), name)
