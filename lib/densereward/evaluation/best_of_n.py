@@ -15,6 +15,7 @@ import torch
 from scipy.special import gammaln
 
 from densereward.evaluation.constants import estimate, resamples
+from densereward.evaluation.stats import mean_interval
 
 
 def weights(N: int, ns) -> np.ndarray:
@@ -91,3 +92,24 @@ def summed(values: dict[str, np.ndarray], ns, against: str, draw: np.random.Gene
             row = {"reader": name, "n": n, **dict(zip(("mean", "low", "high"), estimate(means[:, i])))}
             rows.append(row | dict(zip(("lead", "lead_low", "lead_high"), estimate(leads[:, i]))))
     return pd.DataFrame(rows)
+
+
+def pooled(records: list[dict], part: str = "values") -> tuple[dict[str, np.ndarray], list[int]]:
+    """({reader: values [P, len(ns)]}, ns) of records of one setting, a record per seed: each prompt's mean over seeds;
+    `part` is "values" (best of n) or "search" (step by step). ValueError where records differ in n or in readers."""
+    first = records[0]
+    for r in records[1:]:
+        if r["ns"] != first["ns"] or r[part].keys() != first[part].keys():
+            raise ValueError(f"seeds {first['seed']} and {r['seed']} hold other n or other readers; make them alike")
+    return {name: np.mean([r[part][name] for r in records], axis=0) for name in first[part]}, first["ns"]
+
+
+def over_seeds(records: list[dict], against: str) -> pd.DataFrame:
+    """Columns reader, lead, low, high, seeds: at the largest n, the mean over prompts of each reader less that of
+    `against`, and its t interval over seeds."""
+    rows = []
+    for name in records[0]["values"]:
+        gaps = [np.mean(r["values"][name], 0)[-1] - np.mean(r["values"][against], 0)[-1] for r in records]
+        if name != against:
+            rows.append((name, *mean_interval(gaps), len(gaps)))
+    return pd.DataFrame(rows, columns=["reader", "lead", "low", "high", "seeds"])
