@@ -32,6 +32,7 @@ AFTER = {
     "segment_constant": {"normalisers"},
     "variance": {"normalisers"},
     "error_decomposition": {"segmentation"},
+    "process_outcome": {"segmentation"},
 }
 QUIET = {
     "OMP_NUM_THREADS": "1",

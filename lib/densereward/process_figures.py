@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from densereward.evaluation.summary import interval_text
 from densereward.figures import canvas, style
 
 GREEN, PURPLE, BLACK = "#009E73", "#CC79A7", "#000000"
 AGGREGATES = {"sum": ("o", "-"), "mean": ("s", "--"), "min": ("v", ":"), "last": ("X", "-."), "product": ("D", "--")}
-WORDS = {"steps": "step by step", "oracle": "the oracle"}
+WORDS = {"steps": "step by step", "oracle": "the oracle", "oracle-steps": "the oracle, step by step"}
 
 
 def words(reader: str) -> str:
@@ -25,7 +26,7 @@ def words(reader: str) -> str:
 
 def look(reader: str) -> dict:
     """Keywords of `Axes.plot` for a reader."""
-    if reader == "oracle":
+    if reader.startswith("oracle"):
         return {"color": BLACK, "marker": "*", "linestyle": ":", "label": words(reader)}
     if not reader.startswith("process-"):
         return style(reader) | {"label": words(reader)}
@@ -56,3 +57,30 @@ def over_n(panels: dict[str, pd.DataFrame], column: str = "mean") -> tuple[Figur
         ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8.5)
     axes[0, 0].set_ylabel("true return of the chosen (credit)" if column == "mean" else "lead (credit)")
     return figure, pd.concat([numbers.assign(panel=title) for title, numbers in panels.items()])
+
+
+def lead_table(numbers: pd.DataFrame, seeds: pd.DataFrame) -> pd.DataFrame:
+    """`best_of_n.summed` at one n as text, beside the leads of `best_of_n.over_seeds`; the highest first."""
+    of_seeds = seeds.set_index("reader")
+    rows = []
+    for x in numbers.sort_values("mean", ascending=False).itertuples():
+        row = {"picks by": words(x.reader), "true return": interval_text(x.mean, x.low, x.high)}
+        if x.reader in of_seeds.index:
+            row["lead (over prompts)"] = interval_text(x.lead, x.lead_low, x.lead_high)
+            row["lead (over seeds)"] = interval_text(*of_seeds.loc[x.reader, ["lead", "low", "high"]])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def level_table(records: list[dict]) -> pd.DataFrame:
+    """Held-out levels of each model, means over seeds: label accuracy (of a process model under each aggregate), of
+    outcome models accuracy against the true order, of process models the correlation of step scores with credit."""
+    rows = []
+    for name in records[0]["levels"]:
+        level = pd.DataFrame([r["levels"][name] for r in records]).mean()
+        uses = ["accuracy"] if "accuracy" in level else [f"accuracy_{use}" for use in AGGREGATES]
+        for key in uses:
+            use = key.removeprefix("accuracy").lstrip("_")
+            row = {"model": words(name.replace("steps", use)), "label accuracy": level[key]}
+            rows.append(row | {"accuracy on truth": level.get("truth"), "steps and credit": level.get("step_pearson")})
+    return pd.DataFrame(rows)
