@@ -26,13 +26,15 @@ def over(ax, frame: pd.DataFrame, looks: dict[str, dict], log: bool = True) -> p
         shift, look = 0.02 * (i - (len(lines) - 1) / 2) * width, looks[line]
         part, seeds = numbers[numbers.line == line], frame[frame.line == line]
         x, x_seeds = ((at * np.exp(shift) if log else at + shift) for at in (part["at"], seeds["at"]))
-        ax.plot(x, part["mean"], **look | {"marker": None}, linewidth=1.5)
+        ax.plot([], [], **look)  # the legend's
+        ax.plot(x, part["mean"], **look | {"marker": None, "label": "_"}, linewidth=1.5)
         ax.plot(x_seeds, seeds["value"], **look | {"linestyle": "none", "label": "_"}, alpha=0.7)
         ax.vlines(x, part.low, part.high, color=look["color"], linewidth=2.5, alpha=0.5)
     if log:
         ax.set_xscale("log")
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    ax.margins(x=0.12)
     ax.set_xticks(ticks, [f"{x:,.0f}" if log else f"{x:g}" for x in ticks])
     return numbers
 
