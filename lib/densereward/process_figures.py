@@ -52,9 +52,9 @@ def over_n(panels: dict[str, pd.DataFrame], column: str = "mean") -> tuple[Figur
         ax.set_xscale("log", base=2)
         ax.set_xticks(ns, [str(n) for n in ns])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlabel("answers to choose from, n (log)")
+        ax.set_xlabel("to choose from, n (log)")
         ax.set_title(title, loc="left")
-        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8.5)
+        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8)
     axes[0, 0].set_ylabel("true return of the chosen (credit)" if column == "mean" else "lead (credit)")
     return figure, pd.concat([numbers.assign(panel=title) for title, numbers in panels.items()])
 
