@@ -48,8 +48,8 @@ VERDICTS = {1: "holds", -1: "opposite", 0: "open"}
 
 
 def tested(runs: list[dict], kl: float | None = None) -> pd.DataFrame:
-    """A line per claim: difference in true return paired by seed with its 95% t interval, seeds, and a verdict: holds or
-    opposite where the interval is clear of zero, else open; "one seed" where there is no interval, "no record".
+    """A line per claim: difference in true return paired by seed with its 95% t interval, seeds, and a verdict: holds
+    or opposite where the interval is clear of zero, else open; "one seed" where there is no interval, "no record".
 
     After training, where `win rate` (%, `wins.matrix`) is that of the better row over test prompts; with `kl`, in
     training where each first reached that KL (nats per response)."""
