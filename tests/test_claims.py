@@ -60,6 +60,12 @@ def test_claims_and_systems_are_rows_and_no_records_are_no_error():
     assert len(frame) == len(claims.CLAIMS) and frame.iloc[:, 3:].isna().all(None)
 
 
+def test_seconds_are_those_of_all_stages_of_a_system():
+    runs = [run("bandit", 0, 2.0) | {"stage_seconds": {"sft": 3.0, "ppo": 4.5}}]
+    runs.append(run("ngram-2", 0, 2.0) | {"stage_seconds": {"sft": 3.0}})
+    assert [r["seconds"] for r in overview.systems(runs)] == [7.5]
+
+
 def test_a_mean_beyond_the_zoom_is_written_at_its_edge():
     runs = [run("bandit", s, 2.0 + s / 10) for s in range(3)] + [run("sentence", s, -11.8) for s in range(3)]
     figure, numbers = overview.returns(runs)

@@ -19,8 +19,22 @@ SYSTEMS = {  # heading: rows of `methods.py`
     "parts of two papers": CROSS,
     "controls": ("random", "oracle-sequence", "oracle-dense", "oracle-sequence-noisy", "oracle-dense-noisy"),
 }
+COLUMNS = {  # of the table of systems: dotted name of a record, heading
+    "final.true_return": "true return (credit)",
+    "final.kl": "KL (nats per response)",
+    "final.length": "length (tokens)",
+    "final.repetition": "repetitions (spans)",
+    "final.junk": "junk (spans)",
+    "credit.advantages_credit_pearson": "advantages and credit (correlation)",
+    "seconds": "all its stages (seconds)",
+}
 EDGE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 EVERY = tuple(name for group in SYSTEMS.values() for name in group)
+
+
+def systems(runs: list[dict]) -> list[dict]:
+    """The runs of SYSTEMS, each with `seconds`: the sum of its stages', those that it shares counted for each."""
+    return [r | {"seconds": sum(r["stage_seconds"].values())} for r in runs if r["method"] in EVERY]
 
 
 def returns(runs: list[dict], zoom: tuple[float, float] = (-1.0, 2.7)) -> tuple[Figure, pd.DataFrame]:
