@@ -33,6 +33,7 @@ AFTER = {
     "variance": {"normalisers"},
     "error_decomposition": {"segmentation"},
     "tlcr": {"segmentation"},
+    "process_outcome": {"segmentation"},
 }
 QUIET = {
     "OMP_NUM_THREADS": "1",

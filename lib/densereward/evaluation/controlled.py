@@ -10,17 +10,18 @@ from densereward.evaluation import summary
 from densereward.evaluation.stats import at_matched_kl, length_controlled
 
 
-def matched_kl(records: list[dict], kl: float, window: int = 3) -> pd.DataFrame:
-    """True return in training where a run's KL to the SFT model first reaches `kl` (nats per response), mean and t
-    interval over seeds; both curves are first averaged over `window` rollout batches. Runs that never reach it are left
-    out, and `seeds` says how many are left."""
-    rows = []
-    for record in records:
-        if "curves" in record:
-            smooth = pd.DataFrame(record["curves"])[["kl", "true_return"]].astype(float).rolling(window).mean().dropna()
-            value = at_matched_kl(smooth["kl"], smooth["true_return"], kl)
-            rows.append({"method": record["method"], "value": value})
-    frame = pd.DataFrame(rows).dropna(subset="value")
+def return_at_kl(record: dict, kl: float, window: int = 3) -> float | None:
+    """True return in training where a run's KL to the SFT model first reaches `kl` (nats per response), both curves
+    averaged over `window` rollout batches first. None for a run that never reaches it."""
+    smooth = pd.DataFrame(record["curves"])[["kl", "true_return"]].astype(float).rolling(window).mean().dropna()
+    return at_matched_kl(smooth["kl"], smooth["true_return"], kl) if len(smooth) else None
+
+
+def matched_kl(records: list[dict], kl: float) -> pd.DataFrame:
+    """`return_at_kl` of every method, mean and t interval over seeds. Runs that never reach it are left out, and
+    `seeds` says how many are left."""
+    rows = [{"method": r["method"], "value": return_at_kl(r, kl)} for r in records if "curves" in r]
+    frame = pd.DataFrame(rows, columns=["method", "value"]).dropna(subset="value").astype({"value": float})
     found = summary.intervals(frame, ["method"]).set_index("method")
     return found.loc[summary.order(found.index)].rename(index=summary.label).reset_index()
 

@@ -1,0 +1,120 @@
+"""What each paper claims of one method over another, and what came of the same two rows here.
+
+A claim is a difference between two rows of `methods.py`. It is judged where the paper's own protocol would: both with
+the settings that all methods share; and where that would be unfair: where both policies have moved equally far from the
+SFT model, and with each method's own learning rate and KL coefficient. Left out: claims about benchmarks, human
+judges, models and sizes that are not here, and corrections for many comparisons.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from densereward.evaluation import controlled, summary, wins
+from densereward.evaluation.stats import paired_contrast
+
+KL = 2.0  # nats per response
+
+
+class Claim(NamedTuple):
+    """`better` is claimed to be ahead of `worse` (rows of `methods.py`)."""
+
+    paper: str
+    place: str
+    says: str
+    better: str
+    worse: str
+
+
+CLAIMS = (
+    Claim("segment-ppo", "Table 1", "segments are ahead of the whole answer", "segment", "bandit"),
+    Claim("segment-ppo", "Table 1", "segments are ahead of tokens", "segment", "token"),
+    Claim("segment-ppo", "Table 1", "segments are ahead of sentences", "segment", "sentence"),
+    Claim("segment-ppo", "Table 3", "PPO on segments is ahead of DPO", "segment", "dpo"),
+    Claim("segment-ppo", "Table 5", "a line over the location is ahead of raw scores", "segment", "normaliser-none"),
+    Claim("segment-ppo", "Table 6", "an even split is ahead of the segment's end", "segment", "interpolation-none"),
+    Claim("adaptive-mask", "Table 1", "a mask helps PPO", "appo", "bandit"),
+    Claim("adaptive-mask", "Table 1", "a mask helps DPO", "adpo", "online-dpo"),
+    Claim("adaptive-mask", "Table 1", "a mask helps rejection sampling", "ars", "rs"),
+    Claim("tlcr", "Table 1", "rewards from edits are ahead of the sequence reward", "tlcr", "bandit"),
+    Claim("tlcr", "Table 1", "continuous rewards are ahead of fixed ones", "tlcr", "tlcr-fixed"),
+    Claim("tlcr", "Table 1", "they are ahead of DPO", "tlcr", "dpo"),
+    Claim("tlcr", "Table 1", "they are ahead of ReMax", "tlcr", "remax"),
+    Claim("tlcr", "Table 1", "they are ahead of FIGA", "tlcr", "figa"),
+    Claim("tlcr", "Table 1", "revisions as pairs are behind labelled pairs", "bandit", "bandit-synthetic"),
+)
+VERDICTS = {1: "holds", -1: "opposite", 0: "open"}
+
+
+def tested(runs: list[dict], kl: float | None = None) -> pd.DataFrame:
+    """A line per claim: difference in true return paired by seed with its 95% t interval, seeds, and a verdict: holds
+    or opposite where the interval is clear of zero, else open; "one seed" where there is no interval, "no record".
+
+    After training, where `win rate` (%, `wins.matrix`) is that of the better row over test prompts; with `kl`, in
+    training where each first reached that KL (nats per response)."""
+    named = {claim.better for claim in CLAIMS} | {claim.worse for claim in CLAIMS}
+    runs = [r for r in runs if r["method"] in named]
+    values = _at_kl(runs, kl) if kl else _final(runs)
+    return pd.DataFrame([_line(claim, values, None if kl else runs) for claim in CLAIMS])
+
+
+def side_by_side(runs: list[dict], tuned: list[dict]) -> pd.DataFrame:
+    """A line per claim with its verdict and difference (credit) in each comparison: at the settings that all share, at
+    a KL of `KL` nats, and with each method's own settings (`summary.study(records, tuned=True)`)."""
+    where = {
+        "settings of all": tested(runs),
+        f"at KL {KL:g} nats": tested(runs, KL),
+        "own settings": tested(tuned),
+    }
+    frame = pd.DataFrame([claim._asdict() for claim in CLAIMS])[["paper", "place", "says"]]
+    for heading, found in where.items():
+        frame[heading] = [_told(row) for row in found.itertuples()]
+    return frame
+
+
+def sentence(frame: pd.DataFrame, paper: str) -> str:
+    """The verdicts on a paper's claims (`tested`), counted."""
+    part = frame[frame.paper == paper].verdict.value_counts()
+    return f"Of {part.sum()} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in part.items()) + "."
+
+
+def _final(runs: list[dict]) -> dict[str, dict[int, float]]:
+    return _by_method([(r["method"], r["seed"], r["final"]["true_return"]) for r in runs])
+
+
+def _at_kl(runs: list[dict], kl: float) -> dict[str, dict[int, float]]:
+    found = [(r["method"], r["seed"], controlled.return_at_kl(r, kl)) for r in runs if r.get("curves")]
+    return _by_method([row for row in found if row[2] is not None])
+
+
+def _by_method(rows: list[tuple]) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for method, seed, value in rows:
+        found.setdefault(method, {})[seed] = value
+    return found
+
+
+def _line(claim: Claim, values: dict, runs: list[dict] | None) -> dict:
+    better, worse = values.get(claim.better, {}), values.get(claim.worse, {})
+    shared = sorted(better.keys() & worse.keys())
+    line = claim._asdict() | {"difference": np.nan, "low": np.nan, "high": np.nan, "seeds": len(shared)}
+    line |= {"verdict": "no record"}
+    if shared:
+        found = paired_contrast({s: better[s] for s in shared}, {s: worse[s] for s in shared})
+        line |= {name: found[name] for name in ("difference", "low", "high")}
+        line["verdict"] = VERDICTS[found["sign"]] if len(shared) > 1 else "one seed"
+    if runs is not None:
+        pair = [r for r in runs if r["method"] in (claim.better, claim.worse) and r["seed"] in shared]
+        rates = wins.matrix(pair).query("method == @claim.better")
+        line |= {f"win rate{end}": 100 * float(rates[x].iloc[0]) if len(rates) else np.nan for end, x in _RATES.items()}
+    return line
+
+
+_RATES = {"": "rate", " low": "low", " high": "high"}
+
+
+def _told(row) -> str | None:
+    if not row.seeds:
+        return None
+    return f"{row.verdict}: {summary.interval_text(row.difference, row.low, row.high)}"

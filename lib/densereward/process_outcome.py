@@ -1,0 +1,208 @@
+"""Process against outcome: a model of steps and a model of whole answers, each picking among sampled answers.
+
+    python -m densereward.process_outcome --profile cpu --seeds 0,1,2
+
+Follows adaptive-mask Figure 2 and Appendix A on the testbed. The outcome model is the bandit reward model; the process
+model (`training/process.py`) starts from the same SFT trunk and is told the credit of every step of as many answers as
+the other is told preferences, with label noise of a stated size. It is used twice: aggregated as a score of whole
+answers (best of n), and step by step (`evaluation/stepwise.py`). Token and segment reward models are read as well.
+
+Appends a record per seed to data/results/<profile>/best_of_n.jsonl, and skips the seeds that it holds. Left out: PPO on
+the process model's rewards; the oracle controls show what dense truth with noise is worth there.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from datasets import Dataset, load_from_disk
+
+from densereward import dense, pipeline, sampling
+from densereward.evaluation import best_of_n, stepwise
+from densereward.evaluation.credit import agreement
+from densereward.identity import parameters, same
+from densereward.methods import METHODS, Method
+from densereward.models import TokenScorer, load_causal_lm
+from densereward.pipeline import Run
+from densereward.profiles import profile as profile_row
+from densereward.records import provenance, read_records, write_record
+from densereward.seeding import derive, generator, seed_everything
+from densereward.segments import segment_ends
+from densereward.stages import Artifact, load_json, save_json, stage
+from densereward.testbed import build, monte_carlo, oracle, steps, truth
+from densereward.tokens import collate_prompt_completion, tokenize_prompt
+from densereward.training import process
+
+OUTCOME = ("bandit", "token", "segment")  # Bradley-Terry rows, read as e(x, y) of segment-ppo Eq. 4
+NOISES = (0.0, 1.0)  # deviation of a step's label, in credit; the second is that of the noisy oracle controls
+NS = (1, 2, 4, 8, 16, 32)
+SEARCHED = 32  # prompts that are searched step by step: every n samples anew
+
+
+def name(noise: float, use: str) -> str:
+    """What records call a process model, told with this label noise, in one of its uses."""
+    return f"process-{noise:g}-{use}"
+
+
+def process_model(run: Run, folder_of_sft: Path, prefs: Artifact, noise: float) -> tuple[Path, dict]:
+    """(folder of the process model, its metrics on held-out pairs: correlation of step scores with true credit, label
+    accuracy under each of AGGREGATES). Random: sides, label noise, order of the answers (seed)."""
+    p = run.profile
+
+    def build_process(folder: Path) -> None:
+        policy, tokenizer = load_causal_lm(folder_of_sft)
+        draw = generator(run.seed, "process labels", str(noise))
+        rows = process.labelled(load_from_disk(prefs.path / "preference"), tokenizer, noise, draw)
+        seed_everything(derive(run.seed, "process"))
+        net = pipeline.to_device(process.from_policy(policy))
+        process.train_process(net, tokenizer, rows, p, folder, derive(run.seed, "process") % 2**31)
+        found = held_out(net, tokenizer, load_from_disk(prefs.path / "test"))
+        save_json(folder / "metrics.json", {"answers": len(rows), **found})
+
+    made = stage(
+        "process",
+        build_process,
+        key=run.key("pairs", "rm_batch", "rm_learning_rate", noise=noise),
+        sources=[*pipeline.DATA, *pipeline.SCORING, process, steps, best_of_n, held_out],
+        inputs=[*pipeline.inputs_of(folder_of_sft), prefs],
+        root=run.root,
+    )
+    return made.path, load_json(made.path / "metrics.json")
+
+
+def held_out(net: TokenScorer, tokenizer, pairs: Dataset) -> dict:
+    """How good a process model is: of its scores and true credits over all spans, correlation and sign agreement
+    (`credit.agreement`); of pairs, the share that each aggregate ranks as the label does."""
+    prompt_ids, sides = pairs["prompt_ids"][:], [pairs[f"{s}_completion_ids"][:] for s in ("chosen", "rejected")]
+    read = [read_steps(net, tokenizer, prompt_ids, completions) for completions in sides]
+    scores, credits = (np.concatenate([part[key] for part in read]) for key in ("score", "credit"))
+    found = {f"step_{key}": value for key, value in agreement(scores, credits).items()}
+    for how in best_of_n.AGGREGATES:
+        found[f"accuracy_{how}"] = float(np.mean((np.sign(read[0][how] - read[1][how]) + 1) / 2))
+    return found
+
+
+@torch.no_grad()
+def read_steps(net: TokenScorer, tokenizer, prompt_ids, completions, size: int = 256) -> dict[str, np.ndarray]:
+    """A process model on answers: under each of AGGREGATES a score of every answer, [N]; `score` and true `credit` of
+    every span, [M]."""
+    net.eval()
+    prompts = [truth.text_of(tokenizer, ids) for ids in prompt_ids]
+    out: dict[str, list] = {key: [] for key in (*best_of_n.AGGREGATES, "score", "credit")}
+    for start in range(0, len(prompts), size):
+        part = slice(start, start + size)
+        found = steps.steps(tokenizer, prompts[part], completions[part])
+        rows = [
+            {"prompt_ids": p, "completion_ids": c} for p, c in zip(prompt_ids[part], completions[part], strict=True)
+        ]
+        batch = collate_prompt_completion(rows, tokenizer.pad_token_id)
+        scores = dense.token_scores(net, {key: x.to(net.device) for key, x in batch.items()}).cpu()
+        for how, aggregate in best_of_n.AGGREGATES.items():
+            out[how].append(aggregate(scores, found.spans, found.ends).numpy())
+        out["score"].append(scores[found.spans].double().numpy())
+        out["credit"].append(found.credit[found.spans].double().numpy())
+    return {key: np.concatenate(parts) for key, parts in out.items()}
+
+
+@torch.no_grad()
+def read_outcomes(nets: dict, policy, tokenizer, prompt_ids, completions, size: int = 256) -> dict[str, np.ndarray]:
+    """e(x, y) of answers under reward models (name: (row, scorer)), [N] each; `policy` gives the entropies."""
+    out: dict[str, list] = {key: [] for key in nets}
+    for start in range(0, len(completions), size):
+        part = slice(start, start + size)
+        batch = sampling.batch_of(policy, tokenizer, prompt_ids[part], completions[part])
+        for key, (row, net) in nets.items():
+            ends = segment_ends(dense.segment_ids(row, batch, tokenizer))
+            out[key].append(net.aggregate(dense.token_scores(net, batch), ends).cpu().numpy())
+    return {key: np.concatenate(parts) for key, parts in out.items()}
+
+
+def measured(run: Run, samples: int, searched: int, noises=NOISES, ns=NS) -> dict:
+    """What a record holds of one seed: for each reader the true return of the best of each n at each prompt
+    (`values`, P x len(n)), of `samples` answers per test prompt; the same of answers searched step by step, for the
+    first `searched` prompts (`search`); levels of the models. Random: samples, labels (seed)."""
+    p, ns = run.profile, [n for n in ns if n <= samples]
+    folder_of_sft = pipeline.sft_model(run)
+    prefs = pipeline.preferences(run, folder_of_sft)
+    policy, tokenizer = load_causal_lm(folder_of_sft)
+    policy = pipeline.to_device(policy).eval()
+    texts = monte_carlo.eval_prompts(p.world, "test", p.eval_prompts)
+    prompt_ids = [tokenize_prompt(tokenizer, build.messages(text)) for text in texts]
+    every = [ids for ids in prompt_ids for _ in range(samples)]
+    made = sampling.sample(policy, tokenizer, every, p.max_completion_length, derive(run.seed, "best of n"))
+    worth = np.array([true_return(run, tokenizer, texts[i // samples], ids) for i, ids in enumerate(made)])
+
+    def score(row: Method):
+        folder, metrics = pipeline.scorer(run, row, folder_of_sft, prefs)
+        levels[row.name] = {key: metrics[f"{key}_test"] for key in ("accuracy", "truth")}
+        return row, pipeline.to_device(TokenScorer.from_pretrained(folder, dtype=torch.float32)).eval()
+
+    levels: dict[str, dict] = {}
+    nets = {key: score(METHODS[key]) for key in OUTCOME}
+    scores = read_outcomes(nets, policy, tokenizer, every, made) | {"oracle": worth}
+    few, search = prompt_ids[:searched], {}
+    judges = {"oracle": stepwise.by_oracle(tokenizer, texts[:searched])}
+    for noise in noises:
+        folder, levels[name(noise, "steps")] = process_model(run, folder_of_sft, prefs, noise)
+        net = pipeline.to_device(process.ProcessModel.from_pretrained(folder, dtype=torch.float32)).eval()
+        found = read_steps(net, tokenizer, every, made)
+        scores |= {name(noise, how): found[how] for how in best_of_n.AGGREGATES}
+        judges[name(noise, "steps")] = stepwise.by_scorer(net, tokenizer, few)
+    for key, judge in judges.items():
+        search[key] = np.zeros((len(few), len(ns)))
+        for i, n in enumerate(ns):
+            draw = derive(run.seed, "search", str(n))
+            answers = stepwise.search(policy, tokenizer, few, judge, n, p.max_completion_length, draw)
+            pairs = zip(texts[:searched], answers, strict=True)
+            search[key][:, i] = [true_return(run, tokenizer, text, ids) for text, ids in pairs]
+    table = worth.reshape(-1, samples)
+    values = {key: best_of_n.best_of(x.reshape(-1, samples), table, ns) for key, x in scores.items()}
+    return {
+        "ns": ns,
+        "samples": samples,
+        "length": float(np.mean([len(ids) for ids in made])),
+        "values": {key: x.round(3) for key, x in values.items()},
+        "search": {key: x.round(3) for key, x in search.items()},
+        "levels": levels,
+        "tokens": sum(map(len, made)),
+    }
+
+
+def true_return(run: Run, tokenizer, prompt: str, ids: list[int]) -> float:
+    return oracle.true_return(prompt, truth.text_of(tokenizer, ids), run.profile.world.returns)
+
+
+def main(
+    profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
+    seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
+    samples: Annotated[int, typer.Option(help="answers per prompt, the largest n or more")] = max(NS),
+    searched: Annotated[int, typer.Option(help="prompts that are searched step by step")] = SEARCHED,
+    out: Annotated[Path | None, typer.Option(help="records file; default data/results/PROFILE/best_of_n.jsonl")] = None,
+    runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = pipeline.ROOT / "runs",
+) -> None:
+    """Write a record per seed; what is recorded already is skipped."""
+    torch.set_num_threads(1)
+    path = out or pipeline.ROOT / "data" / "results" / profile / "best_of_n.jsonl"
+    for seed in map(int, seeds.split(",")):
+        run, started = Run(profile_row(profile), seed, root=runs), time.perf_counter()
+        wanted = parameters(run, METHODS["bandit"])
+        alike = [r for r in (read_records(path) if path.exists() else []) if r["seed"] == seed]
+        if any(same(r["params"], wanted) and (r["samples"], r["searched"]) == (samples, searched) for r in alike):
+            print(f"seed {seed}: recorded already in {path}", flush=True)
+            continue
+        found = measured(run, samples, searched)
+        tokens = found.pop("tokens")
+        record = {"kind": "best of n", "method": "bandit", "profile": profile, "dataset": run.dataset, "seed": seed}
+        record |= {"params": wanted, "searched": searched, "noises": list(NOISES), **found}
+        write_record(path, record | {"provenance": provenance(seed, device(), started, tokens=tokens)})
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,74 @@
+"""What would break: a verdict on a paper's claim that its own numbers do not bear out."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from densereward import overview
+from densereward.evaluation import claims
+from densereward.methods import METHODS
+
+
+def run(method: str, seed: int, value: float, answers=None, curve=()) -> dict:
+    final = {"true_return": value} | ({"answers": {"true_return": answers}} if answers is not None else {})
+    return {"method": method, "seed": seed, "final": final, "gate": "passed", "curves": list(curve)}
+
+
+def line(frame, better: str, worse: str):
+    return frame[(frame.better == better) & (frame.worse == worse)].iloc[0]
+
+
+def test_a_verdict_needs_an_interval_clear_of_zero():
+    gains = {"tlcr": (1.0, 1.1, 0.9), "segment": (-1.0, -1.2, -0.9), "appo": (2.0, -2.0, 0.1)}
+    runs = [run("bandit", seed, 2.0 + seed) for seed in range(3)] + [run("token", 0, 0.0)]
+    runs += [run(m, seed, 2.0 + seed + x) for m, all_ in gains.items() for seed, x in enumerate(all_)]
+    found = claims.tested(runs)
+    for method, verdict in {"tlcr": "holds", "segment": "opposite", "appo": "open"}.items():
+        row = line(found, method, "bandit")
+        low, high = stats.t.interval(0.95, 2, np.mean(gains[method]), stats.sem(gains[method]))
+        assert row.verdict == verdict and (row.low, row.high) == (pytest.approx(low), pytest.approx(high))
+    assert line(found, "segment", "token").verdict == "one seed"
+    assert line(found, "ars", "rs").verdict == "no record" and line(found, "ars", "rs").seeds == 0
+    assert claims.sentence(found, "adaptive-mask") == "Of 3 claims: 2 no record, 1 open."
+
+
+def test_win_rates_are_those_of_the_row_that_is_claimed_to_be_ahead():
+    runs = [run("tlcr", s, 1.0, [1.0] * 9 + [0.0] * 3) for s in (0, 1)]
+    runs += [run("bandit", s, 1.0, [0.0] * 12) for s in (0, 1)] + [run("segment", 0, 1.0, [-1.0] * 12)]
+    found = claims.tested(runs)
+    assert line(found, "tlcr", "bandit")["win rate"] == pytest.approx(100 * (9 + 3 / 2) / 12)
+    assert line(found, "segment", "bandit")["win rate"] == 0
+    assert np.isnan(line(found, "bandit", "bandit-synthetic")["win rate"])
+
+
+def test_at_equal_kl_the_curves_decide_and_not_the_end():
+    def curve(slope):
+        return [{"kl": 0.5 * t, "true_return": slope * t} for t in range(12)]
+
+    runs = [run("tlcr", s, -9.0, curve=curve(0.2 + s / 1000)) for s in range(3)]
+    runs += [run("bandit", s, 9.0, curve=curve(0.1)) for s in range(3)] + [run("segment", 0, 0.0, curve=curve(0)[:2])]
+    row = line(claims.tested(runs, 2.0), "tlcr", "bandit")
+    assert row.verdict == "holds" and row.difference == pytest.approx(4 * 0.101, rel=0.02)
+    assert line(claims.tested(runs, 2.0), "segment", "bandit").seeds == 0
+
+
+def test_claims_and_systems_are_rows_and_no_records_are_no_error():
+    assert {c.better for c in claims.CLAIMS} | {c.worse for c in claims.CLAIMS} <= METHODS.keys()
+    assert len(set(overview.EVERY)) == len(overview.EVERY) and set(overview.EVERY) <= METHODS.keys()
+    assert {c.paper for c in claims.CLAIMS} <= overview.SYSTEMS.keys()
+    frame = claims.side_by_side([], [])
+    assert len(frame) == len(claims.CLAIMS) and frame.iloc[:, 3:].isna().all(None)
+
+
+def test_seconds_are_those_of_all_stages_of_a_system():
+    runs = [run("bandit", 0, 2.0) | {"stage_seconds": {"sft": 3.0, "ppo": 4.5}}]
+    runs.append(run("ngram-2", 0, 2.0) | {"stage_seconds": {"sft": 3.0}})
+    assert [r["seconds"] for r in overview.systems(runs)] == [7.5]
+
+
+def test_a_mean_beyond_the_zoom_is_written_at_its_edge():
+    runs = [run("bandit", s, 2.0 + s / 10) for s in range(3)] + [run("sentence", s, -11.8) for s in range(3)]
+    figure, numbers = overview.returns(runs)
+    assert [t.get_text().strip() for t in figure.axes[1].texts] == ["◂ -11.8"]
+    names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert names == ["segment-ppo", "Bandit (sequence)", "Sentence"] and len(numbers) == 2
