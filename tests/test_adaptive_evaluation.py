@@ -68,7 +68,9 @@ def test_answers_are_read_one_by_one_as_in_batches(told):
         spans = oracle.parse(frame.prompt[i], text)
         credit = [spans[n].credit for n in oracle.token_spans(spans, offsets)]
         assert read.credit[i, : len(ids)].tolist() == pytest.approx(credit)
-        last = [n != m for n, m in zip(oracle.token_spans(spans, offsets), [*oracle.token_spans(spans, offsets)[1:], -1])]
+        last = [
+            n != m for n, m in zip(oracle.token_spans(spans, offsets), [*oracle.token_spans(spans, offsets)[1:], -1])
+        ]
         assert read.ends[i, : len(ids)].tolist() == last and not read.ends[i, len(ids) :].any()
         cut = read.segments[i, : len(ids)]
         paid = read.rewards["segment"][i, : len(ids)]
@@ -242,8 +244,9 @@ def test_what_training_kept_is_drawn_and_summed():
     made = [r for r in with_masks() if r["method"] in MASKED]
     figure, numbers = mask_figures.kept(made)
     figure.canvas.draw()
-    assert set(numbers.metric) == set(mask_figures.KEPT)
-    assert all("(" in ax.get_ylabel() for ax in figure.axes)
+    assert set(numbers.of) == set(mask_figures.KEPT) and len(figure.axes) == 3
+    assert [len(ax.get_legend_handles_labels()[1]) for ax in figure.axes] == [1, 2, 2]
+    assert numbers[numbers.of == "kept"]["mean"].unique() == pytest.approx([0.7])
     lines = mask_figures.emptied(made).set_index(["method", "of"])
     column = lines["emptied (samples, all rounds and seeds)"]
     assert column["APPO", "all answers"] == 36 and column["ADPO", "the worst"] == 72 and column["ARS", "the best"] == 0

@@ -9,18 +9,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from densereward.evaluation.keeping import NAMES
-from densereward.evaluation.summary import curve, label, values
+from densereward.evaluation.summary import curve, label, order, values
 from densereward.evaluation.twins import TWINS
-from densereward.figures import canvas, curves, head, style
+from densereward.figures import canvas, head, style
 from densereward.training.reward_model import SIDES
 
 SCORERS = {"token": ("#E69F00", "s"), "segment": ("#D55E00", "D")}  # colours of the rows that these are
 LINES = {"threshold": "-", "three-way": "-", "schmitt": "--"}
 WORTH = {"chosen": "in a span worth something", "rejected": "in a span that costs"}
-KEPT = {
-    "kept": "of all answers\n(share kept)",
-    "kept_chosen": "of the best\n(share kept)",
-    "kept_rejected": "of the worst\n(share kept)",
+KEPT = {  # of `training.appo.shares`: colour, marker, of which answers
+    "kept": ("#6b6b6b", "o", "all answers"),
+    "kept_chosen": ("#0072B2", "^", "the best"),
+    "kept_rejected": ("#D55E00", "v", "the worst"),
 }
 TRAINING = {"true_return": "true return\n(credit)", "proxy_reward": "sequence reward\n(z-score)"}
 
@@ -89,8 +89,9 @@ def over_tokens(runs: list[dict], twins: dict[str, str] = TWINS) -> tuple[Figure
     for row, (metric, text) in zip(axes, metrics.items()):
         for ax, pair in zip(row, shown.items()):
             for name in reversed(pair):
-                part = numbers[(numbers.method == name) & (numbers.metric == metric)]
-                look = style(name)
+                part, look = numbers[(numbers.method == name) & (numbers.metric == metric)], style(name)
+                if part.empty:
+                    continue
                 ax.plot(part.tokens / 1000, part["mean"], **look, markevery=max(1, len(part) // 6), linewidth=1.5)
                 ax.fill_between(part.tokens / 1000, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
             if metric == "true_return" and not np.isnan(level):
@@ -120,12 +121,22 @@ def along(runs: list[dict], metric: str) -> pd.DataFrame:
 
 
 def kept(runs: list[dict]) -> tuple[Figure, pd.DataFrame]:
-    """What masks kept in training over rollout batches: APPO of all its responses, the others of each prompt's best and
-    worst; mean over seeds, band from lowest to highest."""
-    found = [metric for metric in KEPT if len(curve(runs, metric))]
-    figure, numbers = curves(runs, found)
-    for ax in figure.axes:
-        ax.set_ylabel(KEPT.get(ax.get_ylabel(), ax.get_ylabel()))
+    """What masks kept in training over rollout batches, a column per method: APPO of all its answers, the others of
+    each prompt's best and worst; mean over seeds, band from lowest to highest."""
+    numbers = pd.concat([curve(runs, name).assign(of=name) for name in KEPT])
+    methods = order(numbers.method)
+    figure, axes = canvas(1, len(methods), 2.7, sharey=True)
+    for ax, method in zip(axes[0], methods):
+        for name, (colour, marker, text) in KEPT.items():
+            part = numbers[(numbers.method == method) & (numbers.of == name)]
+            if len(part):
+                look = {"color": colour, "marker": marker, "label": text, "markevery": max(1, len(part) // 6)}
+                ax.plot(part.rollout, part["mean"], **look, linewidth=1.5)
+                ax.fill_between(part.rollout, part.low, part.high, color=colour, alpha=0.15, linewidth=0)
+        ax.set_ylim(-0.02, 1.02)
+        ax.set_xlabel("rollout batches")
+        head(ax, label(method))
+    axes[0, 0].set_ylabel("kept\n(share of tokens)")
     return figure, numbers
 
 
@@ -137,7 +148,10 @@ def emptied(runs: list[dict]) -> pd.DataFrame:
         rounds = pd.DataFrame([row for r in runs if r["method"] == name for row in r.get("curves") or []])
         parts = [part for part in ("", "_chosen", "_rejected") if f"kept{part}" in rounds]
         for part in parts:
-            of = {"": "all answers", "_chosen": "the best", "_rejected": "the worst"}[part]
-            line = {"method": label(name), "of": of, "kept (share of tokens)": rounds[f"kept{part}"].mean()}
+            line = {
+                "method": label(name),
+                "of": KEPT[f"kept{part}"][2],
+                "kept (share of tokens)": rounds[f"kept{part}"].mean(),
+            }
             lines.append(line | {"emptied (samples, all rounds and seeds)": int(rounds[f"emptied{part}"].sum())})
     return pd.DataFrame(lines)

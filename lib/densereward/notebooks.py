@@ -33,6 +33,7 @@ AFTER = {
     "variance": {"normalisers"},
     "error_decomposition": {"segmentation"},
     "tlcr": {"segmentation"},
+    "adaptive_masks": {"normalisers", "segmentation"},
     "process_outcome": {"segmentation"},
 }
 QUIET = {

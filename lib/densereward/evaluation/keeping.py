@@ -65,9 +65,9 @@ def read(payers: dict[str, paying.Payer], model, tokenizer, answers: pd.DataFram
 
 
 def counts(found: Masked, mask, chosen, credit=None, at=None) -> pd.DataFrame:
-    """A row per answer: side, tokens, kept, emptied, flips between good and bad, changes of any two classes; with credit
-    [B, T] also how many tokens, and how many kept ones, are right and wrong. `at`, bool [B, T], are the tokens that are
-    counted, else all."""
+    """A row per answer: side, tokens, kept, emptied, flips between good and bad, changes of any two classes; with
+    credit [B, T] also how many tokens, and how many kept ones, are right and wrong. `at`, bool [B, T], are the tokens
+    that are counted, else all."""
     real = mask.bool() if at is None else at & mask.bool()
     kept = found.mask.bool() & real
     columns = {"tokens": real, "kept": kept}
@@ -77,7 +77,9 @@ def counts(found: Masked, mask, chosen, credit=None, at=None) -> pd.DataFrame:
             columns |= {name: where, f"kept_{name}": where & kept}
     frame = pd.DataFrame({name: where.sum(1).numpy() for name, where in columns.items()})
     side = np.where(chosen.numpy(), *SIDES)
-    moves = {name: flips(found.states, mask, neutral).numpy() for name, neutral in (("flips", False), ("changes", True))}
+    moves = {
+        name: flips(found.states, mask, neutral).numpy() for name, neutral in (("flips", False), ("changes", True))
+    }
     return frame.assign(side=side, emptied=found.emptied.numpy(), **moves)
 
 
@@ -107,7 +109,8 @@ def shares(counted: pd.DataFrame, draw: np.random.Generator) -> pd.DataFrame:
 def sweep(told: Read, settings: list[dict], draw: np.random.Generator) -> pd.DataFrame:
     """`shares` of masks: each of `settings` has `by`, a scorer of `told`, `baseline` (a number, or None for the mean
     reward of all these tokens), `per` ("token" or "segment", decided as one) and `at` ("all" tokens are counted, or
-    the "ends" of spans); the rest are arguments of `masks.adaptive_mask`. Two rows each, with the setting and the `baseline` that it came to. Random: `draw`."""
+    the "ends" of spans); the rest are arguments of `masks.adaptive_mask`. Two rows each, with the setting and the
+    `baseline` that it came to. Random: `draw`."""
     frames = []
     for setting in settings:
         rest = dict(setting)
