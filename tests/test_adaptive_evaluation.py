@@ -175,10 +175,16 @@ def test_sweeps_say_what_they_set(told):
     assert "chosen answers" in keeping.sentence(per[:2])
 
 
+def found_of(read) -> Masked:
+    return adaptive_mask(read.rewards["token"], read.mask, read.chosen, 0.0)
+
+
 def test_on_text_without_credit_only_what_is_kept_is_told(told):
     read = told[0]._replace(credit=None, ends=None)
     lines = keeping.over_offsets(read, (0.5, 1.0), rng(0, "sweep"))
-    assert "right" not in lines and lines.kept.between(0, 1).all()
+    assert "right" not in lines and lines.kept.between(0, 1).all() and lines.kept_low.notna().all()
+    few = keeping.shares(keeping.counts(found_of(read), read.mask, read.chosen).iloc[20:28], rng(0, "few"))
+    assert few.kept.between(0, 1).all() and few[["kept_low", "kept_high"]].isna().all(axis=None)
     figure, _ = mask_figures.over(lines, "delta", "offset (deviations)")
     figure.canvas.draw()
     assert len(figure.axes) == 2 and len(keeping.table(lines)) == len(lines)
@@ -236,6 +242,12 @@ def test_training_is_drawn_over_the_tokens_that_were_sampled():
     found = numbers[(numbers.method == "bandit") & (numbers.metric == "true_return")]
     assert found.tokens.to_numpy() == pytest.approx(counted)
     assert found["mean"].iloc[-1] == pytest.approx(np.mean([r["curves"][-1]["true_return"] for r in runs]))
+    on_text = [r for r in with_masks() if "curves" in r]
+    for row in (row for r in on_text for row in r["curves"]):
+        del row["true_return"]
+    figure, numbers = mask_figures.over_tokens(on_text)
+    figure.canvas.draw()
+    assert len(figure.axes) == 3 and set(numbers.metric) == {"proxy_reward"}
     figure, numbers = mask_figures.over_tokens(with_masks(("sft", "appo")))
     assert len(figure.axes) == 2 and set(numbers.method) == {"appo"}
 

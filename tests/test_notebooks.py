@@ -73,6 +73,8 @@ def test_every_notebook_runs_on_real_text_and_on_a_pretrained_model(real_text):
     assert "early divergence" in page(real_text["testbed"])
     assert "No records of dataset" in page(real_text["comparison"])
     assert "Left out: no record of TLCR" in page(real_text["tlcr"])
+    masks = page(real_text["adaptive_masks"])
+    assert "Left out: what is right can be told on the testbed only" in masks and "of 64 tokens kept" in masks
     for name in ("segmentation", "reward_models", "segment_ppo"):
         assert "true return (credit)" not in page(real_text[name]), f"{name}: a true return on real text"
 
@@ -93,7 +95,7 @@ def test_a_notebook_and_the_study_give_the_same_record(tree):
 
 
 def test_smoke_output_says_on_its_face_that_it_is_no_evidence(real_text):
-    for name in ("testbed", "segmentation", "reward_models", "segment_ppo", "tlcr"):
+    for name in ("testbed", "segmentation", "reward_models", "segment_ppo", "tlcr", "adaptive_masks"):
         assert "<strong>No evidence.</strong>" in page(real_text[name]), name
 
 
@@ -187,6 +189,8 @@ def namespace(name: str, **injected) -> dict:
         ("segment_ppo", {"lam": 1.5}, "lam is 1.5; give a number, 0 to 1"),
         ("segment_ppo", {"rounds": 2, "critic_warmup": 3}, "critic_warmup is 3, of 2 rounds; give at most 2"),
         ("tlcr", {"error": 1.5}, "error is 1.5; give a number, 0 to 1"),
+        ("adaptive_masks", {"delta": -0.5}, "delta is -0.5; give a number, 0 or more"),
+        ("adaptive_masks", {"decision": "fuzzy"}, "unknown decision 'fuzzy'; choose one of threshold, three-way"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_trained(name, asked, says, capsys):

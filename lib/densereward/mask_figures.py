@@ -81,7 +81,8 @@ def over_tokens(runs: list[dict], twins: dict[str, str] = TWINS) -> tuple[Figure
     """adaptive-mask Figure 5, by true return and by the reward that is trained on, over the tokens sampled so far: a
     column per masked method and its twin; mean over seeds, band from lowest to highest. Dotted: the SFT model's test
     answers."""
-    numbers = pd.concat([along(runs, metric).assign(metric=metric) for metric in TRAINING])
+    found = [along(runs, metric).assign(metric=metric) for metric in TRAINING]
+    numbers = pd.concat([frame for frame in found if len(frame)])  # real text has no true return
     shown = {masked: twin for masked, twin in twins.items() if {masked, twin} & set(numbers.method)}
     level = values([r for r in runs if r["method"] == "sft"], "final.true_return_ordinary")["value"].mean()
     metrics = {metric: text for metric, text in TRAINING.items() if metric in set(numbers.metric)}

@@ -86,7 +86,8 @@ def counts(found: Masked, mask, chosen, credit=None, at=None) -> pd.DataFrame:
 def shares(counted: pd.DataFrame, draw: np.random.Generator) -> pd.DataFrame:
     """`counts` summed up, a row per side: `kept` of all tokens; of kept tokens, `right` and `wrong`, and of all tokens,
     `right_all` and `wrong_all`; `found`, the right tokens that are kept; `left`, the wrong ones that are; `emptied`,
-    `flips` and `changes` per answer. Those of tokens have _low and _high; nan where nothing is kept. Random: `draw`."""
+    `flips` and `changes` per answer. Those of tokens have _low and _high, nan for fewer than ten answers; all
+    nan where nothing is kept. Random: `draw`."""
     ratios = {"kept": ("kept", "tokens")}
     if "right" in counted:
         for name in ("right", "wrong"):
@@ -100,8 +101,8 @@ def shares(counted: pd.DataFrame, draw: np.random.Generator) -> pd.DataFrame:
         row = {"side": side, "answers": len(part)} | dict(part[["emptied", "flips", "changes"]].astype(float).mean())
         for name, (over, under) in ratios.items():
             values = np.divide(sums[over], sums[under], out=np.full(len(weights), np.nan), where=sums[under] > 0)
-            nothing = np.isnan(values).all()
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), (np.nan,) * 3 if nothing else estimate(values)))
+            bounds = (np.nan, np.nan) if len(part) < 10 or np.isnan(values).all() else estimate(values)[1:]
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), (values[0], *bounds)))
         rows.append(row)
     return pd.DataFrame(rows)
 
