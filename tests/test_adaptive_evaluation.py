@@ -172,6 +172,9 @@ def test_sweeps_say_what_they_set(told):
         assert ends.right[side] == pytest.approx((sign * read.credit[rows][at & found[rows]] > 0).double().mean())
     shown = keeping.table(per)
     assert len(shown) == 4 and "token rewards, per segment" in set(shown["decided by"])
+    changes = offsets[offsets.by == "token"].groupby(["decision", "delta"]).changes.mean()
+    said = keeping.steadied(offsets, "token", 0.5)
+    assert all(f"{changes[at]:.1f} times" in said for at in (("schmitt", 0.0), ("three-way", 0.5), ("schmitt", 0.5)))
     assert "chosen answers" in keeping.sentence(per[:2])
 
 

@@ -141,19 +141,29 @@ def over_baselines(told: Read, baselines, draw: np.random.Generator) -> pd.DataF
 
 
 def table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """`sweep` as text, a line per mask and side."""
+    """`sweep` as text, a line per mask and side; with intervals where there are any of what is right."""
     rows = []
     for x in numbers.to_dict("records"):
-        offset = f", δ = {x['delta']:g}" if x["delta"] else ""
-        row = {"decided by": f"{x['by']} rewards, per {x['per']}", "decision": NAMES[x["decision"]] + offset}
+        by = f"{x['by']} rewards" + (", per segment" if x["per"] == "segment" else "")
+        row = {"decided by": by, "decision": NAMES[x["decision"]] + (f", δ = {x['delta']:g}" if x["delta"] else "")}
         row["tokens"] = f"{x['side']}, {'last of spans' if x['at'] == 'ends' else 'all'}"
-        row |= {"kept": interval_text(x["kept"], x["kept_low"], x["kept_high"])}
+        row["kept"] = x["kept"]
         if "right" in x:
-            for name, text in (("right", "right, of kept"), ("wrong", "wrong, of kept")):
-                row[text] = interval_text(x[name], x[f"{name}_low"], x[f"{name}_high"])
-            row |= {"right, of all": f"{x['right_all']:.2f}", "wrong, of all": f"{x['wrong_all']:.2f}"}
-        rows.append(row | {"flips": f"{x['flips']:.1f}", "emptied": f"{x['emptied']:.2f}"})
+            row["right, of kept"] = interval_text(x["right"], x["right_low"], x["right_high"])
+            row |= {"right, of all": x["right_all"], "wrong, of kept": x["wrong"], "wrong, of all": x["wrong_all"]}
+        rows.append(row | {"good-bad changes": x["flips"], "emptied": x["emptied"]})
     return pd.DataFrame(rows)
+
+
+def steadied(offsets: pd.DataFrame, by: str, delta: float) -> str:
+    """What an offset does to changes of class, neutral being one, in words, from `over_offsets` that has 0, too."""
+    means = offsets[offsets.by == by].groupby(["decision", "delta"])[["changes", "emptied"]].mean()
+    plain, free, held = (means.changes[at] for at in (("three-way", 0), ("three-way", delta), ("schmitt", delta)))
+    return (
+        f"Decided by {by} rewards, an answer's tokens change class {plain:.1f} times without an offset. With δ = "
+        f"{delta:g} it is {free:.1f} times where neutral is a class (Eq. 17), and {held:.1f} times with memory; of "
+        f"{means.emptied['three-way', delta]:.0%} of answers nothing is kept."
+    )
 
 
 def sentence(numbers: pd.DataFrame) -> str:
