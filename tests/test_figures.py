@@ -245,6 +245,12 @@ def test_the_tuning_grid_shows_the_mean_by_which_a_setting_is_chosen():
         assert found == {"used": pytest.approx(used, nan_ok=True), "best": pytest.approx(0.69)}
 
 
+def test_settings_that_older_records_lack_do_not_stop_the_table_of_choices():
+    runs = [{"method": "bandit", "params": {"profile": {"kl_coef": 0.1, "actor_learning_rate": 3e-4}}}]
+    found = summary.chosen(runs)
+    assert found.to_dict("records") == [{"method": "Bandit (sequence)", "kl_coef": 0.1, "actor_learning_rate": 3e-4}]
+
+
 def test_figures_are_equal_files_on_white_with_text_as_text():
     """A rebuilt book must not differ where nothing changed; text must scale and be searchable."""
     one, two = (svg(figures.final_returns(records())[0]) for _ in range(2))

@@ -196,9 +196,9 @@ def table(records: list[dict], columns: dict[str, str], digits: int = 2) -> pd.D
 
 
 def chosen(records: list[dict]) -> pd.DataFrame:
-    """The settings that tuning chose, one row per method of tuned runs."""
+    """The settings that tuning chose, one row per method of tuned runs; those that no record has are left out."""
     frame = to_frame(records)
-    columns = {f"params.profile.{name}": name for name in TUNED}
+    columns = {f"params.profile.{name}": name for name in TUNED if f"params.profile.{name}" in frame}
     frame = frame[["method", *columns]].rename(columns=columns).drop_duplicates("method").set_index("method")
     return frame.loc[order(frame.index)].rename(index=label).reset_index()
 
