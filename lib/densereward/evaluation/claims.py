@@ -76,7 +76,7 @@ def side_by_side(runs: list[dict], tuned: list[dict]) -> pd.DataFrame:
 def sentence(frame: pd.DataFrame, paper: str) -> str:
     """The verdicts on a paper's claims (`tested`), counted."""
     part = frame[frame.paper == paper].verdict.value_counts()
-    return f"Of {part.sum()} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in part.items()) + "."
+    return f"{paper}: of {part.sum()} claims, " + ", ".join(f"{n} {verdict}" for verdict, n in part.items()) + "."
 
 
 def _final(runs: list[dict]) -> dict[str, dict[int, float]]:
