@@ -57,7 +57,7 @@ def test_claims_and_systems_are_rows_and_no_records_are_no_error():
     assert len(set(overview.EVERY)) == len(overview.EVERY) and set(overview.EVERY) <= METHODS.keys()
     assert {c.paper for c in claims.CLAIMS} <= overview.SYSTEMS.keys()
     frame = claims.side_by_side([], [])
-    assert len(frame) == len(claims.CLAIMS) and frame.iloc[:, 3:].isna().all(None)
+    assert len(frame) == len(claims.CLAIMS) and frame.iloc[:, 3:].isna().all(axis=None)
 
 
 def test_seconds_are_those_of_all_stages_of_a_system():
