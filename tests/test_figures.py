@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from densereward import diagnostics, figures, rewards, strips
+from densereward import diagnostics, figures, look, rewards, strips
 from densereward.evaluation import summary
 from densereward.evaluation.stats import mean_interval
 from densereward.methods import CORE, METHODS
@@ -120,9 +120,9 @@ def test_a_method_of_ones_own_is_drawn_too():
 
 
 def test_no_two_methods_look_alike():
-    looks = [(style["color"], style["marker"]) for style in map(figures.style, figures.STYLE)]
-    assert len(set(looks)) == len(figures.STYLE)
-    assert set(CORE) <= set(figures.STYLE) <= set(METHODS)
+    looks = [(style["color"], style["marker"]) for style in map(look.style, look.STYLE)]
+    assert len(set(looks)) == len(look.STYLE)
+    assert set(CORE) <= set(look.STYLE) <= set(METHODS)
 
 
 def test_intervals_are_t_intervals_over_seeds():

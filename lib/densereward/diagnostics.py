@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from densereward.evaluation.summary import order
-from densereward.figures import canvas, style
+from densereward.look import canvas, style
 from densereward.rewards import Normaliser, location
 from densereward.strips import visible
 

@@ -2,60 +2,21 @@
 matplotlib figure and the numbers in it, so that a page can offer both.
 
 A dot is a seed, hollow where the run's reward model failed the gate. A bar is Student's t interval of the mean over
-seeds, 95% (one seed has none). A band around a curve spans the lowest and the highest seed. Colours are Okabe and
-Ito's, which colour-blind readers tell apart; each method has one colour and one marker everywhere.
+seeds, 95% (one seed has none). A band around a curve spans the lowest and the highest seed. How figures look is in
+`look.py`.
 
 Figures of a single stage (answers, entropies, scorers, normalisers) are in `diagnostics.py`, strips of tokens in
-`strips.py`. Left out: interaction, themes; every figure is a white card, legible in dark mode too."""
+`strips.py`. Left out: interaction, themes."""
 
-import itertools
-
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from densereward.evaluation.summary import curve, intervals, label, order, values
+from densereward.look import canvas, head, style
 from densereward.methods import METHODS
 from densereward.records import to_frame
 
-STYLE = {  # method: colour, marker, line; a variant shares its colour with what it varies
-    "sft": ("#000000", "|", ":"),
-    "bandit": ("#0072B2", "o", "-"),
-    "sentence": ("#8C564B", "P", "-"),
-    "token": ("#E69F00", "s", "-"),
-    "bandit-as-segment": ("#D55E00", "h", "--"),
-    "segment-as-bandit": ("#0072B2", "p", "--"),
-    "segment": ("#D55E00", "D", "-"),
-    "dpo": ("#555555", "*", "-"),
-    "random": ("#CC79A7", "X", "-"),
-    "oracle-sequence": ("#56B4E9", "^", "-"),
-    "oracle-dense": ("#009E73", "v", "-"),
-    "oracle-sequence-noisy": ("#56B4E9", "<", "--"),
-    "oracle-dense-noisy": ("#009E73", ">", "--"),
-    "bandit-synthetic": ("#0072B2", "H", ":"),
-    "tlcr": ("#882255", "d", "-"),
-    "tlcr-fixed": ("#882255", "8", "--"),
-    "appo": ("#009E73", "o", "-"),
-    "online-dpo": ("#555555", "p", "--"),
-    "adpo": ("#009E73", "*", "-"),
-    "rs": ("#8C6D1F", "s", "--"),
-    "ars": ("#009E73", "s", "-"),
-    "remax": ("#8C6D1F", "P", "-"),
-    "figa": ("#CC79A7", "v", "-"),
-    "figa-window": ("#CC79A7", "^", "--"),
-    "rloo": ("#56B4E9", "p", "-"),
-    "grpo": ("#56B4E9", "h", "--"),
-    "rto": ("#D55E00", "<", "-"),
-    "abc": ("#E69F00", ">", "-"),
-    "tlcr-pooled": ("#882255", "D", ":"),
-    "segment-grpo": ("#D55E00", "P", ":"),
-    "token-grpo": ("#E69F00", "h", ":"),
-    "tlcr-grpo": ("#882255", "s", "-."),
-    "tlcr-without-negative": ("#009E73", "P", "-"),
-    "tlcr-without-positive": ("#E69F00", "X", "-"),
-}
-SPARE = tuple(itertools.product(("#555555", "#8C6D1F"), "Pph*d"))  # for rows that a reader adds to `methods.py`
 CURVES = {  # of `DensePPOTrainer.curves`: means per response of a rollout batch
     "true_return": "true return\n(credit)",
     "proxy_reward": "proxy return\n(sd of its curve)",
@@ -64,37 +25,6 @@ CURVES = {  # of `DensePPOTrainer.curves`: means per response of a rollout batch
     "fact_accuracy": "fact accuracy\n(share of items)",
     "repetition": "repetitions\n(spans per response)",
 }
-RC = {
-    "font.size": 9.5,
-    "axes.titlesize": 10,
-    "legend.fontsize": 9,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "lines.markersize": 5,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "densereward",  # equal figures are equal files
-}
-
-
-def canvas(rows: int = 1, columns: int = 1, height: float = 2.4, width: float = 7.4, **options):
-    """(figure, axes [rows, columns]) in the book's style; inches, `height` per row. Belongs to no pyplot state."""
-    matplotlib.rcParams.update(RC)
-    figure = Figure(figsize=(width, height * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def style(method: str) -> dict:
-    """Keywords of `Axes.plot` for a method; ablations share one, their names stand at the axis."""
-    spare = ("#555555", "o") if method in METHODS else SPARE[sum(map(ord, method)) % len(SPARE)]
-    colour, marker, line = STYLE.get(method, (*spare, "-"))
-    return {"color": colour, "marker": marker, "linestyle": line, "label": label(method)}
 
 
 def families(methods: set[str]) -> dict[str, list[str]]:
@@ -102,12 +32,6 @@ def families(methods: set[str]) -> dict[str, list[str]]:
     oracle = {m for m in methods if m in METHODS and METHODS[m].scorer == "oracle"}
     groups = {"learned rewards": order(methods - oracle), "oracle controls": order(oracle)}
     return {title: group for title, group in groups.items() if group}
-
-
-def head(ax, title: str = "") -> None:
-    """Title, and the legend between it and the axes, so that it covers no curve."""
-    where = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "alignment": "left", "borderaxespad": 0.1}
-    ax.legend(frameon=False, title=title, title_fontsize=10, **where)
 
 
 def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataFrame]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from densereward.evaluation.summary import intervals, label
-from densereward.figures import canvas, head, style
+from densereward.look import canvas, head, style
 from densereward.methods import METHODS
 
 LEVELS = {"style": "style only", "gate": "gate", "ceiling": "ceiling"}  # of a reward model's label accuracy

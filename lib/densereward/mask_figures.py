@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from densereward.evaluation.keeping import NAMES
 from densereward.evaluation.summary import curve, label, order, values
 from densereward.evaluation.twins import TWINS
-from densereward.figures import canvas, head, style
+from densereward.look import canvas, head, style
 from densereward.training.reward_model import SIDES
 
 SCORERS = {"token": ("#E69F00", "s"), "segment": ("#D55E00", "D")}  # colours of the rows that these are

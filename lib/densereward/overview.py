@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from densereward.evaluation.summary import intervals, label, values
-from densereward.figures import canvas, style
+from densereward.look import canvas, style
 from densereward.methods import ADAPTIVE, BASELINES, CROSS, TLCR
 
 SYSTEMS = {  # heading: rows of `methods.py`

@@ -12,10 +12,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from densereward.evaluation.decomposition import PARTITIONS
-from densereward.figures import canvas
+from densereward.look import canvas
 
 PURPLE = "#CC79A7"
-STYLE = {  # partition: colour, marker, line; shared with the methods of `figures.STYLE` where they cut alike
+STYLE = {  # partition: colour, marker, line; shared with the methods of `look.STYLE` where they cut alike
     "sequence": ("#0072B2", "o", "-"),
     "sentence": ("#8C564B", "P", "-"),
     "ngram": ("#555555", "p", "-"),

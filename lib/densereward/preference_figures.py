@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from densereward.evaluation.summary import label, order
-from densereward.figures import canvas, curves, head, style
+from densereward.figures import curves
+from densereward.look import canvas, head, style
 
 WIN, TIE, LOSS = ("#0072B2", "won"), ("#d9d9d9", "tied"), ("#E69F00", "lost")
 

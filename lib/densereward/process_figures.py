@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from densereward.evaluation.summary import interval_text
-from densereward.figures import canvas, style
+from densereward.look import canvas, style
 
 GREEN, PURPLE, BLACK = "#009E73", "#CC79A7", "#000000"
 AGGREGATES = {"sum": ("o", "-"), "mean": ("s", "--"), "min": ("v", ":"), "last": ("X", "-."), "product": ("D", "--")}

@@ -13,7 +13,7 @@ from densereward.diagnostics import BLUE, GREEN, GREY, ORANGE, RED
 from densereward.evaluation.constants import TRUTH
 from densereward.evaluation.edits import KINDS
 from densereward.evaluation.variance import END
-from densereward.figures import canvas, head, style
+from densereward.look import canvas, head, style
 
 PURPLE = "#CC79A7"
 EDITS = dict(zip(KINDS, ((GREEN, "^"), (GREY, "o"), (ORANGE, "s"), (RED, "X"), (PURPLE, "D"))))
@@ -21,7 +21,7 @@ FITS = {"huber": ("black", "-", "Huber (Appendix F)"), "ols": (BLUE, "--", "leas
 
 
 def look(method: str) -> dict:
-    """`figures.style` of a payer: the truth, a row, or a row and how it is paid."""
+    """`look.style` of a payer: the truth, a row, or a row and how it is paid."""
     if method == TRUTH:
         return {"color": "black", "marker": "*", "linestyle": ":", "label": "True return"}
     name = method.removesuffix(END).removesuffix(", raw")
