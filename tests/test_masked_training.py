@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from trl import DPOConfig, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, KTOConfig, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from densereward.models import tiny_llama
+from densereward.training.kto import TokenisedKTOTrainer
 from densereward.training.masked import MaskedCollator, mask_advantages, mask_completions, mask_pairs
 from densereward.training.preference import TokenisedDPOTrainer
 from densereward.training.settings import common
@@ -201,14 +202,6 @@ def test_masks_that_would_train_something_else_are_refused(mask, message):
 
 
 # --- KTO
-
-
-class TokenisedKTOTrainer(KTOTrainer):
-    """TRL's trainer on token ids as they are; its own preparation knows texts only."""
-
-    def _prepare_dataset(self, dataset, *unused):
-        ids = dataset["completion_ids"][:]
-        return dataset.add_column("KL_completion_ids", ids[-1:] + ids[:-1])
 
 
 def test_kto_reads_the_same_mask_and_its_reference_point_whole_completions(tmp_path):

@@ -1,7 +1,7 @@
 """adaptive-mask's rows: each masked method beside its twin without a mask, and what the paper leaves open, one by one.
 
 APPO's twin is `bandit` (its variants on dense rewards have `token`), ADPO's `online-dpo`, ARS's `rs`; that of masked
-DPO on fixed pairs is `dpo`. Left out: GRPO and KTO, which it names as further users of the mask.
+DPO on fixed pairs is `dpo`. GRPO and KTO it names as further users of the mask, without a number.
 """
 
 from dataclasses import replace
@@ -12,9 +12,10 @@ BY_TOKEN = {"by": "token"}  # rewards of that row of methods.py decide; the rest
 HALF = {"delta": 0.5}  # of a standard deviation of token scores
 TABLE = "adaptive-mask Table 1"
 OPEN = "adaptive-mask leaves it open"
+NAMED = "adaptive-mask names it"
 
 
-def rows(bandit: Method, token: Method) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
+def rows(bandit: Method, token: Method, grpo: Method) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
     """(core rows, ablations) on the rows that they start from."""
 
     def masked(row: Method, name: str, label: str, source: str, **mask) -> Method:
@@ -25,11 +26,15 @@ def rows(bandit: Method, token: Method) -> tuple[tuple[Method, ...], tuple[Metho
     appo, adpo = masked(bandit, "appo", "APPO", TABLE), masked(dpo, "adpo", "ADPO", TABLE)
     core = (appo, dpo, adpo, rs, masked(rs, "ars", "ARS", TABLE))
     offline = Method("dpo-masked", "DPO, masked", "adaptive-mask Eq. 15", scorer="none", trainer="dpo", mask=BY_TOKEN)
+    kto = Method("kto", "KTO", NAMED, scorer="none", trainer="kto")
     dense = masked(token, "appo-dense", "APPO, dense reward", OPEN)
     preferred = {"preferred": "advantage"}
     segments = {"segments": entropy(1.75)}
     ablations = (
         offline,
+        kto,
+        masked(kto, "kto-masked", "KTO, masked", NAMED),
+        masked(grpo, "grpo-masked", "GRPO, masked", NAMED),
         dense,
         masked(token, "appo-td", "APPO, TD error", "adaptive-mask Section 3.2.1", baseline="td"),
         masked(bandit, "appo-fixed", "APPO, fixed baseline", OPEN, baseline="fixed"),

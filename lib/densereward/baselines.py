@@ -12,14 +12,16 @@ from pathlib import Path
 
 from datasets import load_from_disk
 
-from densereward import dense, labeling, revised, rewards, rollouts, segments
+from densereward import dense, labeling, masking, revised, rewards, rollouts, segments
 from densereward.methods import Method
 from densereward.models import load_causal_lm
 from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code, to_device
 from densereward.seeding import derive, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
-from densereward.training import counting, figa, group, padding, remax, settings, steps
+from densereward.training import appo, counting, figa, group, padding, remax, settings, steps
+
+CODE = [counting, group, remax, steps, appo, masking, *masking.CODE]
 
 
 def train_without_critic(
@@ -27,7 +29,7 @@ def train_without_critic(
 ) -> Artifact:
     """RLOO, GRPO or ReMax, as `method.trainer` says, on the total that the row's rewards pay a response, or GRPO on the
     rewards of its segments: policy, curves, normaliser. Random: rollouts, prompt order (seed, as PPO's)."""
-    p = run.profile
+    p, folder_of_mask = run.profile, masking.scorer(run, method, folder_of_sft, prefs)
 
     def build(folder: Path) -> None:
         policy, tokenizer = load_causal_lm(folder_of_sft)
@@ -44,6 +46,7 @@ def train_without_critic(
             p.kl_coef,
             settings.common(folder, policy, seed % 2**31) | rollouts.sizes(p),
             **method.options,
+            decide=masking.decider(run, method, folder_of_sft, prefs, folder_of_mask, tokenizer, folder),
             train_dataset=rollouts.prompts(run, tokenizer),
             processing_class=tokenizer,
         )
@@ -55,8 +58,8 @@ def train_without_critic(
         method.trainer,
         build,
         key=run.key(*rollouts.FIELDS, method=asdict(method)),
-        sources=[*DATA, *SCORING, rollouts, counting, group, remax, steps, padding, rewards, truth, *own_code(method)],
-        inputs=[*inputs_of(folder_of_sft), prefs, *([] if folder_of_scorer is None else [folder_of_scorer])],
+        sources=[*DATA, *SCORING, rollouts, *CODE, padding, rewards, truth, *own_code(method)],
+        inputs=[*inputs_of(folder_of_sft), prefs, *(x for x in (folder_of_scorer, folder_of_mask) if x is not None)],
         root=run.root,
     )
 

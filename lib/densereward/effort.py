@@ -18,7 +18,7 @@ def used(method: Method, rollouts: int, found: dict, curves: list[dict]) -> dict
     `found` is what `study.trained` says: `preferences`, the scorer's `metrics`, and `revisions`, a folder, where there
     are any. A row of `curves` that does not count (PPO's) stands for `rollouts` responses of its mean length."""
     labels, revised = found.get("metrics", {}).get("pairs", 0), 0
-    if method.trainer == "dpo" or "dpo" in found:
+    if method.trainer in ("dpo", "kto") or "dpo" in found:
         labels = max(labels, len(load_from_disk(Path(found["preferences"]) / "preference")))  # the same pairs
     if method.revisions:
         revised = labels = load_json(Path(found["revisions"]) / "report.json")["preference"]["labels"]["read"]

@@ -187,7 +187,7 @@ _CROSS = (
 )
 
 LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained
-_ADAPTIVE, _ADAPTIVE_ABLATIONS = adaptive_rows.rows(_BANDIT, _TOKEN)
+_ADAPTIVE, _ADAPTIVE_ABLATIONS = adaptive_rows.rows(_BANDIT, _TOKEN, _BASELINES[1])
 _EVERY = (
     *_CORE,
     *_TLCR_ROWS,

@@ -14,7 +14,7 @@ from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code,
 from densereward.seeding import derive, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
-from densereward.training import appo, padding, ppo, preference, settings
+from densereward.training import appo, kto, padding, ppo, preference, settings
 
 
 def train_policy(
@@ -74,27 +74,29 @@ def train_policy(
 
 
 def train_on_pairs(run: Run, folder_of_sft: Path, prefs: Artifact, method: Method = METHODS["dpo"]) -> Artifact:
-    """DPO on the preference pairs that reward models learn from, masked where the row has a mask: policy, curve of its
-    loss, what the mask left. Random: the order (seed)."""
+    """DPO, or KTO, on the preference pairs that reward models learn from, masked where the row has a mask: policy,
+    curve of its loss, what the mask left. Random: the order (seed)."""
     p, folder_of_mask = run.profile, masking.scorer(run, method, folder_of_sft, prefs)
 
-    def build_dpo(folder: Path) -> None:
+    def build_on_pairs(folder: Path) -> None:
         (model, tokenizer), (reference, _) = load_causal_lm(folder_of_sft), load_causal_lm(folder_of_sft)
         pairs = load_from_disk(prefs.path / "preference")
         if decide := masking.decider(run, method, folder_of_sft, prefs, folder_of_mask, tokenizer, folder):
             pairs, counts = masking.mask_dataset(pairs, decide, tokenizer, run.seed)
             save_json(folder / "mask.json", counts)
-        curve = preference.train_dpo(model, reference, tokenizer, pairs, p, folder, derive(run.seed, "dpo") % 2**31)
+        train = kto.train_kto if method.trainer == "kto" else preference.train_dpo
+        curve = train(model, reference, tokenizer, pairs, p, folder, derive(run.seed, "dpo") % 2**31)
         model.save_pretrained(folder / "policy")
         tokenizer.save_pretrained(folder / "policy")
         save_json(folder / "curve.json", curve)
 
     masked = [rollouts, *SCORING, masking, *masking.CODE] if method.mask else []
+    code = [kto] if method.trainer == "kto" else [preference]
     return stage(
-        "dpo",
-        build_dpo,
+        method.trainer,
+        build_on_pairs,
         key=run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate", **({"mask": method.mask} if masked else {})),
-        sources=[*DATA, preference, settings, *masked],
+        sources=[*DATA, *code, settings, *masked],
         inputs=[*inputs_of(folder_of_sft), prefs, *([folder_of_mask] if folder_of_mask else [])],
         root=run.root,
     )

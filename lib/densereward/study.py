@@ -46,9 +46,14 @@ TRAINERS = {  # run, row, folder of the SFT model, preferences, folder of the sc
     "online-dpo": adaptive.train_in_rounds,
     "rs": adaptive.train_in_rounds,
     "dpo": lambda run, row, folder_of_sft, prefs, _: policy.train_on_pairs(run, folder_of_sft, prefs, row),
+    "kto": lambda run, row, folder_of_sft, prefs, _: policy.train_on_pairs(run, folder_of_sft, prefs, row),
     "figa": lambda run, row, folder_of_sft, prefs, _: baselines.train_on_revisions(run, row, folder_of_sft, prefs),
 }
-CURVES = {"dpo": "preference_curve", "figa": "revision_curve"}  # what records call the curve of a trainer's loss
+CURVES = {  # what records call the curve of a trainer's loss
+    "dpo": "preference_curve",
+    "kto": "preference_curve",
+    "figa": "revision_curve",
+}
 
 
 def trained(run: Run, row: Method) -> tuple[Path, Artifact | None, dict]:

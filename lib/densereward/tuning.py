@@ -39,7 +39,7 @@ PAIRS = 8_000  # trials of reward models are shorter than the study's runs
 _SAMPLING = {"kl_coef": (0.1, 0.5, 2.0), "actor_learning_rate": (1e-4, 3e-4)}
 POLICIES = {
     **dict.fromkeys(("ppo", "rloo", "grpo", "dense-grpo", "remax"), _SAMPLING),
-    "dpo": {"dpo_beta": (0.05, 0.2, 0.8), "dpo_learning_rate": (1e-4, 3e-4)},
+    **dict.fromkeys(("dpo", "kto"), {"dpo_beta": (0.05, 0.2, 0.8), "dpo_learning_rate": (1e-4, 3e-4)}),
     "online-dpo": {"online_dpo_beta": (0.1, 0.5, 2.0), "online_learning_rate": (1e-4, 3e-4)},
     "rs": {"kl_coef": (0.1, 0.5, 2.0), "online_learning_rate": (1e-4, 3e-4)},
     "figa": {"dpo_learning_rate": (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4)},

@@ -9,9 +9,13 @@ As many responses as any method: with k per prompt, a k-th of the prompts. Witho
 moves the policy. Left out: every option of TRL's beyond its defaults.
 """
 
+import torch
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from densereward.training.appo import shares
 from densereward.training.counting import Counted
+from densereward.training.masked import mask_advantages
+from densereward.training.padding import forward_by_length
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
 from densereward.training.steps import DenseGRPOTrainer
 
@@ -24,6 +28,30 @@ class CountedGRPO(Counted, GRPOTrainer):
     """TRL's, with `curves`."""
 
 
+class MaskedGRPO(CountedGRPO):
+    """TRL's, whose policy learns from the tokens that `decide` keeps, a `masking.Decider`: adaptive-mask's mask on the
+    surrogate (Eq. 14), which the paper says serves GRPO too. Preferred are the responses whose advantage in their group
+    is above 0. `curves` say what was kept (`appo.shares`). Segments, where they decide, are cut by the reference's
+    entropies, so `kl_coef` must be above 0: TRL loads none without it."""
+
+    def __init__(self, model, *, decide, **trl):
+        super().__init__(model, **trl)
+        if self.ref_model is None:
+            raise ValueError("the KL coefficient is 0, so TRL loads no reference: set kl_coef above 0")
+        self.decide = decide
+
+    @torch.no_grad()
+    def _generate_and_score_completions(self, inputs):
+        batch = super()._generate_and_score_completions(inputs)
+        ids, mask = (torch.cat([batch[f"{x}_{y}"] for x in ("prompt", "completion")], 1) for y in ("ids", "mask"))
+        width, size = batch["completion_ids"].size(1), self.args.per_device_train_batch_size
+        fields = forward_by_length(self.ref_model, ids, mask, width, size)
+        seen = batch | {"ref_logps": fields["log_probs"], "ref_entropies": fields["entropy"]}
+        found = self.decide(seen, batch["advantages"] > 0)
+        self.noted |= shares(found, batch["completion_mask"])
+        return mask_advantages(batch, found.mask)
+
+
 TRAINERS = {
     "rloo": (RLOOConfig, CountedRLOO),
     "grpo": (GRPOConfig, CountedGRPO),
@@ -33,15 +61,25 @@ TRAINERS = {
 
 
 def trainer_of(
-    kind: str, policy, reward, metrics, kl_coef: float, settings: dict, generations: int | None = None, **trl
+    kind: str,
+    policy,
+    reward,
+    metrics,
+    kl_coef: float,
+    settings: dict,
+    generations: int | None = None,
+    decide=None,
+    **trl,
 ) -> Counted:
     """The trainer `kind` of a policy loaded from the SFT model's folder, from which TRL loads the reference too.
 
     `reward` and `metrics` are TRL reward functions, the metrics read and never trained on; for "dense-grpo" `reward` is
     a `steps.DenseGRPOTrainer`'s reward_fn. `settings` are fields of its config, `generations` the responses to a
     prompt, the other arguments TRL's. ValueError, TRL's, where `generations` does not divide the rollout batch;
-    KeyError for another kind."""
+    KeyError for another kind, or a mask (`decide`) for another than "grpo"."""
     config, trainer = TRAINERS[kind]
+    if decide is not None:
+        trainer, trl = {"grpo": MaskedGRPO}[kind], trl | {"decide": decide}
     args = config(
         **settings,
         **({} if generations is None else {"num_generations": generations}),
