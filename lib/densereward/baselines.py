@@ -2,7 +2,8 @@
 
     scorer ----> rloo, grpo, remax, dense-grpo          revisions ----> figa
 
-Same prompts, responses and updates as PPO's where they sample (`rollouts.py`); FIGA samples nothing. RTO and ABC are
+As many responses and updates as PPO's where they sample (`rollouts.py`), from the same list of prompts; FIGA samples
+nothing. RTO and ABC are
 PPO with another reward (`Method.shaping`).
 """
 

@@ -31,6 +31,8 @@ CLAIMS = (
     Claim("segment-ppo", "Table 1", "segments are ahead of the whole answer", "segment", "bandit"),
     Claim("segment-ppo", "Table 1", "segments are ahead of tokens", "segment", "token"),
     Claim("segment-ppo", "Table 1", "segments are ahead of sentences", "segment", "sentence"),
+    Claim("segment-ppo", "Table 1", "a bandit's scorer, read per segment, is behind", "segment", "bandit-as-segment"),
+    Claim("segment-ppo", "Table 1", "a segment scorer, read per answer, is behind", "segment", "segment-as-bandit"),
     Claim("segment-ppo", "Table 3", "PPO on segments is ahead of DPO", "segment", "dpo"),
     Claim("segment-ppo", "Table 5", "a line over the location is ahead of raw scores", "segment", "normaliser-none"),
     Claim("segment-ppo", "Table 6", "an even split is ahead of the segment's end", "segment", "interpolation-none"),
@@ -38,6 +40,7 @@ CLAIMS = (
     Claim("adaptive-mask", "Table 1", "a mask helps DPO", "adpo", "online-dpo"),
     Claim("adaptive-mask", "Table 1", "a mask helps rejection sampling", "ars", "rs"),
     Claim("tlcr", "Table 1", "rewards from edits are ahead of the sequence reward", "tlcr", "bandit"),
+    Claim("tlcr", "Table 1", "so are fixed ones", "tlcr-fixed", "bandit"),
     Claim("tlcr", "Table 1", "continuous rewards are ahead of fixed ones", "tlcr", "tlcr-fixed"),
     Claim("tlcr", "Table 1", "they are ahead of DPO", "tlcr", "dpo"),
     Claim("tlcr", "Table 1", "they are ahead of ReMax", "tlcr", "remax"),
@@ -117,4 +120,5 @@ _RATES = {"": "rate", " low": "low", " high": "high"}
 def _told(row) -> str | None:
     if not row.seeds:
         return None
-    return f"{row.verdict}: {summary.interval_text(row.difference, row.low, row.high)}"
+    few = f" ({row.seeds} seeds)" if row.seeds == 2 else ""
+    return f"{row.verdict}: {summary.interval_text(row.difference, row.low, row.high)}{few}"

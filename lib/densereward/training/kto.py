@@ -35,7 +35,8 @@ class TokenisedKTOTrainer(KTOTrainer):
 def unpaired(pairs: Dataset, size: int, seed: int) -> Dataset:
     """Rows of prompt_ids, completion_ids, label (and mask, where pairs have `masked.COLUMNS`), in random order of the
     pairs (seed): about `size` chosen answers, then the rejected ones of the same pairs, and so on. TRL reads them in
-    this order. No row stands after another answer to its own prompt, unless there is a single pair."""
+    this order. Where blocks hold two pairs or more, and no two pairs share a prompt, no row stands after another answer
+    to its own prompt."""
     sides = []
     for side, column in zip(SIDES, masked.COLUMNS):
         names = {"prompt_ids": "prompt_ids", f"{side}_completion_ids": "completion_ids"}

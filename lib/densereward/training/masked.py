@@ -1,7 +1,7 @@
 """Adaptive masks in TRL's trainers: which tokens of a completion a loss may see. Nothing of a trainer is changed.
 
 Follows adaptive-mask Appendix D: m_t log pi(y_t), token by token inside the sum. Eq. 15 as printed has M(x, y_w, y_l)
-beside the log-ratios, where it could only weigh whole pairs. Inside the sums, h = sum_t m_t log(pi/pi_ref)(y_t), and of
+times log sigmoid, where it could only weigh whole pairs. Inside the sums, h = sum_t m_t log(pi/pi_ref)(y_t), and of
 DPO's loss -log sigmoid(beta (h_w - h_l)) a token keeps the gradient beta m_t sigmoid(-beta (h_w - h_l)), with the sign
 of its side: zero where masked, and elsewhere that of plain DPO but for the sigmoid, one number per pair.
 
