@@ -275,7 +275,7 @@ def test_every_masked_row_has_a_base_that_is_a_row():
     for name in twins.variants():
         row, start = METHODS[name], METHODS[twins.base(name)]
         assert (row.trainer, row.segmentation) == (start.trainer, start.segmentation), name
-    assert {twins.base(n) for n in twins.variants()} == {"dpo", "token", "appo", "adpo"}
+    assert {twins.base(n) for n in twins.variants()} == {"dpo", "kto", "grpo", "token", "appo", "adpo"}
     for masked, twin in twins.TWINS.items():
         assert replace(METHODS[masked], name=twin, label="", source="", mask=None) == replace(
             METHODS[twin], label="", source=""
