@@ -9,7 +9,7 @@ import time
 import torch
 from transformers import TrainerCallback
 
-from densereward.training.padding import by_length
+from densereward.training.padding import by_length, forward_by_length
 
 
 class CloseRow(TrainerCallback):
@@ -97,3 +97,21 @@ class Counted:
         row |= {"kl": kl * row["length"] / tokens, "entropy": entropy / tokens}
         row |= self.noted | {"seconds_score": seconds - self.noted["seconds_generate"]}
         self.state.log_history.append({"rollout": len(self.curves), "step": self.state.global_step, **row})
+
+
+class Referenced(Counted):
+    """`Counted` for a trainer whose segments are cut by the entropies of the reference. ValueError where `beta` is 0:
+    TRL loads no reference then."""
+
+    def __init__(self, *args, **trl):
+        super().__init__(*args, **trl)
+        if self.ref_model is None:
+            raise ValueError("the KL coefficient is 0, so TRL loads no reference: set kl_coef above 0")
+
+    @torch.no_grad()
+    def with_reference(self, batch: dict) -> dict:
+        """A rollout batch as reward functions take it: with the reference's ref_logps and ref_entropies, [B, T]."""
+        ids, mask = (torch.cat([batch[f"{x}_{y}"] for x in ("prompt", "completion")], 1) for y in ("ids", "mask"))
+        width, size = batch["completion_ids"].size(1), self.args.per_device_train_batch_size
+        fields = forward_by_length(self.ref_model, ids, mask, width, size)
+        return batch | {"ref_logps": fields["log_probs"], "ref_entropies": fields["entropy"]}

@@ -13,9 +13,8 @@ import torch
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from densereward.training.appo import shares
-from densereward.training.counting import Counted
+from densereward.training.counting import Counted, Referenced
 from densereward.training.masked import mask_advantages
-from densereward.training.padding import forward_by_length
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
 from densereward.training.steps import DenseGRPOTrainer
 
@@ -28,26 +27,19 @@ class CountedGRPO(Counted, GRPOTrainer):
     """TRL's, with `curves`."""
 
 
-class MaskedGRPO(CountedGRPO):
+class MaskedGRPO(Referenced, GRPOTrainer):
     """TRL's, whose policy learns from the tokens that `decide` keeps, a `masking.Decider`: adaptive-mask's mask on the
     surrogate (Eq. 14), which the paper says serves GRPO too. Preferred are the responses whose advantage in their group
-    is above 0. `curves` say what was kept (`appo.shares`). Segments, where they decide, are cut by the reference's
-    entropies, so `kl_coef` must be above 0: TRL loads none without it."""
+    is above 0. `curves` say what was kept (`appo.shares`)."""
 
     def __init__(self, model, *, decide, **trl):
         super().__init__(model, **trl)
-        if self.ref_model is None:
-            raise ValueError("the KL coefficient is 0, so TRL loads no reference: set kl_coef above 0")
         self.decide = decide
 
     @torch.no_grad()
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
-        ids, mask = (torch.cat([batch[f"{x}_{y}"] for x in ("prompt", "completion")], 1) for y in ("ids", "mask"))
-        width, size = batch["completion_ids"].size(1), self.args.per_device_train_batch_size
-        fields = forward_by_length(self.ref_model, ids, mask, width, size)
-        seen = batch | {"ref_logps": fields["log_probs"], "ref_entropies": fields["entropy"]}
-        found = self.decide(seen, batch["advantages"] > 0)
+        found = self.decide(self.with_reference(batch), batch["advantages"] > 0)
         self.noted |= shares(found, batch["completion_mask"])
         return mask_advantages(batch, found.mask)
 

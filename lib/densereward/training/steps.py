@@ -16,8 +16,7 @@ from collections.abc import Callable
 import torch
 from trl import GRPOTrainer
 
-from densereward.training.counting import Counted
-from densereward.training.padding import forward_by_length
+from densereward.training.counting import Referenced
 from densereward.training.remax import to_go
 
 
@@ -41,35 +40,29 @@ def step_advantages(rewards: torch.Tensor, steps: torch.Tensor, generations: int
     return to_go(centred / (deviation + 1e-4)).float()
 
 
-class DenseGRPOTrainer(Counted, GRPOTrainer):
+class DenseGRPOTrainer(Referenced, GRPOTrainer):
     """TRL's GRPO trainer with a reward per step.
 
     `reward_fn(batch) -> (rewards [B, T], steps, bool [B, T])` gets what `DensePPOTrainer`'s does. `reward_funcs` are
-    metrics, never trained on. ValueError where `beta` is 0: TRL loads no reference then, and segments are cut by the
-    entropies of one."""
+    metrics, never trained on."""
 
     _name = "Dense GRPO"
 
     def __init__(self, model, *, reward_fn: Callable, reward_funcs: list, args, **trl):
         super().__init__(model, reward_funcs=[proxy_reward, *reward_funcs], args=args, **trl)
-        if self.ref_model is None:
-            raise ValueError("the KL coefficient is 0, so TRL loads no reference: set kl_coef above 0")
         self.reward_fn = reward_fn
 
     @torch.no_grad()
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
-        ids, mask = (torch.cat([batch[f"{x}_{y}"] for x in ("prompt", "completion")], 1) for y in ("ids", "mask"))
-        width, size = batch["completion_ids"].size(1), self.args.per_device_train_batch_size
-        fields = forward_by_length(self.ref_model, ids, mask, width, size)
-        seen = batch | {"ref_logps": fields["log_probs"], "ref_entropies": fields["entropy"]}
-        rewards, steps = self.reward_fn(seen)
+        rewards, steps = self.reward_fn(self.with_reference(batch))
+        here, width = batch["completion_ids"].shape
         self.noted["proxy_reward"] = self.accelerator.reduce(rewards.sum(1).mean(), reduction="mean").item()
         every = [self.accelerator.pad_across_processes(x, dim=1) for x in (rewards, steps.long())]
         rewards, steps = self.accelerator.gather(every[0]), self.accelerator.gather(every[1])  # groups span processes
         advantages = step_advantages(rewards, steps.bool(), self.num_generations)
-        first = self.accelerator.process_index * len(ids)
-        return batch | {"advantages": advantages[first : first + len(ids), :width]}
+        first = self.accelerator.process_index * here
+        return batch | {"advantages": advantages[first : first + here, :width]}
 
 
 def proxy_reward(completions, **unused) -> list[float]:
