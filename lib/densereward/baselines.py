@@ -20,7 +20,7 @@ from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code,
 from densereward.seeding import derive, seed_everything
 from densereward.stages import Artifact, save_json, stage
 from densereward.testbed import truth
-from densereward.training import appo, counting, figa, group, padding, remax, settings, steps
+from densereward.training import appo, counting, epoch, figa, group, padding, remax, settings, steps
 
 CODE = [counting, group, remax, steps, appo, masking, *masking.CODE]
 
@@ -87,7 +87,7 @@ def train_on_revisions(run: Run, method: Method, folder_of_sft: Path, prefs: Art
         "figa",
         build_figa,
         key=run.key("rm_batch", "dpo_learning_rate", options=method.options),
-        sources=[*DATA, *SCORING, labeling, figa],
+        sources=[*DATA, *SCORING, labeling, epoch, figa],
         inputs=[*inputs_of(folder_of_sft), prefs, made],
         root=run.root,
     )

@@ -34,7 +34,7 @@ from densereward.segments import segment_ends
 from densereward.stages import Artifact, load_json, save_json, stage
 from densereward.testbed import build, monte_carlo, oracle, steps, truth
 from densereward.tokens import collate_prompt_completion, tokenize_prompt
-from densereward.training import process
+from densereward.training import epoch, process
 
 OUTCOME = ("bandit", "token", "segment")  # Bradley-Terry rows, read as e(x, y) of segment-ppo Eq. 4
 NOISES = (0.0, 1.0)  # deviation of a step's label, in credit; the second is that of the noisy oracle controls
@@ -66,7 +66,7 @@ def process_model(run: Run, folder_of_sft: Path, prefs: Artifact, noise: float) 
         "process",
         build_process,
         key=run.key("pairs", "rm_batch", "rm_learning_rate", noise=noise),
-        sources=[*pipeline.DATA, *pipeline.SCORING, process, steps, best_of_n, held_out],
+        sources=[*pipeline.DATA, *pipeline.SCORING, process, epoch, steps, best_of_n, held_out],
         inputs=[*pipeline.inputs_of(folder_of_sft), prefs],
         root=run.root,
     )

@@ -23,7 +23,7 @@ from densereward.seeding import derive, seed_everything
 from densereward.stages import Artifact, load_json, save_json, stage
 from densereward.testbed import revise, truth
 from densereward.training import discriminator as D
-from densereward.training import reward_model
+from densereward.training import epoch, reward_model
 
 SPLITS = ("preference", "validation", "test")
 
@@ -133,7 +133,7 @@ def discriminator(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact
         "discriminator",
         build,
         key=run.key("rm_batch", "rm_learning_rate"),
-        sources=[*DATA, *SCORING, D, reward_model, truth],
+        sources=[*DATA, *SCORING, D, epoch, reward_model, truth],
         inputs=[*inputs_of(folder_of_sft), prefs, made],
         root=run.root,
     )

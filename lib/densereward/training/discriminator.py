@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from densereward.models import TokenScorer, scorer_from
 from densereward.profiles import Profile
 from densereward.seeding import seed_everything
 from densereward.tokens import pad_batch
-from densereward.training.settings import common
+from densereward.training.epoch import one_epoch, with_lengths
 
 NO_LABEL = -1.0  # prompts and padding
 NEUTRAL_BAND = (0.4, 0.6)  # probabilities in it count as neutral: tlcr's confidence of .6
@@ -75,20 +75,8 @@ def train_discriminator(
     order of the responses (batches hold like lengths), by `seed`."""
     seed_everything(seed)
     rows = train.select_columns(["prompt_ids", "completion_ids", "labels"])
-    rows = rows.add_column("length", [len(ids) for ids in rows["completion_ids"]])
-    size = 2 * profile.rm_batch
-    steps = max(1, len(rows) // size)
-    args = TrainingArguments(
-        **common(folder, net, seed),
-        per_device_train_batch_size=size,
-        num_train_epochs=1,
-        learning_rate=profile.rm_learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=min(30, steps // 5),
-        logging_steps=max(1, steps // 8),
-        remove_unused_columns=False,
-        train_sampling_strategy="group_by_length",
-    )
+    rows = with_lengths(rows)
+    args = one_epoch(folder, net, seed, rows, profile, profile.rm_learning_rate)
     trainer = Trainer(
         model=net,
         args=args,
@@ -99,7 +87,7 @@ def train_discriminator(
     trainer.train()
     net.save_pretrained(folder)
     log = [row for row in trainer.state.log_history if "loss" in row]
-    return [{"responses": row["step"] * size, "loss": float(row["loss"])} for row in log]
+    return [{"responses": row["step"] * args.per_device_train_batch_size, "loss": float(row["loss"])} for row in log]
 
 
 @torch.no_grad()

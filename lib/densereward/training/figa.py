@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from densereward.labeling import NEGATIVE, POSITIVE
 from densereward.logprobs import logprobs_and_entropy
 from densereward.profiles import Profile
 from densereward.seeding import seed_everything
 from densereward.tokens import collate_prompt_completion
-from densereward.training.settings import common
+from densereward.training.epoch import one_epoch, with_lengths
 
 
 def collate(rows: list[dict], pad_id: int, alpha: float, beta: float, gamma: float) -> dict[str, torch.Tensor]:
@@ -88,20 +88,8 @@ def train_figa(
     (batches hold like lengths), by `seed`."""
     seed_everything(seed)
     rows = train.select_columns(["prompt_ids", "completion_ids", "labels"])
-    rows = rows.add_column("length", [len(ids) for ids in rows["completion_ids"]])
-    size = 2 * profile.rm_batch
-    steps = max(1, len(rows) // size)
-    args = TrainingArguments(
-        **common(folder, model, seed),
-        per_device_train_batch_size=size,
-        num_train_epochs=1,
-        learning_rate=profile.dpo_learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=min(30, steps // 5),
-        logging_steps=max(1, steps // 8),
-        remove_unused_columns=False,
-        train_sampling_strategy="group_by_length",
-    )
+    rows = with_lengths(rows)
+    args = one_epoch(folder, model, seed, rows, profile, profile.dpo_learning_rate)
     trainer = FigaTrainer(
         model=model,
         args=args,
@@ -113,6 +101,7 @@ def train_figa(
     trainer.train()
     log = [row for row in trainer.state.log_history if "loss" in row]
     return [
-        {"responses": row["step"] * size} | {name: float(row[name]) for name in ("loss", "positive", "negative")}
+        {"responses": row["step"] * args.per_device_train_batch_size}
+        | {name: float(row[name]) for name in ("loss", "positive", "negative")}
         for row in log
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from densereward.models import TokenScorer, scorer_from
@@ -21,7 +21,7 @@ from densereward.seeding import seed_everything
 from densereward.testbed.steps import steps
 from densereward.testbed.truth import text_of
 from densereward.tokens import pad_batch
-from densereward.training.settings import common
+from densereward.training.epoch import one_epoch, with_lengths
 
 NO_STEP = float("nan")  # the label of tokens at which no step is read
 
@@ -88,20 +88,8 @@ def train_process(net: ProcessModel, tokenizer, train: Dataset, profile: Profile
     As many answers a batch as a reward model's pairs hold, at the profile's reward-model learning rate. Random: the
     order of the answers (batches hold like lengths), by `seed`."""
     seed_everything(seed)
-    rows = train.add_column("length", [len(ids) for ids in train["completion_ids"]])
-    size = 2 * profile.rm_batch
-    steps_of_adam = max(1, len(rows) // size)
-    args = TrainingArguments(
-        **common(folder, net, seed),
-        per_device_train_batch_size=size,
-        num_train_epochs=1,
-        learning_rate=profile.rm_learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=min(30, steps_of_adam // 5),
-        logging_strategy="no",
-        remove_unused_columns=False,
-        train_sampling_strategy="group_by_length",
-    )
+    rows = with_lengths(train)
+    args = one_epoch(folder, net, seed, rows, profile, profile.rm_learning_rate)
     trainer = Trainer(
         model=net,
         args=args,
