@@ -263,13 +263,16 @@ def test_spent_keeps_rows_without_records():
     assert "[" in tlcr["KL (nats per response)"] and figa.isna().all()
 
 
-def test_figure_7_names_its_units():
+def test_figure_7_names_its_units_and_reckons_perplexity():
     made = [
-        r | {"curves": [row | {"entropy": 1.0} for row in r["curves"]]}
+        r | {"curves": [row | {"entropy": 1.0, "kl": 6.0, "length": 3.0} for row in r["curves"]]}
         for r in records(("tlcr", "tlcr-without-negative", "tlcr-without-positive"), (0,))
     ]
     figure, numbers = preference_figures.one_sided([*made, *records(("sft",))])
     figure.canvas.draw()
-    assert set(numbers.metric) == {"length", "kl", "entropy"}
     assert all("(" in ax.get_ylabel() for ax in figure.axes)
     assert isinstance(numbers, pd.DataFrame) and numbers.method.nunique() == 3
+    means = numbers.groupby("metric")["mean"].agg(["min", "max"])
+    assert set(means.index) == {"length", "kl", "perplexity", "perplexity_sft"}
+    assert means.loc["perplexity"].tolist() == pytest.approx([np.e] * 2)
+    assert means.loc["perplexity_sft"].tolist() == pytest.approx([np.e**3] * 2)  # 1 + 6 / 3 nats per token

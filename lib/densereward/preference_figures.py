@@ -138,12 +138,22 @@ def bands(numbers: pd.DataFrame, used: float) -> tuple[Figure, pd.DataFrame]:
 
 
 def one_sided(runs: list[dict]) -> tuple[Figure, pd.DataFrame]:
-    """tlcr Figure 7: length, KL and the policy's entropy per token over rollout batches (`figures.curves`). The
-    exponential of the entropy is the perplexity that a policy's own samples have for itself."""
-    figure, numbers = curves(runs, ("length", "kl", "entropy"))
+    """tlcr Figure 7: length, KL and perplexity per token over rollout batches (`figures.curves`).
+
+    Perplexity is that of a policy's own samples, for itself and for the SFT model: exp(H) and exp(H + KL / length), H
+    the mean entropy per token (nats), which is the expectation of the negative log-probability of a sampled token."""
+
+    def with_perplexity(row: dict) -> dict:
+        if not {"entropy", "kl", "length"} <= row.keys():
+            return row
+        surprise = row["entropy"] + row["kl"] / row["length"]
+        return row | {"perplexity": np.exp(row["entropy"]), "perplexity_sft": np.exp(surprise)}
+
+    runs = [r | {"curves": [with_perplexity(row) for row in r["curves"]]} if "curves" in r else r for r in runs]
+    figure, numbers = curves(runs, ("length", "kl", "perplexity", "perplexity_sft"))
     for ax in figure.axes:
-        if ax.get_ylabel() == "entropy":
-            ax.set_ylabel("entropy\n(nats per token)")
+        of = {"perplexity": "perplexity for\nitself (per token)", "perplexity_sft": "perplexity for\nSFT (per token)"}
+        ax.set_ylabel(of.get(ax.get_ylabel(), ax.get_ylabel()))
     return figure, numbers
 
 
