@@ -329,8 +329,8 @@ def test_a_signed_mask_is_refused_where_minus_one_would_train_as_one():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"mask": {"by": "bandit"}}, "'bandit' has no reward model of parts of an answer; take 'token' or 'segment'"),
-        ({"mask": {"by": "tlcr"}}, "'tlcr' has no reward model of parts of an answer"),
+        ({"mask": {"by": "bandit"}}, "'bandit' has no rewards of parts; take 'token', 'segment' or 'tlcr'"),
+        ({"mask": {"by": "oracle-dense"}}, "'oracle-dense' has no rewards of parts"),
         (
             {"mask": {"by": "token", "baseline": "mode"}},
             "unknown baseline 'mode'; choose one of running mean, fixed, td",

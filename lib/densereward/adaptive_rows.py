@@ -13,6 +13,7 @@ HALF = {"delta": 0.5}  # of a standard deviation of token scores
 TABLE = "adaptive-mask Table 1"
 OPEN = "adaptive-mask leaves it open"
 NAMED = "adaptive-mask names it"
+TRIGGER = "adaptive-mask Section 4.1, Appendix E"  # its runs had something like it; it gives no offset
 
 
 def rows(bandit: Method, token: Method, grpo: Method) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
@@ -51,8 +52,11 @@ def rows(bandit: Method, token: Method, grpo: Method) -> tuple[tuple[Method, ...
         masked(bandit, "appo-segment", "APPO, segment rewards", OPEN, by="segment"),
         masked(dpo, "adpo-fixed", "ADPO, fixed baseline", OPEN, baseline="fixed"),
         masked(dpo, "adpo-three-way", "ADPO, neutral zone", "adaptive-mask Eq. 17", decision="three-way", **HALF),
-        masked(dpo, "adpo-schmitt", "ADPO, Schmitt trigger", "adaptive-mask Appendix E", decision="schmitt", **HALF),
+        masked(bandit, "appo-schmitt", "APPO, Schmitt trigger", TRIGGER, decision="schmitt", **HALF),
+        masked(dpo, "adpo-schmitt", "ADPO, Schmitt trigger", TRIGGER, decision="schmitt", **HALF),
+        masked(rs, "ars-schmitt", "ARS, Schmitt trigger", TRIGGER, decision="schmitt", **HALF),
         masked(dpo, "adpo-segment", "ADPO, segment rewards", OPEN, by="segment"),
+        masked(dpo, "adpo-tlcr", "ADPO, TLCR rewards", "this study: parts of different papers", by="tlcr"),
         masked(dpo, "adpo-per-segment", "ADPO, decided per segment", OPEN, **segments),
     )
     return core, ablations

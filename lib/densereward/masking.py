@@ -1,8 +1,8 @@
 """A row's mask: which tokens of a batch its trainer learns from, decided by another row's rewards.
 
 Follows adaptive-mask Section 3.2.1, Eq. 13, 17, 18. The rewards of the row `mask["by"]` (a token or segment reward
-model on the same pairs), normalised as that row does and repeated over a segment's tokens, are compared with the
-baseline. What the paper leaves open is chosen here and in the trainers:
+model on the same pairs, or TLCR's discriminator), normalised as that row does and repeated over a segment's tokens, are
+compared with the baseline. What the paper leaves open is chosen here and in the trainers:
 
 - b is the mean reward of all tokens sampled so far, or fixed at 0, the mean on the preference pairs that the normaliser
   was fitted on ("offline inference results"), or the critic's, which makes the difference a TD error. A TD error takes
@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from densereward import dense, masks, pipeline, revised, rollouts
 from densereward.masks import Masked, RunningMean, adaptive_mask, td_baseline
-from densereward.methods import METHODS, Method
+from densereward.methods import LEARNED, METHODS, Method
 from densereward.pipeline import Run, to_device
 from densereward.stages import Artifact
 from densereward.tokens import collate_prompt_completion
@@ -39,13 +39,14 @@ def row_of(method: Method) -> Method | None:
     if method.mask is None:
         return None
     by, where = METHODS[method.mask["by"]], f"mask of method {method.name!r}"
-    if by.scorer != "bradley-terry" or by.segmentation["kind"] == "bandit":
-        raise ValueError(f"{where}: {by.name!r} has no reward model of parts of an answer; take 'token' or 'segment'")
+    if by.scorer not in LEARNED or by.segmentation["kind"] == "bandit":
+        raise ValueError(f"{where}: {by.name!r} has no rewards of parts; take 'token', 'segment' or 'tlcr'")
     for name, known in {"baseline": BASELINES, "preferred": PREFERRED}.items():
         if (given := method.mask.get(name, known[0])) not in known:
             raise ValueError(f"{where}: unknown {name} {given!r}; choose one of {', '.join(known)}")
-    alike = method.segmentation == by.segmentation == {"kind": "token"} and method.trainer == "ppo"
-    if method.mask.get("baseline") == "td" and not alike:
+    alike = all(getattr(method, part) == getattr(by, part) for part in ("scorer", "revisions", "segmentation"))
+    per_token = by.segmentation == {"kind": "token"} and method.trainer == "ppo"
+    if method.mask.get("baseline") == "td" and not (alike and per_token):
         raise ValueError(f"{where}: a TD error takes the critic of the token rewards that decide; use PPO on 'token'")
     if method.mask.get("signed") and method.trainer != "ppo":
         raise ValueError(f"{where}: it is signed, which likelihoods and losses on pairs cannot take; use PPO")

@@ -124,6 +124,14 @@ def _tlcr(name: str, label: str, source: str, **changes) -> Method:
 
 
 _INFORMATION = "this study: what the reviser knows"
+
+
+def _synthetic(row: Method, name: str, label: str, revisions: dict) -> Method:
+    """A row whose reward model learns from (revised, rejected) pairs."""
+    name, label = f"{row.name}-{name}", f"{row.label}, {label}"
+    return replace(row, name=name, label=label, source=_INFORMATION, revisions=revisions)
+
+
 _TLCR_ABLATIONS = (
     _tlcr("without-negative", "no negative rewards", "tlcr Figure 7", normaliser={"kind": "without-negative"}),
     _tlcr("without-positive", "no positive rewards", "tlcr Figure 7", normaliser={"kind": "without-positive"}),
@@ -133,15 +141,10 @@ _TLCR_ABLATIONS = (
         for e in (0.0, 0.3, 0.5)
     ),
     _tlcr("clauses", "reviser without truth", _INFORMATION, revisions={"kind": "clauses"}),
+    *(_synthetic(row, "synthetic", "synthetic pairs", _REVISED) for row in (_TOKEN, _SEGMENT)),
     *(
-        replace(
-            row,
-            name=f"{row.name}-synthetic",
-            label=f"{row.label}, synthetic pairs",
-            source=_INFORMATION,
-            revisions=_REVISED,
-        )
-        for row in (_TOKEN, _SEGMENT)
+        _synthetic(row, "clauses", "pairs of a reviser without truth", {"kind": "clauses"})
+        for row in (_BANDIT, _TOKEN, _SEGMENT)
     ),
 )
 
