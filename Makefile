@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-dist study bench serve clean
+.PHONY: help book test test-dist study records bench serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,26 @@ test-dist: .venv/.installed-train  ## run the DeepSpeed tests: two processes, co
 
 study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resumes where it stopped; METHODS=a,b SEEDS=0,1
 	.venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
+
+# What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
+TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,tlcr,appo,online-dpo,adpo,rs,ars
+ALL_SEEDS = $(or $(SEEDS),0,1,2)
+STUDY = .venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
+WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense
+records: .venv/.installed  ## every committed record of PROFILE (default cpu): all rows, tuning, ablations; days; SEEDS=0 for less
+	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
+	.venv/bin/python -m densereward.tuning --profile $(or $(PROFILE),cpu) reward-models
+	.venv/bin/python -m densereward.tuning --profile $(or $(PROFILE),cpu) policies --methods $(TUNED)
+	$(STUDY) --tuned --methods $(TUNED) --seeds $(ALL_SEEDS)
+	.venv/bin/python -m densereward.process_outcome --profile $(or $(PROFILE),cpu) --seeds $(ALL_SEEDS)
+	for pairs in 4000 12000; do $(STUDY) --methods bandit,segment,token --seeds $(ALL_SEEDS) --change "{\"pairs\": $$pairs}"; done
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 400, "max_completion_length": 192}'
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360}'
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520}'
+	for change in '{"lam": 0.95}' '{"critic_warmup": 0}' '{"lam": 0.95, "critic_warmup": 0}'; do $(STUDY) --methods bandit,segment --seeds 0 --change "$$change"; done
+	$(STUDY) --methods bandit,segment,oracle-sequence,oracle-dense --seeds 0 --change '{"world": {"returns": "whole"}}'
+	$(STUDY) --methods sft,bandit,sentence,token,segment --seeds 0 --change '{"width": 64}'
+	for share in 0.3 0.7; do $(STUDY) --methods bandit,segment --seeds 0 --contrast $$share; done
 
 bench: .venv/.installed  ## rounds of PPO per second, with and without sorting responses by length
 	.venv/bin/python benchmarks/ppo_round.py

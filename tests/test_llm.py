@@ -13,8 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import tenacity
 
-from densereward import llm
+from densereward import llm, revised
 from densereward.llm import Chat, LLMError
+from densereward.pipeline import Run
+from densereward.profiles import profile
 from densereward.revision import Revision, revise_rows, totals
 from densereward.revision_prompt import END, START, llm_reviser
 
@@ -385,3 +387,12 @@ def test_a_good_first_reply_is_not_asked_for_twice(chat, endpoint):
     assert llm_reviser(chat)(HI, "a hammer", "a pear") == Revision("an apple", None, {"replies": 1})
     with pytest.raises(ValueError, match="attempts is 0"):
         llm_reviser(chat, attempts=0)
+
+
+def test_a_row_of_revisions_by_a_model_takes_a_prompt_of_the_readers_own(endpoint, tmp_path):
+    words = "Mend {rejected} like {chosen}, said to {context}. " + f"Between {START} and {END}."
+    endpoint.answers += [wrapped("an apple")]
+    run = Run(profile("smoke"), root=tmp_path)
+    found = revised.reviser(run, "llm", model="m", temperature=0, template=words)(HI, "a hammer", "a pear")
+    assert found.text == "an apple" and endpoint.requests[0]["messages"][0]["content"].startswith("Mend a hammer like")
+    assert "template" not in endpoint.requests[0], "it goes into the message, not among the sampling parameters"

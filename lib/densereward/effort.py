@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import load_from_disk
 
-from densereward.methods import Method
+from densereward.methods import METHODS, Method
 from densereward.stages import load_json
 
 
@@ -38,3 +38,14 @@ def recorded(record: dict) -> dict[str, int]:
     pairs = record["params"]["profile"]["pairs"] if record["method"] == "dpo" else 0
     labels = record.get("reward_model", {}).get("pairs", pairs)
     return {"preference_labels": labels, "revisions": 0, "tokens": record["provenance"].get("tokens") or 0}
+
+
+def updates(record: dict) -> int:
+    """Optimiser steps that changed a record's policy: PPO's but those of the critic's warm-up, each round's of another
+    trainer in rounds, or an epoch's over pairs (FIGA's: over all revisions that were asked for, failed ones too)."""
+    p, trainer = record["params"]["profile"], METHODS[record["method"]].trainer
+    if trainer == "none":
+        return 0
+    if trainer in ("dpo", "kto", "figa"):
+        return (recorded(record)["revisions"] if trainer == "figa" else p["pairs"]) // p["rm_batch"]
+    return (p["rounds"] - p["critic_warmup"] * (trainer == "ppo")) * p["minibatches"] * p["ppo_epochs"]

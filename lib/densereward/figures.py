@@ -132,23 +132,28 @@ def reward_models(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
 
 
 def return_against_kl(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
-    """Over-optimisation: where each method's mean curve goes in the plane of KL and true return; the large marker is
-    its end."""
-    keys = ["method", "rollout"]
-    numbers = curve(records, "kl").merge(curve(records, "true_return"), on=keys, suffixes=("_kl", "_return"))
+    """Over-optimisation: where each method's mean curve goes in the plane of KL and true return, and below, of KL
+    and what it was paid (`summary.curve`: proxies share no scale, only shapes); the large marker is its end."""
+    keys, rows = ["method", "rollout"], {"true_return": "true return\n(credit)", "proxy_reward": CURVES["proxy_reward"]}
+    numbers = curve(records, "kl").rename(columns={"mean": "kl"})[[*keys, "kl"]]
+    for name in rows:
+        numbers = numbers.merge(curve(records, name).rename(columns={"mean": name})[[*keys, name]], on=keys)
     groups = families(set(numbers.method))
-    figure, axes = canvas(1, len(groups), 3.1, sharex=True, sharey=True)
-    for ax, (title, methods) in zip(axes[0], groups.items()):
-        for name in methods:
-            part, look = numbers[numbers.method == name].sort_values("rollout"), style(name)
-            ax.plot(part.mean_kl, part.mean_return, **look, markevery=max(1, len(part) // 8), linewidth=1.4)
-            ax.plot(part.mean_kl.iloc[-1:], part.mean_return.iloc[-1:], **look | {"label": "_", "markersize": 10})
+    figure, axes = canvas(2, len(groups), 2.5, sharex=True, sharey="row")
+    for row, (measure, text) in zip(axes, rows.items()):
+        for ax, methods in zip(row, groups.values()):
+            for name in methods:
+                part, look = numbers[numbers.method == name].sort_values("rollout"), style(name)
+                ax.plot(part.kl, part[measure], **look, markevery=max(1, len(part) // 8), linewidth=1.4)
+                ax.plot(part.kl.iloc[-1:], part[measure].iloc[-1:], **look | {"label": "_", "markersize": 10})
+            ax.set_xscale("symlog", linthresh=1, linscale=0.6)
+            ax.set_xlim(left=-0.15)
+            ax.xaxis.set_major_formatter(lambda kl, _: f"{kl:g}")
+        row[0].set_ylabel(text)
+    for ax, title in zip(axes[0], groups):
         head(ax, title)
-        ax.set_xscale("symlog", linthresh=1, linscale=0.6)
-        ax.set_xlim(left=-0.15)
-        ax.xaxis.set_major_formatter(lambda kl, _: f"{kl:g}")
+    for ax in axes[-1]:
         ax.set_xlabel("KL to SFT (nats per response; log above 1)")
-    axes[0, 0].set_ylabel("true return (credit)")
     return figure, numbers
 
 

@@ -21,6 +21,7 @@ SYSTEMS = {  # heading: rows of `methods.py`
 }
 COLUMNS = {  # of the table of systems: dotted name of a record, heading
     "final.true_return": "true return (credit)",
+    "proxy_gain": "gain in what it is paid (its own units)",
     "final.kl": "KL (nats per response)",
     "final.length": "length (tokens)",
     "final.repetition": "repetitions (spans)",
@@ -32,9 +33,20 @@ EDGE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 EVERY = tuple(name for group in SYSTEMS.values() for name in group)
 
 
+def measured(runs: list[dict]) -> list[dict]:
+    """Runs, each with `seconds`: the sum of its stages', those that it shares counted for each; and, where its curves
+    have a proxy, `proxy_gain`: the mean of the last rollout batch less that of the first."""
+    found = []
+    for r in runs:
+        paid = [row["proxy_reward"] for row in r.get("curves", []) if row.get("proxy_reward") is not None]
+        gain = {"proxy_gain": paid[-1] - paid[0]} if paid else {}
+        found.append(r | gain | {"seconds": sum(r["stage_seconds"].values())})
+    return found
+
+
 def systems(runs: list[dict]) -> list[dict]:
-    """The runs of SYSTEMS, each with `seconds`: the sum of its stages', those that it shares counted for each."""
-    return [r | {"seconds": sum(r["stage_seconds"].values())} for r in runs if r["method"] in EVERY]
+    """The runs of SYSTEMS, as `measured`."""
+    return measured([r for r in runs if r["method"] in EVERY])
 
 
 def returns(runs: list[dict], zoom: tuple[float, float] = (-1.0, 2.7)) -> tuple[Figure, pd.DataFrame]:

@@ -37,14 +37,16 @@ def look(partition: str) -> dict:
     return {"color": colour, "marker": marker, "linestyle": line, "label": PARTITIONS[partition]}
 
 
-def over_noise(panels: dict[str, tuple[pd.DataFrame, dict[str, pd.DataFrame]]]) -> tuple[Figure, pd.DataFrame]:
-    """Error over that of the optimal partition, against the noise c, read as means; a column per truth (`panels`: title
-    -> `summed` and, by name, `winners`). Below, a row per name: at each noise the partition with the smallest error of
-    those compared; hollow where it is not clearly smaller than the next one's."""
+def over_noise(
+    panels: dict[str, tuple[pd.DataFrame, dict[str, pd.DataFrame]]], reads: str = "mean"
+) -> tuple[Figure, pd.DataFrame]:
+    """Error over that of the optimal partition's means, against the noise c, read as `reads` says; a column per truth
+    (`panels`: title -> `summed` and, by name, `winners`). Below, a row per name: at each noise the partition with the
+    smallest error of those compared; hollow where it is not clearly smaller than the next one's."""
     figure, axes = canvas(1, len(panels), 4.1, sharey=True)
     frames = []
     for ax, (title, (numbers, best)) in zip(axes[0], panels.items()):
-        numbers = numbers[numbers.reads == "mean"]
+        numbers = numbers[numbers.reads == reads]
         for name in filter(set(numbers.partition).__contains__, STYLE):
             part, drawn = numbers[numbers.partition == name], look(name)
             ax.plot(part.c, part.above, **drawn, linewidth=1.5)

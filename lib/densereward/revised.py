@@ -30,7 +30,8 @@ SPLITS = ("preference", "validation", "test")
 
 def reviser(run: Run, kind: str, **settings) -> revision.Reviser:
     """The reviser that a row of `methods.py` names: "oracle" (testbed only; `error`), "clauses" (text alone), or "llm"
-    (`model`, behind the endpoint that the environment names; replies are kept in `runs/replies.sqlite`).
+    (`model`, behind the endpoint that the environment names; `template`, the text of another prompt; replies are kept
+    in `runs/replies.sqlite`).
 
     ValueError for an unknown one, and for the oracle on another dataset than the testbed."""
     if kind == "clauses":
@@ -38,7 +39,8 @@ def reviser(run: Run, kind: str, **settings) -> revision.Reviser:
     if kind == "llm":
         from densereward import llm, revision_prompt  # they need the extra `judge`
 
-        return revision_prompt.llm_reviser(llm.Chat(cache=run.root / "replies.sqlite", **settings))
+        prompt = {"template": settings.pop("template")} if "template" in settings else {}
+        return revision_prompt.llm_reviser(llm.Chat(cache=run.root / "replies.sqlite", **settings), **prompt)
     if kind != "oracle":
         raise ValueError(f"unknown reviser {kind!r}; choose oracle, clauses or llm")
     if not run.testbed:

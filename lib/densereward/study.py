@@ -103,7 +103,7 @@ def run_method(run: Run, row: Method) -> dict:
         if run.testbed:
             passed = record.get("reward_model", {}).get("passes_validation")
             record["gate"] = "no reward model" if passed is None else "passed" if passed else "failed"
-    if run.testbed and row.trainer == "ppo":  # the others have no reward per token
+    if run.testbed and row.trainer == "ppo" and not row.mask:  # others have no critic, a mask its twin's advantages
         record["credit"] = measure.credit_of(run, row, folder_of_sft, found["scorer"], made.path)
     record["final"] = measure.evaluate(run, folder_of_sft, made.path / "policy" if made else folder_of_sft)
     record["used"] = effort.used(row, run.profile.rollouts, found, record.get("curves", []))

@@ -63,11 +63,11 @@ def summed(frame: pd.DataFrame, draw: np.random.Generator) -> pd.DataFrame:
     return numbers.sort_values(["c", "partition"], key=lambda x: x.map(order) if x.name == "partition" else x)
 
 
-def winners(frame: pd.DataFrame, draw: np.random.Generator, without: tuple[str, ...] = KNOW_THE_TRUTH) -> pd.DataFrame:
-    """At each noise c, among partitions but those of `without`, read as means: the one with the smallest error, the
-    next one, and by how much it is better, as a share of the next one's error, with low and high. `clear`: the interval
-    does not hold 0. Random: `draw`."""
-    among = frame[(frame.reads == "mean") & ~frame.partition.isin(without)]
+def winners(frame, draw: np.random.Generator, without: tuple[str, ...] = KNOW_THE_TRUTH, reads="mean") -> pd.DataFrame:
+    """At each noise c, among partitions but those of `without`, read as `reads` says ("mean", "last"): the one with the
+    smallest error, the next one, and by how much it is better, as a share of the next one's error, with low and high.
+    `clear`: the interval does not hold 0. Random: `draw`."""
+    among = frame[(frame.reads == reads) & ~frame.partition.isin(without)]
     weights, rows = resamples(frame.answer.nunique(), draw), []
     for c, at in among.groupby("c"):
         totals = at.pivot(index="answer", columns="partition", values="total")

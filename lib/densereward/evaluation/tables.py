@@ -96,16 +96,18 @@ def rows(runs: list[dict], methods) -> pd.DataFrame:
 
 def spent(runs: list[dict], methods) -> pd.DataFrame:
     """What stands beside `rows`: KL to the SFT model with its t interval, and means over seeds of what was used
-    (`effort.recorded`). A line for each of `methods`; one without a record has dashes."""
+    (`effort.recorded`, `effort.updates`). A line for each of `methods`; one without a record has dashes."""
     kl = summary.intervals(summary.values(_of(runs, methods), "final.kl"), ["method"]).set_index("method")
     names = {
         "preference_labels": "preference labels (pairs)",
         "revisions": "revisions (answers)",
         "tokens": "sampled in training (tokens)",
+        "updates": "updates of the policy",
     }
     lines = []
     for method in dict.fromkeys(methods):
-        used = pd.DataFrame([effort.recorded(r) for r in _of(runs, (method,))], columns=list(names)).mean()
+        spent_by = [effort.recorded(r) | {"updates": effort.updates(r)} for r in _of(runs, (method,))]
+        used = pd.DataFrame(spent_by, columns=list(names)).mean()
         row = kl.loc[method] if method in kl.index else None
         moved = None if row is None else summary.interval_text(row["mean"], row.low, row.high)
         counts = {text: None if np.isnan(used[name]) else f"{used[name]:,.0f}" for name, text in names.items()}
