@@ -275,7 +275,7 @@ def test_every_masked_row_has_a_base_that_is_a_row():
     for name in twins.variants():
         row, start = METHODS[name], METHODS[twins.base(name)]
         assert (row.trainer, row.segmentation) == (start.trainer, start.segmentation), name
-    assert {twins.base(n) for n in twins.variants()} == {"dpo", "kto", "grpo", "token", "appo", "adpo"}
+    assert {twins.base(n) for n in twins.variants()} == {"dpo", "kto", "grpo", "token", "appo", "adpo", "ars"}
     for masked, twin in twins.TWINS.items():
         assert replace(METHODS[masked], name=twin, label="", source="", mask=None) == replace(
             METHODS[twin], label="", source=""
@@ -335,5 +335,9 @@ def test_orders_and_duels_with_every_record():
     figure, _ = preference_figures.win_bars(twins.duels(runs, "sft"))
     figure.canvas.draw()
     assert "APPO" in [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    triggered = made + with_masks(tuple(twins.TRIGGERED))
+    lines = twins.changes(triggered, twins.TRIGGERED, less=twins.TRIGGERED.get)
+    assert lines.seeds.tolist() == [3, 3, 3], "the twin without a mask, not the masked row that a trigger changes"
+    assert lines["less"].tolist() == [label(twin) for twin in twins.TWINS.values()]
     lines = twins.changes(made + records(("appo-fixed",), (0,)), ["appo-fixed"])
     assert lines.seeds.tolist() == [1] and np.isnan(lines.low[0]) and lines["less"][0] == "APPO"

@@ -29,7 +29,7 @@ def test_a_verdict_needs_an_interval_clear_of_zero():
         assert row.verdict == verdict and (row.low, row.high) == (pytest.approx(low), pytest.approx(high))
     assert line(found, "segment", "token").verdict == "one seed"
     assert line(found, "ars", "rs").verdict == "no record" and line(found, "ars", "rs").seeds == 0
-    assert claims.sentence(found, "adaptive-mask") == "adaptive-mask: of 3 claims, 2 no record, 1 open."
+    assert claims.sentence(found, "adaptive-mask") == "adaptive-mask: of 6 claims, 5 no record, 1 open."
 
 
 def test_win_rates_are_those_of_the_row_that_is_claimed_to_be_ahead():

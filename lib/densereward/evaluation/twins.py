@@ -13,6 +13,7 @@ from densereward.methods import METHODS
 
 PAPER = "adaptive-mask"
 TWINS = {"appo": "bandit", "adpo": "online-dpo", "ars": "rs"}  # masked method: the same without a mask
+TRIGGERED = {f"{masked}-schmitt": twin for masked, twin in TWINS.items()}  # Section 4.1: its runs had a trigger
 DENSE = ("appo-dense", "appo-td")  # on token rewards, so that `token` is their twin
 
 
@@ -48,13 +49,14 @@ def gains(runs: list[dict], name: str = tables.RETURN) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def changes(runs: list[dict], names, name: str = tables.RETURN) -> pd.DataFrame:
-    """Each of the rows `names` less its `base`, paired by seed; a line per row, with nan where no seed has both."""
+def changes(runs: list[dict], names, name: str = tables.RETURN, less=base) -> pd.DataFrame:
+    """Each of the rows `names` less what `less` names, paired by seed; a line per row, with nan where no seed has
+    both."""
     lines = []
     for method in names:
-        pair = [r for r in runs if r["method"] in (method, base(method))]
-        here = summary.contrasts(pair, name, base(method))
-        line = {"row": summary.label(method), "less": summary.label(base(method))}
+        pair = [r for r in runs if r["method"] in (method, less(method))]
+        here = summary.contrasts(pair, name, less(method))
+        line = {"row": summary.label(method), "less": summary.label(less(method))}
         found = here.iloc[0].drop("method").to_dict() if len(here) else dict.fromkeys(here.columns[1:], np.nan)
         lines.append(line | found | {"seeds": found["seeds"] if len(here) else 0})
     return pd.DataFrame(lines)
