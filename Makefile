@@ -32,14 +32,14 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 	.venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 # What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
-TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,tlcr,appo,online-dpo,adpo,rs,ars
+TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,figa,tlcr,appo,online-dpo,adpo,rs,ars
 ALL_SEEDS = $(or $(SEEDS),0,1,2)
 STUDY = .venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense
 records: .venv/.installed  ## every committed record of PROFILE (default cpu): all rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
-	.venv/bin/python -m densereward.tuning --profile $(or $(PROFILE),cpu) reward-models
-	.venv/bin/python -m densereward.tuning --profile $(or $(PROFILE),cpu) policies --methods $(TUNED)
+	.venv/bin/python -m densereward.tuning reward-models --profile $(or $(PROFILE),cpu)
+	.venv/bin/python -m densereward.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)
 	$(STUDY) --tuned --methods $(TUNED) --seeds $(ALL_SEEDS)
 	.venv/bin/python -m densereward.process_outcome --profile $(or $(PROFILE),cpu) --seeds $(ALL_SEEDS)
 	for pairs in 4000 12000; do $(STUDY) --methods bandit,segment,token --seeds $(ALL_SEEDS) --change "{\"pairs\": $$pairs}"; done

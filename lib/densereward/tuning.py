@@ -1,7 +1,7 @@
 """Equal trials: the same grids for every method, on validation data of a seed that no result uses.
 
-    python -m densereward.tuning --profile cpu reward-models
-    python -m densereward.tuning --profile cpu policies --methods bandit,token,segment
+    python -m densereward.tuning reward-models --profile cpu
+    python -m densereward.tuning policies --profile cpu --methods bandit,token,segment
 
 Reward models: learning rate and score scale, scored by label accuracy on validation pairs. One setting serves all
 granularities: the one with the best mean over them, so that none is favoured. The choice stands in `profiles.py`.
