@@ -15,6 +15,7 @@ from densereward.methods import BASELINES, METHODS, method
 from densereward.models import build_tokenizer, scorer_from, tiny_llama
 from densereward.pipeline import Run
 from densereward.profiles import profile
+from densereward.stages import save_json
 from densereward.tokens import pad_batch
 from densereward.training import figa, group
 from densereward.training.remax import ReMaxConfig, to_go
@@ -400,6 +401,12 @@ def test_uncounted_rounds_stand_for_a_rollout_batch_each():
     assert effort.used(row, 4, found, curves) == {
         "preference_labels": 7, "revisions": 0, "responses": 12, "tokens": 204,
     }  # fmt: skip
+
+
+def test_revisions_that_a_mask_rests_on_are_counted(tmp_path):
+    save_json(tmp_path / "report.json", {"preference": {"labels": {"read": 9}}})
+    used = effort.used(METHODS["adpo-tlcr"], 4, {"metrics": {"pairs": 7}, "revisions": tmp_path}, [])
+    assert (used["preference_labels"], used["revisions"]) == (9, 9)
 
 
 def test_updates_and_steps_are_those_of_the_profile():

@@ -20,8 +20,9 @@ def used(method: Method, rollouts: int, found: dict, curves: list[dict]) -> dict
     labels, revised = found.get("metrics", {}).get("pairs", 0), 0
     if method.trainer in ("dpo", "kto") or "dpo" in found:
         labels = max(labels, len(load_from_disk(Path(found["preferences"]) / "preference")))  # the same pairs
-    if method.revisions:
-        revised = labels = load_json(Path(found["revisions"]) / "report.json")["preference"]["labels"]["read"]
+    if "revisions" in found:  # the row's own, or its mask's
+        revised = load_json(Path(found["revisions"]) / "report.json")["preference"]["labels"]["read"]
+        labels = max(labels, revised)
     return {
         "preference_labels": labels,
         "revisions": revised,

@@ -67,9 +67,10 @@ def trained(run: Run, row: Method) -> tuple[Path, Artifact | None, dict]:
     if row.scorer in LEARNED:
         found["row"] = row = pipeline.resolve(run, row, folder_of_sft, prefs)
         found["scorer"], found["metrics"] = revised.scorer(run, row, folder_of_sft, prefs)
-    if row.revisions:
-        found["revisions"] = revised.revisions(run, row, folder_of_sft, prefs).path
     found["mask"] = masking.scorer(run, row, folder_of_sft, prefs)
+    for part in (masking.row_of(row), row):
+        if part and part.revisions:
+            found["revisions"] = revised.revisions(run, part, folder_of_sft, prefs).path
     if advisor := policy.dpo_policy(run, row, folder_of_sft, prefs):
         found["dpo"] = advisor.path
     return folder_of_sft, TRAINERS[row.trainer](run, row, folder_of_sft, prefs, found["scorer"]), found
