@@ -36,7 +36,7 @@ TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random
 ALL_SEEDS = $(or $(SEEDS),0,1,2)
 STUDY = .venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense
-records: .venv/.installed  ## every committed record of PROFILE (default cpu): all rows, tuning, ablations; days; SEEDS=0 for less
+records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m densereward.tuning reward-models --profile $(or $(PROFILE),cpu)
 	.venv/bin/python -m densereward.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)

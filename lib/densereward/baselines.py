@@ -3,8 +3,7 @@
     scorer ----> rloo, grpo, remax, dense-grpo          revisions ----> figa
 
 As many responses and updates as PPO's where they sample (`rollouts.py`), from the same list of prompts; FIGA samples
-nothing. RTO and ABC are
-PPO with another reward (`Method.shaping`).
+nothing. RTO and ABC are PPO with another reward (`Method.shaping`).
 """
 
 from collections.abc import Callable
