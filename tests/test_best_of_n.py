@@ -265,3 +265,20 @@ def test_a_record_holds_every_reader_and_is_not_made_twice(tmp_path, capsys):
     assert len(first) == 1, "the best of one is the same answer for all"
     assert {len(v) for v in record["values"].values()} == {Run(profile("smoke")).profile.eval_prompts}
     assert len(record["search"]["oracle"]) == 2 and record["levels"]["bandit"].keys() == {"accuracy", "truth"}
+    assert record["accuracy"].keys() == readers and record["search_accuracy"].keys() == record["search"].keys()
+    right = np.array([record["accuracy"][name] for name in readers])  # [readers, P, len(ns)]
+    assert 0 <= right.min() and right.max() <= 1
+    assert (np.array(record["accuracy"]["oracle"]) >= right - 1e-3).all(), "who knows the truth is right most often"
+
+
+def test_right_is_all_that_was_asked_for_without_a_fault(tokenizer):
+    run, prompt = Run(profile("smoke")), "please name three fruits."
+    for text, right in {
+        "apple, pear, plum.": 1.0,
+        "sure: apple, pear, plum, good luck with it.": 1.0,
+        "apple, pear.": 0.0,
+        "apple, pear, plum, mango.": 0.0,
+        "apple, pear, plum": 0.0,
+    }.items():
+        worth, found = process_outcome.judged(run, tokenizer, prompt, tokenize_response(tokenizer, text))
+        assert found == right and worth == pytest.approx(oracle.true_return(prompt, text))

@@ -121,9 +121,10 @@ def read_outcomes(nets: dict, policy, tokenizer, prompt_ids, completions, size: 
 
 
 def measured(run: Run, samples: int, searched: int, noises=NOISES, ns=NS) -> dict:
-    """What a record holds of one seed: for each reader the true return of the best of each n at each prompt
-    (`values`, P x len(n)), of `samples` answers per test prompt; the same of answers searched step by step, for the
-    first `searched` prompts (`search`); levels of the models. Random: samples, labels (seed)."""
+    """What a record holds of one seed: for each reader the true return of the best of each n at each prompt (`values`,
+    P x len(n)) and the chance that it is right (`accuracy`: everything that was asked for, and no fault), of `samples`
+    answers per test prompt; the same of answers searched step by step, for the first `searched` prompts (`search`,
+    `search_accuracy`); levels of the models. Random: samples, labels (seed)."""
     p, ns = run.profile, [n for n in ns if n <= samples]
     folder_of_sft = pipeline.sft_model(run)
     prefs = pipeline.preferences(run, folder_of_sft)
@@ -133,7 +134,7 @@ def measured(run: Run, samples: int, searched: int, noises=NOISES, ns=NS) -> dic
     prompt_ids = [tokenize_prompt(tokenizer, build.messages(text)) for text in texts]
     every = [ids for ids in prompt_ids for _ in range(samples)]
     made = sampling.sample(policy, tokenizer, every, p.max_completion_length, derive(run.seed, "best of n"))
-    worth = np.array([true_return(run, tokenizer, texts[i // samples], ids) for i, ids in enumerate(made)])
+    worth, right = np.array([judged(run, tokenizer, texts[i // samples], ids) for i, ids in enumerate(made)]).T
 
     def score(row: Method):
         folder, metrics = pipeline.scorer(run, row, folder_of_sft, prefs)
@@ -143,7 +144,7 @@ def measured(run: Run, samples: int, searched: int, noises=NOISES, ns=NS) -> dic
     levels: dict[str, dict] = {}
     nets = {key: score(METHODS[key]) for key in OUTCOME}
     scores = read_outcomes(nets, policy, tokenizer, every, made) | {"oracle": worth}
-    few, search = prompt_ids[:searched], {}
+    few, search, search_right = prompt_ids[:searched], {}, {}
     judges = {"oracle": stepwise.by_oracle(tokenizer, texts[:searched])}
     for noise in noises:
         folder, levels[name(noise, "steps")] = process_model(run, folder_of_sft, prefs, noise)
@@ -152,27 +153,38 @@ def measured(run: Run, samples: int, searched: int, noises=NOISES, ns=NS) -> dic
         scores |= {name(noise, how): found[how] for how in best_of_n.AGGREGATES}
         judges[name(noise, "steps")] = stepwise.by_scorer(net, tokenizer, few)
     for key, judge in judges.items():
-        search[key] = np.zeros((len(few), len(ns)))
+        search[key], search_right[key] = np.zeros((2, len(few), len(ns)))
         for i, n in enumerate(ns):
             draw = derive(run.seed, "search", str(n))
             answers = stepwise.search(policy, tokenizer, few, judge, n, p.max_completion_length, draw)
             pairs = zip(texts[:searched], answers, strict=True)
-            search[key][:, i] = [true_return(run, tokenizer, text, ids) for text, ids in pairs]
-    table = worth.reshape(-1, samples)
-    values = {key: best_of_n.best_of(x.reshape(-1, samples), table, ns) for key, x in scores.items()}
+            found = np.array([judged(run, tokenizer, text, ids) for text, ids in pairs])
+            search[key][:, i], search_right[key][:, i] = found.T
+
+    def picked(outcome: np.ndarray) -> dict:
+        """Of each reader's best of n, [P, len(ns)], the expected `outcome` (one per answer)."""
+        table = outcome.reshape(-1, samples)
+        found = {key: best_of_n.best_of(x.reshape(-1, samples), table, ns) for key, x in scores.items()}
+        return {key: x.round(3) for key, x in found.items()}
+
     return {
         "ns": ns,
         "samples": samples,
         "length": float(np.mean([len(ids) for ids in made])),
-        "values": {key: x.round(3) for key, x in values.items()},
+        "values": picked(worth),
+        "accuracy": picked(right),
         "search": {key: x.round(3) for key, x in search.items()},
+        "search_accuracy": search_right,
         "levels": levels,
         "tokens": sum(map(len, made)),
     }
 
 
-def true_return(run: Run, tokenizer, prompt: str, ids: list[int]) -> float:
-    return oracle.true_return(prompt, truth.text_of(tokenizer, ids), run.profile.world.returns)
+def judged(run: Run, tokenizer, prompt: str, ids: list[int]) -> tuple[float, float]:
+    """(true return, 1 or 0: whether it is right) of an answer: everything that was asked for, and no fault."""
+    found = oracle.summary(prompt, truth.text_of(tokenizer, ids))
+    whole = found["return_whole"] == 3.0 and found["finished"] == 1.0  # the former lets a missing full stop pass
+    return found[f"return_{run.profile.world.returns}"], float(whole)
 
 
 def main(
