@@ -395,7 +395,7 @@ def test_every_method_samples_and_updates_alike_and_says_so(records):
             assert used["tokens"] == sum(row["tokens"] for row in curves) > 0
             assert [row["pairs"] + row["tied"] for row in curves] == [1, 1]  # 8 answers are one prompt
             assert all(row["updates"] == 2 * row["pairs"] for row in curves)  # one minibatch of it, two epochs
-            assert record["gate"] in ("passed", "failed") and "credit" not in record
+            assert record["gate"] in ("passed", "failed") and "credit" not in record  # no advantages
 
 
 def test_records_hold_the_curves_of_the_book_and_what_masks_kept(records):

@@ -20,7 +20,7 @@ import torch
 import typer
 
 from densereward import adaptive, baselines, effort, masking, pipeline, plan, policy, revised
-from densereward.evaluation import measure
+from densereward.evaluation import measure, signals
 from densereward.identity import parameters, same
 from densereward.methods import ADAPTIVE, BASELINES, CORE, CROSS, LEARNED, METHODS, TLCR, Method, method
 from densereward.pipeline import Run
@@ -104,7 +104,7 @@ def run_method(run: Run, row: Method) -> dict:
         if run.testbed:
             passed = record.get("reward_model", {}).get("passes_validation")
             record["gate"] = "no reward model" if passed is None else "passed" if passed else "failed"
-    if run.testbed and row.trainer == "ppo" and not row.mask:  # others have no critic, a mask its twin's advantages
+    if run.testbed and row.trainer in signals.TRAINERS:  # losses on pairs and likelihoods have no advantages
         record["credit"] = measure.credit_of(run, row, folder_of_sft, found["scorer"], made.path)
     record["final"] = measure.evaluate(run, folder_of_sft, made.path / "policy" if made else folder_of_sft)
     record["used"] = effort.used(row, run.profile.rollouts, found, record.get("curves", []))

@@ -1,19 +1,21 @@
 """What a record says of a trained policy: samples on test prompts, and the credit of the rewards that trained it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from densereward import dense, pipeline, policy, rewards, sampling, tokens
-from densereward.evaluation import credit
+from densereward.evaluation import credit, signals
 from densereward.methods import Method
 from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run, to_device
 from densereward.seeding import derive, generator
 from densereward.stages import load_json, save_json, stage
 from densereward.testbed import build, monte_carlo, oracle, truth
-from densereward.training.ppo import gae
 
 
 def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str = "test") -> dict:
@@ -91,47 +93,49 @@ def reference_credit(run: Run, folder_of_sft: Path) -> dict:
     return load_json(made.path / "truth.json")
 
 
+class Paid(NamedTuple):
+    """Answers as a trainer sees them: `batch` of `sampling.batch_of` with `rewards` [B, T], the `reward_fn` that paid
+    them, the SFT model (`reference`) and its tokenizer."""
+
+    batch: dict
+    reward_fn: Callable
+    reference: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
 @torch.no_grad()
-def dense_rewards_of(
-    run: Run, row: Method, folder_of_sft: Path, folder_of_scorer: Path | None, folder_of_ppo: Path, found: dict
-):
-    """(batch, rewards [B, T], tokenizer) of the reference answers under a method: exactly what PPO would have been
-    given."""
+def paid(
+    run: Run, row: Method, folder_of_sft: Path, folder_of_scorer: Path | None, folder_of_policy: Path, found: dict
+) -> Paid:
+    """The answers `found` (prompt_ids, completion_ids) under a method: exactly what its policy would have been given,
+    with the normaliser that lies in its folder."""
     reference, tokenizer = load_causal_lm(folder_of_sft)
     reference = to_device(reference).eval()
-    batch = sampling.batch_of(reference, tokenizer, found["prompt_ids"], found["completion_ids"])
     if row.scorer == "oracle":
-        unit, draw = load_json(folder_of_ppo / "unit.json"), generator(run.seed, "oracle noise", "credit")
-        return batch, truth.oracle_rewards(row, tokenizer, run.profile.world.returns, unit, draw)(batch), tokenizer
-    normaliser = rewards.Normaliser.from_dict(load_json(folder_of_ppo / "normaliser.json"))
-    net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32)).eval()
-    paid = dense.reward_function(row, net, normaliser, tokenizer, generator(run.seed, "segments", row.name))
-    advisor = None
-    if row.shaping["kind"] != "none":
-        advisor = policy.dpo_policy(run, row, folder_of_sft, pipeline.preferences(run, folder_of_sft))
-    return batch, policy.shaped(row, paid, net, advisor, tokenizer)(batch), tokenizer
+        unit, draw = load_json(folder_of_policy / "unit.json"), generator(run.seed, "oracle noise", "credit")
+        reward_fn = truth.oracle_rewards(row, tokenizer, run.profile.world.returns, unit, draw)
+    else:
+        normaliser = rewards.Normaliser.from_dict(load_json(folder_of_policy / "normaliser.json"))
+        net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32)).eval()
+        plain = dense.reward_function(row, net, normaliser, tokenizer, generator(run.seed, "segments", row.name))
+        advisor = None
+        if row.shaping["kind"] != "none":
+            advisor = policy.dpo_policy(run, row, folder_of_sft, pipeline.preferences(run, folder_of_sft))
+        reward_fn = policy.shaped(row, plain, net, advisor, tokenizer)
+    batch = sampling.batch_of(reference, tokenizer, found["prompt_ids"], found["completion_ids"])
+    return Paid(batch | {"rewards": reward_fn(batch)}, reward_fn, reference, tokenizer)
 
 
 @torch.no_grad()
-def advantages_of(run: Run, batch: dict, token_rewards: torch.Tensor, folder_of_ppo: Path) -> torch.Tensor:
-    """GAE advantages [B, T] of rewards [B, T], with the critic after its warm-up, at the profile's lambda."""
-    critic = to_device(TokenScorer.from_pretrained(folder_of_ppo / "critic", dtype=torch.float32)).eval()
-    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    length, mask = batch["completion_ids"].size(1), batch["completion_mask"]
-    values = critic.token_scores(input_ids, attention_mask)[:, -length - 1 : -1] * mask
-    return gae(token_rewards, values, mask, 1.0, run.profile.lam)[0]
-
-
-@torch.no_grad()
-def credit_of(run: Run, row: Method, folder_of_sft: Path, folder_of_scorer: Path | None, folder_of_ppo: Path) -> dict:
-    """Credit fidelity of a method's rewards and of their GAE advantages (critic after warm-up, at the profile's
-    lambda)."""
+def credit_of(
+    run: Run, row: Method, folder_of_sft: Path, folder_of_scorer: Path | None, folder_of_policy: Path
+) -> dict:
+    """Credit fidelity of a method's rewards and of the advantages that its trainer makes of them (`signals.py`)."""
     found = reference_credit(run, folder_of_sft)
-    batch, token_rewards, tokenizer = dense_rewards_of(run, row, folder_of_sft, folder_of_scorer, folder_of_ppo, found)
-    advantages = advantages_of(run, batch, token_rewards, folder_of_ppo)
+    told = paid(run, row, folder_of_sft, folder_of_scorer, folder_of_policy, found)
+    advantages = signals.advantages(run, row, folder_of_sft, folder_of_policy, told, found)
     spans, credits, mc = (torch.tensor(found[k]) for k in ("span_ids", "credits", "advantages"))
-    result = credit.fidelity(token_rewards.cpu(), advantages.cpu(), spans, credits, mc)
+    result = credit.fidelity(told.batch["rewards"].cpu(), advantages.cpu(), spans, credits, mc)
     if row.scorer != "oracle":
-        result |= truth.boundaries(row, batch, spans, tokenizer, run.seed)
+        result |= truth.boundaries(row, told.batch, spans, told.tokenizer, run.seed)
     return {**result, "value_se": found["value_se"]}

@@ -1,0 +1,111 @@
+"""What moves a policy: the advantages that a row's trainer would learn from, on answers whose credit is known.
+
+PPO: GAE with the critic as it is after its warm-up. Trainers without a critic need what they compare an answer with:
+further answers of the SFT model to the same prompt, as many as in training, or its greedy one. RLOO and GRPO on a total
+are GRPO on steps with a single step, the last token. A row's mask is laid on: what it takes out moves nothing.
+
+At the SFT model, where these are measured, log-ratios to the reference are 0, and so is the KL penalty of any of them.
+
+A mask's running mean and the level above which an answer is preferred are those of these answers. Left out: DPO and
+rejection sampling, whose losses hold no advantages.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from densereward import baselines, masking, sampling
+from densereward.methods import Method
+from densereward.models import TokenScorer
+from densereward.pipeline import Run, preferences, to_device
+from densereward.seeding import derive
+from densereward.tokens import pad_batch
+from densereward.training.masked import mask_advantages
+from densereward.training.ppo import gae
+from densereward.training.steps import step_advantages
+
+CRITICLESS = ("rloo", "grpo", "dense-grpo", "remax")
+TRAINERS = ("ppo", *CRITICLESS)
+
+
+@torch.no_grad()
+def advantages(run: Run, row: Method, folder_of_sft: Path, folder_of_policy: Path, told, found: dict) -> torch.Tensor:
+    """Advantages [B, T] of the answers `found` (prompt_ids, completion_ids) under a row, `told` of `measure.paid`.
+    Random: further answers of groups (seed)."""
+    values = None
+    if row.trainer == "ppo":
+        gained, values = by_critic(run, told.batch, folder_of_policy)
+    elif row.trainer == "remax":
+        greedy = greedy_answers(told, found["prompt_ids"], run.profile.max_completion_length)
+        baseline = sampling.batch_of(told.reference, told.tokenizer, found["prompt_ids"], greedy)
+        gained = (told.batch["rewards"].sum(1) - told.reward_fn(baseline).sum(1))[:, None]
+    else:
+        gained = in_groups(run, row, told, found)
+    gained = gained * told.batch["completion_mask"]
+    return masked(run, row, folder_of_sft, told, gained, values) if row.mask else gained
+
+
+@torch.no_grad()
+def by_critic(run: Run, batch: dict, folder_of_ppo: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """(GAE advantages, values), both [B, T], of a batch with `rewards`, at the profile's lambda."""
+    critic = to_device(TokenScorer.from_pretrained(folder_of_ppo / "critic", dtype=torch.float32)).eval()
+    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    length, mask = batch["completion_ids"].size(1), batch["completion_mask"]
+    values = critic.token_scores(input_ids, attention_mask)[:, -length - 1 : -1] * mask
+    return gae(batch["rewards"], values, mask, 1.0, run.profile.lam)[0], values
+
+
+def in_groups(run: Run, row: Method, told, found: dict) -> torch.Tensor:
+    """Advantages [B, T] of RLOO and GRPO, each answer the first of a group. Random: the others (seed)."""
+    k, tokenizer, limit = row.options["generations"], told.tokenizer, run.profile.max_completion_length
+    prompt_ids = [ids for ids in found["prompt_ids"] for _ in range(k)]
+    answers = sampling.sample(told.reference, tokenizer, prompt_ids, limit, derive(run.seed, "credit", "group"))
+    answers[::k] = found["completion_ids"]
+    batch = sampling.batch_of(told.reference, tokenizer, prompt_ids, answers)
+    rewards, steps = group_rewards(row, told.reward_fn, tokenizer)(batch)
+    if row.trainer == "rloo":
+        totals = rewards.sum(1).view(-1, k)
+        gained = (totals - (totals.sum(1, keepdim=True) - totals) / (k - 1)).view(-1, 1)
+        return gained[::k]
+    return step_advantages(rewards, steps, k)[::k, : told.batch["completion_mask"].size(1)]
+
+
+def group_rewards(row: Method, paid, tokenizer):
+    """batch -> (rewards [B, T], the steps they are paid at, bool [B, T]): the row's segments where its trainer is told
+    them, the whole answer at its last token otherwise."""
+    if row.trainer.startswith("dense-"):
+        return baselines.at_steps(row, paid, tokenizer)
+
+    def total(batch: dict):
+        mask = batch["completion_mask"]
+        last = torch.arange(mask.size(1), device=mask.device) == mask.sum(1, keepdim=True) - 1  # [B, T]
+        return paid(batch).sum(1, keepdim=True) * last, last
+
+    return total
+
+
+def greedy_answers(told, prompt_ids: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """The likeliest token at every step, with EOS where it was reached."""
+    pad, eos = told.tokenizer.pad_token_id, told.tokenizer.eos_token_id
+    ids, mask = (to_device(x) for x in pad_batch(prompt_ids, pad, "left"))
+    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad}
+    made = told.reference.generate(input_ids=ids, attention_mask=mask, eos_token_id=eos, **settings)[
+        :, ids.size(1) :
+    ].tolist()
+    return [row[: row.index(eos) + 1] if eos in row else row for row in made]
+
+
+def masked(run: Run, row: Method, folder_of_sft: Path, told, gained: torch.Tensor, values) -> torch.Tensor:
+    """Advantages `gained` [B, T] times the row's mask; `values` [B, T] are a critic's, or None."""
+    prefs, batch = preferences(run, folder_of_sft), told.batch
+    of_mask = masking.scorer(run, row, folder_of_sft, prefs)
+    with tempfile.TemporaryDirectory() as folder:
+        decide = masking.decider(run, row, folder_of_sft, prefs, of_mask, told.tokenizer, Path(folder))
+    if decide.preferred == "advantage" or row.trainer != "ppo":
+        chosen = gained.sum(1) > 0  # [B]
+    else:
+        totals = (batch["rewards"] * batch["completion_mask"]).sum(1)
+        chosen = totals > totals.mean()
+    return mask_advantages(batch | {"advantages": gained}, decide(batch, chosen, values).mask)["advantages"]

@@ -1,0 +1,102 @@
+"""The advantages whose credit is recorded: those of another trainer would praise or blame the wrong method."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from densereward import masking, study
+from densereward.evaluation import measure, signals
+from densereward.methods import METHODS
+from densereward.pipeline import Run
+from densereward.profiles import profile
+
+TINY = {
+    "sft_rows": 64, "pairs": 32, "heldout_pairs": 24, "rm_batch": 8, "rounds": 1, "rollouts": 8, "eval_prompts": 8,
+    "credit_responses": 6, "credit_samples": 2, "max_completion_length": 24, "committed_models": None,
+}  # fmt: skip
+NAMES = ("bandit", "appo", "appo-signed", "rloo", "grpo", "grpo-masked", "segment-grpo", "remax")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return Run(profile("smoke", **TINY), 0, root=tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def told(run):
+    """name: (what `measure.paid` says of the reference answers, their advantages, the answers)."""
+    made = {}
+    for name in NAMES:
+        folder_of_sft, policy, found = study.trained(run, METHODS[name])
+        answers = measure.reference_credit(run, folder_of_sft)
+        paid = measure.paid(run, found["row"], folder_of_sft, found["scorer"], policy.path, answers)
+        made[name] = paid, signals.advantages(run, found["row"], folder_of_sft, policy.path, paid, answers), answers
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_advantages_are_those_of_the_tokens_of_the_answers(told, name):
+    paid, gained, answers = told[name]
+    mask = paid.batch["completion_mask"]
+    assert gained.shape == mask.shape and torch.isfinite(gained).all() and gained.abs().sum() > 0
+    assert (gained[mask == 0] == 0).all(), "padding moves nothing"
+
+
+def test_a_total_is_worth_the_same_at_every_token_and_a_segment_is_not(told):
+    for name in ("rloo", "grpo", "remax"):
+        paid, gained, _ = told[name]
+        mask = paid.batch["completion_mask"].bool()
+        assert all(row[m].std() < 1e-5 for row, m in zip(gained, mask)), name
+    paid, gained, _ = told["segment-grpo"]
+    masks = paid.batch["completion_mask"].bool()
+    assert any(row[m].std() > 1e-3 for row, m in zip(gained, masks) if m.sum() > 1)
+
+
+def test_groups_are_centred_as_rloo_and_grpo_centre_them(run, told, monkeypatch):
+    """Four answers of which three are the same as the first: no answer is better than its group. And RLOO's is the
+    total less the mean of the others."""
+    paid, _, answers = told["rloo"]
+    same = SimpleNamespace(**paid._asdict())
+    monkeypatch.setattr(
+        signals.sampling, "sample", lambda *given: [c for c in answers["completion_ids"] for _ in range(4)]
+    )
+    assert signals.in_groups(run, METHODS["rloo"], same, answers).abs().max() < 1e-5
+    assert signals.in_groups(run, METHODS["grpo"], same, answers).abs().max() < 1e-5
+    totals = iter([[1.0, 2.0, 3.0, 6.0] * len(answers["completion_ids"])])
+    same.reward_fn = lambda batch: (
+        torch.tensor(next(totals))[:, None] * (torch.arange(batch["completion_mask"].size(1)) == 0)
+    )
+    gained = signals.in_groups(run, METHODS["rloo"], same, answers)
+    assert gained.flatten().tolist() == pytest.approx([1.0 - 11 / 3] * len(gained))
+
+
+def test_a_mask_lies_on_its_twins_advantages(told):
+    for name, twin, allowed in (("appo", "bandit", {0.0, 1.0}), ("appo-signed", "bandit", {-1.0, 0.0, 1.0})):
+        paid, gained, _ = told[name]
+        whole = told[twin][1]
+        ratio = (gained / whole)[(paid.batch["completion_mask"] == 1) & (whole.abs() > 1e-6)]
+        assert set(ratio.round(decimals=4).tolist()) <= allowed and len(set(ratio.tolist())) > 1, name
+    assert torch.equal(told["appo"][0].batch["rewards"], told["bandit"][0].batch["rewards"])
+
+
+def test_which_answers_a_mask_takes_for_preferred(run, told, monkeypatch):
+    """Above the mean total for PPO, above 0 for the advantages of a group."""
+    seen = {}
+
+    class Everything(masking.Decider):
+        def __call__(self, batch, chosen, values=None, gamma=1.0):
+            seen["chosen"] = chosen
+            return super().__call__(batch, chosen, values, gamma)
+
+    monkeypatch.setattr(masking, "Decider", Everything)
+    for name in ("appo", "grpo-masked"):
+        paid, _, answers = told[name]
+        folder_of_sft, policy, _ = study.trained(run, METHODS[name])
+        gained = signals.advantages(run, METHODS[name], folder_of_sft, policy.path, paid, answers)
+        totals = paid.batch["rewards"].sum(1)
+        if name == "appo":
+            assert torch.equal(seen["chosen"], totals > totals.mean())
+        else:
+            kept = gained.abs().sum(1) > 0
+            assert torch.equal(seen["chosen"][kept], gained.sum(1)[kept] > 0)
