@@ -330,7 +330,8 @@ def test_a_signed_mask_is_refused_where_minus_one_would_train_as_one():
     "changes, message",
     [
         ({"mask": {"by": "bandit"}}, "'bandit' has no rewards of parts; take 'token', 'segment' or 'tlcr'"),
-        ({"mask": {"by": "oracle-dense"}}, "'oracle-dense' has no rewards of parts"),
+        ({"mask": {"by": "oracle-sequence"}}, "'oracle-sequence' has no rewards of parts"),
+        ({"mask": {"by": "dpo"}}, "'dpo' has no rewards of parts"),
         (
             {"mask": {"by": "token", "baseline": "mode"}},
             "unknown baseline 'mode'; choose one of running mean, fixed, td",
@@ -383,7 +384,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def records(run):
-    names = ("bandit", "dpo", *ADAPTIVE, "dpo-masked", "appo-td", "adpo-per-segment")
+    names = ("bandit", "dpo", *ADAPTIVE, "dpo-masked", "appo-td", "adpo-per-segment", "appo-oracle", "ars-oracle")
     return {name: study.run_method(run, METHODS[name]) for name in names}
 
 

@@ -9,7 +9,7 @@ from densereward import segments, shaping, study
 from densereward.methods import CROSS, METHODS
 from densereward.pipeline import Run
 from densereward.profiles import profile
-from densereward.training.steps import step_advantages
+from densereward.training.steps import charged, leave_one_out, step_advantages
 from test_baselines import TINY, TOKENIZER, even, folder, load, trainer, weights  # noqa: F401
 
 
@@ -79,16 +79,60 @@ def test_with_one_step_per_response_it_is_trls_grpo(tmp_path, folder):  # noqa: 
         assert a["proxy_reward"] == pytest.approx(b["even"], abs=1e-6) and a["kl"] == pytest.approx(b["kl"], abs=1e-5)
 
 
-def test_it_learns_from_a_reward_per_token(tmp_path, folder):  # noqa: F811
-    run = trainer("dense-grpo", tmp_path, load(folder), at_every_token, metrics=[even], max_steps=30)
+@given(st.data())
+def test_left_out_is_ones_own_and_with_one_step_it_is_rloo(data):
+    generations, groups, width = data.draw(st.tuples(st.integers(2, 4), st.integers(1, 3), st.integers(1, 5)))
+    g = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    shape = (generations * groups, width)
+    steps = torch.rand(shape, generator=g) < 0.5
+    steps[:, -1] = True
+    rewards, kl = (torch.randn(shape, generator=g) for _ in range(2))
+    found = leave_one_out(rewards * steps, steps, generations)
+    for b in range(len(rewards)):
+        group = range(b - b % generations, b - b % generations + generations)
+        others = torch.cat([rewards[o][steps[o]] for o in group if o != b]).mean()
+        for t in range(width):
+            ahead = sum(float(rewards[b, k] - others) for k in range(t, width) if steps[b, k])
+            assert found[b, t].item() == pytest.approx(ahead, abs=1e-4)
+    whole = torch.zeros_like(steps)
+    whole[:, -1] = True
+    totals = (rewards.sum(1) - 0.3 * kl.sum(1)).view(groups, generations)  # RLOO: the KL is in the reward
+    want = totals - (totals.sum(1, keepdim=True) - totals) / (generations - 1)
+    paid = charged(rewards.sum(1, keepdim=True) * whole, 0.3 * kl, whole)
+    assert torch.allclose(leave_one_out(paid, whole, generations), want.view(-1, 1).expand(shape), atol=1e-4)
+
+
+def test_the_kl_of_a_steps_tokens_is_charged_at_its_end():
+    steps = torch.tensor([[0, 1, 0, 0, 1], [1, 1, 0, 0, 0]]).bool()
+    kl = torch.tensor([[1.0, 2.0, 4.0, -1.0, 8.0], [1.0, 5.0, 0.0, 0.0, 0.0]])
+    rewards = torch.full((2, 5), 10.0) * steps
+    assert charged(rewards, kl, steps).tolist() == [[0, 7, 0, 0, -1], [9, 5, 0, 0, 0]]
+
+
+def test_on_steps_rloo_charges_kl_in_the_reward_and_says_how_far_it_is(tmp_path, folder):  # noqa: F811
+    runs = {}
+    for kl_coef in (1e-6, 20.0):
+        run = trainer(
+            "dense-rloo", tmp_path / str(kl_coef), load(folder), at_every_token, kl_coef=kl_coef, max_steps=30
+        )
+        run.train()
+        runs[kl_coef] = sum(row["kl"] for row in run.curves[-5:])
+        assert run.beta == 0 and all(abs(row["kl"]) < 1e6 for row in run.curves)
+    assert abs(runs[20.0]) < 0.5 * runs[1e-6]
+
+
+@pytest.mark.parametrize("kind", ["dense-grpo", "dense-rloo"])
+def test_it_learns_from_a_reward_per_token(tmp_path, folder, kind):  # noqa: F811
+    run = trainer(kind, tmp_path, load(folder), at_every_token, metrics=[even], max_steps=30)
     run.train()
     share = [row["even"] for row in run.curves]
     assert sum(share[-5:]) / 5 > sum(share[:5]) / 5 + 0.15
 
 
-def test_without_a_reference_there_are_no_segments(tmp_path, folder):  # noqa: F811
+@pytest.mark.parametrize("kind", ["dense-grpo", "dense-rloo"])
+def test_without_a_reference_there_are_no_segments(tmp_path, folder, kind):  # noqa: F811
     with pytest.raises(ValueError, match="set kl_coef above 0"):
-        trainer("dense-grpo", tmp_path, load(folder), at_every_token, kl_coef=0.0)
+        trainer(kind, tmp_path, load(folder), at_every_token, kl_coef=0.0)
 
 
 def test_pooling_gives_each_entropy_segment_its_tokens_mean_and_keeps_its_total():
@@ -114,7 +158,7 @@ def test_every_cross_is_a_run_like_any_other(records):
         record = records[name]
         assert record["used"]["responses"] == 16 and len(record["curves"]) == 2
         assert {"proxy_reward", "true_return", "kl", "length", "repetition"} <= record["curves"][-1].keys()
-        assert ("credit" in record) == (METHODS[name].trainer == "ppo")
+        assert {"advantages_credit_pearson", "boundary_recall"} <= record["credit"].keys()
     first = [records[name]["curves"][0] for name in ("tlcr", "tlcr-pooled")]  # the same answers, the same totals
     assert first[0]["true_return"] == first[1]["true_return"]
     assert first[0]["proxy_reward"] == pytest.approx(first[1]["proxy_reward"], abs=1e-4)

@@ -9,7 +9,7 @@ As many responses and updates as PPO: with eight answers to a prompt, an eighth 
 from dataclasses import asdict
 from pathlib import Path
 
-from densereward import masking, rewards, rollouts
+from densereward import masking, rewards, rollouts, winning
 from densereward.methods import Method
 from densereward.models import load_causal_lm
 from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code, to_device
@@ -32,6 +32,7 @@ def train_in_rounds(
     if p.rollouts % rounds.ANSWERS:
         raise ValueError(f"rollouts is {p.rollouts}: make it a multiple of {rounds.ANSWERS}, the answers to a prompt")
     folder_of_mask = masking.scorer(run, method, folder_of_sft, prefs)
+    watched = winning.metrics(run, folder_of_sft)
 
     def build(folder: Path) -> None:
         (policy, tokenizer), (reference, _) = load_causal_lm(folder_of_sft), load_causal_lm(folder_of_sft)
@@ -45,7 +46,7 @@ def train_in_rounds(
             tokenizer,
             asked,
             paid,
-            truth.metrics(p.world.returns) if run.testbed else [],
+            watched,
             size,
             p.max_completion_length,
             decide,
@@ -67,12 +68,12 @@ def train_in_rounds(
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
     given = [given for given in (folder_of_scorer, folder_of_mask) if given is not None]
-    code = [rollouts, rounds, online, appo, preference, masking, *masking.CODE, rewards, truth, *own_code(method)]
+    code = [rollouts, rounds, online, appo, preference, masking, *masking.CODE, rewards, truth, winning]
     return stage(
         method.trainer,
         build,
         key=run.key(*SAMPLED, BETA[method.trainer], "online_learning_rate", method=asdict(method)),
-        sources=[*DATA, *SCORING, *code],
+        sources=[*DATA, *SCORING, *code, *own_code(method)],
         inputs=[*inputs_of(folder_of_sft), prefs, *given],
         root=run.root,
     )

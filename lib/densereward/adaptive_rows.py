@@ -13,6 +13,7 @@ HALF = {"delta": 0.5}  # of a standard deviation of token scores
 TABLE = "adaptive-mask Table 1"
 OPEN = "adaptive-mask leaves it open"
 NAMED = "adaptive-mask names it"
+CONTROL = "a control of this study, in no paper"
 TRIGGER = "adaptive-mask Section 4.1, Appendix E"  # its runs had something like it; it gives no offset
 
 
@@ -57,6 +58,9 @@ def rows(bandit: Method, token: Method, grpo: Method) -> tuple[tuple[Method, ...
         masked(rs, "ars-schmitt", "ARS, Schmitt trigger", TRIGGER, decision="schmitt", **HALF),
         masked(dpo, "adpo-segment", "ADPO, segment rewards", OPEN, by="segment"),
         masked(dpo, "adpo-tlcr", "ADPO, TLCR rewards", "this study: parts of different papers", by="tlcr"),
+        masked(bandit, "appo-oracle", "APPO, mask by the oracle", CONTROL, by="oracle-dense"),
+        masked(dpo, "adpo-oracle", "ADPO, mask by the oracle", CONTROL, by="oracle-dense"),
+        masked(rs, "ars-oracle", "ARS, mask by the oracle", CONTROL, by="oracle-dense"),
         masked(dpo, "adpo-per-segment", "ADPO, decided per segment", OPEN, **segments),
     )
     return core, ablations

@@ -1,6 +1,6 @@
 """Stages of the methods that the three papers compare with, and that are no PPO: RLOO, GRPO, ReMax, FIGA.
 
-    scorer ----> rloo, grpo, remax, dense-grpo          revisions ----> figa
+    scorer ----> rloo, grpo, remax, dense-rloo, dense-grpo          revisions ----> figa
 
 As many responses and updates as PPO's where they sample (`rollouts.py`), from the same list of prompts; FIGA samples
 nothing. RTO and ABC are PPO with another reward (`Method.shaping`).
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets import load_from_disk
 
-from densereward import dense, labeling, masking, revised, rewards, rollouts, segments
+from densereward import dense, labeling, masking, revised, rewards, rollouts, segments, winning
 from densereward.methods import Method
 from densereward.models import load_causal_lm
 from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code, to_device
@@ -27,9 +27,10 @@ CODE = [counting, group, remax, steps, appo, masking, *masking.CODE]
 def train_without_critic(
     run: Run, method: Method, folder_of_sft: Path, prefs: Artifact, folder_of_scorer: Path | None
 ) -> Artifact:
-    """RLOO, GRPO or ReMax, as `method.trainer` says, on the total that the row's rewards pay a response, or GRPO on the
-    rewards of its segments: policy, curves, normaliser. Random: rollouts, prompt order (seed, as PPO's)."""
+    """RLOO, GRPO or ReMax, as `method.trainer` says, on the total that the row's rewards pay a response, or the first
+    two on the rewards of its segments: policy, curves, normaliser. Random: rollouts, prompt order (seed, as PPO's)."""
     p, folder_of_mask = run.profile, masking.scorer(run, method, folder_of_sft, prefs)
+    watched = winning.metrics(run, folder_of_sft)
 
     def build(folder: Path) -> None:
         policy, tokenizer = load_causal_lm(folder_of_sft)
@@ -40,9 +41,9 @@ def train_without_critic(
             method.trainer,
             policy,
             at_steps(method, paid, tokenizer)
-            if method.trainer == "dense-grpo"
+            if method.trainer.startswith("dense-")
             else rollouts.per_response(paid, tokenizer),
-            truth.metrics(p.world.returns) if run.testbed else [],
+            watched,
             p.kl_coef,
             settings.common(folder, policy, seed % 2**31) | rollouts.sizes(p),
             **method.options,
@@ -58,7 +59,7 @@ def train_without_critic(
         method.trainer,
         build,
         key=run.key(*rollouts.FIELDS, method=asdict(method)),
-        sources=[*DATA, *SCORING, rollouts, *CODE, padding, rewards, truth, *own_code(method)],
+        sources=[*DATA, *SCORING, rollouts, *CODE, padding, rewards, truth, winning, *own_code(method)],
         inputs=[*inputs_of(folder_of_sft), prefs, *(x for x in (folder_of_scorer, folder_of_mask) if x is not None)],
         root=run.root,
     )

@@ -1,8 +1,8 @@
 """A row's mask: which tokens of a batch its trainer learns from, decided by another row's rewards.
 
 Follows adaptive-mask Section 3.2.1, Eq. 13, 17, 18. The rewards of the row `mask["by"]` (a token or segment reward
-model on the same pairs, or TLCR's discriminator), normalised as that row does and repeated over a segment's tokens, are
-compared with the baseline. What the paper leaves open is chosen here and in the trainers:
+model on the same pairs, TLCR's discriminator, or the oracle, a control), normalised as that row does and repeated over
+a segment's tokens, are compared with the baseline. What the paper leaves open is chosen here and in the trainers:
 
 - b is the mean reward of all tokens sampled so far, or fixed at 0, the mean on the preference pairs that the normaliser
   was fitted on ("offline inference results"), or the critic's, which makes the difference a TD error. A TD error takes
@@ -39,7 +39,7 @@ def row_of(method: Method) -> Method | None:
     if method.mask is None:
         return None
     by, where = METHODS[method.mask["by"]], f"mask of method {method.name!r}"
-    if by.scorer not in LEARNED or by.segmentation["kind"] == "bandit":
+    if by.scorer == "none" or by.segmentation["kind"] == "bandit":
         raise ValueError(f"{where}: {by.name!r} has no rewards of parts; take 'token', 'segment' or 'tlcr'")
     for name, known in {"baseline": BASELINES, "preferred": PREFERRED}.items():
         if (given := method.mask.get(name, known[0])) not in known:
@@ -54,9 +54,10 @@ def row_of(method: Method) -> Method | None:
 
 
 def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Path | None:
-    """The folder of the reward model that decides a row's mask, trained where it is not there yet."""
+    """The folder of the reward model that decides a row's mask, trained where it is not there yet; None for a row
+    without a mask, or whose mask the oracle decides."""
     row = row_of(method)
-    return row and revised.scorer(run, row, folder_of_sft, prefs)[0]
+    return revised.scorer(run, row, folder_of_sft, prefs)[0] if row and row.scorer in LEARNED else None
 
 
 class Decider:

@@ -182,11 +182,15 @@ _BASELINES = (
 
 _CROSSED = "this study: parts of different papers"
 _STEPS = {"source": _CROSSED, "interpolation": "none", "trainer": "dense-grpo", **_GROUP}
+_LEFT_OUT = _STEPS | {"trainer": "dense-rloo"}
 _CROSS = (
     _tlcr("pooled", "pooled over entropy segments", _CROSSED, shaping={"kind": "pool", "segmentation": entropy(1.75)}),
     replace(_SEGMENT, name="segment-grpo", label="Segment, GRPO", **_STEPS),
     replace(_TOKEN, name="token-grpo", label="Token, GRPO", **_STEPS),
     replace(_TLCR, name="tlcr-grpo", label="TLCR, GRPO", **_STEPS),
+    replace(_SEGMENT, name="segment-rloo", label="Segment, RLOO", **_LEFT_OUT),
+    replace(_TOKEN, name="token-rloo", label="Token, RLOO", **_LEFT_OUT),
+    replace(_TLCR, name="tlcr-rloo", label="TLCR, RLOO", **_LEFT_OUT),
 )
 
 LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained

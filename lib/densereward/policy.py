@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import load_from_disk
 from transformers import TrainerCallback
 
-from densereward import masking, rewards, rollouts, shaping
+from densereward import masking, rewards, rollouts, shaping, winning
 from densereward.methods import METHODS, Method
 from densereward.models import load_causal_lm, scorer_from
 from densereward.pipeline import DATA, SCORING, Run, inputs_of, known, own_code, to_device
@@ -24,6 +24,7 @@ def train_policy(
     normaliser. Random: rollouts, prompt order (seed)."""
     p, advisor = run.profile, dpo_policy(run, method, folder_of_sft, prefs)
     folder_of_mask = masking.scorer(run, method, folder_of_sft, prefs)
+    watched = winning.metrics(run, folder_of_sft)
 
     def build_policy(folder: Path) -> None:
         policy, tokenizer = load_causal_lm(folder_of_sft)
@@ -51,7 +52,7 @@ def train_policy(
             args=args,
             train_dataset=rollouts.prompts(run, tokenizer),
             processing_class=tokenizer,
-            metrics=truth.metrics(p.world.returns) if run.testbed else None,
+            metrics=watched,
             callbacks=[SaveCritic(folder, warm)],
             **further,
         )
@@ -67,7 +68,13 @@ def train_policy(
         "ppo",
         build_policy,
         key=run.key(*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup", method=asdict(method)),
-        sources=[*DATA, *SCORING, rollouts, shaping, shaped, ppo, padding, rewards, truth, *own_code(method), *masked],
+        sources=[
+            *DATA,
+            *SCORING,
+            *(rollouts, shaping, shaped, ppo, padding, rewards, truth, winning),
+            *own_code(method),
+            *masked,
+        ],
         inputs=[*inputs_of(folder_of_sft), prefs, *given],
         root=run.root,
     )

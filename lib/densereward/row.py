@@ -17,9 +17,9 @@ class Method:
     changed), or "oracle" (a control that reads the testbed's truth; `noise` is the standard deviation, in units of
     credit, added to each span's credit). `revisions`: who revises the rejected answers, of `revised.reviser`; with a
     Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto", "attention" or "pool", of `shaping.py`,
-    made of what the other parts pay. `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "remax", "figa"
-    (`baselines.py`), "online-dpo", "rs" (`adaptive.py`), or "none" (the SFT model as it is); `options` are the
-    trainer's. `mask`: which tokens it learns from, of `masking.Decider`; None is all of them."""
+    made of what the other parts pay. `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo",
+    "remax", "figa" (`baselines.py`), "online-dpo", "rs" (`adaptive.py`), or "none" (the SFT model as it is); `options`
+    are the trainer's. `mask`: which tokens it learns from, of `masking.Decider`; None is all of them."""
 
     name: str
     label: str  # as figures and tables print it

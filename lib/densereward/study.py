@@ -43,6 +43,7 @@ TRAINERS = {  # run, row, folder of the SFT model, preferences, folder of the sc
     "grpo": baselines.train_without_critic,
     "remax": baselines.train_without_critic,
     "dense-grpo": baselines.train_without_critic,
+    "dense-rloo": baselines.train_without_critic,
     "online-dpo": adaptive.train_in_rounds,
     "rs": adaptive.train_in_rounds,
     "dpo": lambda run, row, folder_of_sft, prefs, _: policy.train_on_pairs(run, folder_of_sft, prefs, row),

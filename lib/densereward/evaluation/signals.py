@@ -2,7 +2,7 @@
 
 PPO: GAE with the critic as it is after its warm-up. Trainers without a critic need what they compare an answer with:
 further answers of the SFT model to the same prompt, as many as in training, or its greedy one. RLOO and GRPO on a total
-are GRPO on steps with a single step, the last token. A row's mask is laid on: what it takes out moves nothing.
+are those on steps with a single step, the last token. A row's mask is laid on: what it takes out moves nothing.
 
 At the SFT model, where these are measured, log-ratios to the reference are 0, and so is the KL penalty of any of them.
 
@@ -23,10 +23,9 @@ from densereward.seeding import derive
 from densereward.tokens import pad_batch
 from densereward.training.masked import mask_advantages
 from densereward.training.ppo import gae
-from densereward.training.steps import step_advantages
+from densereward.training.steps import leave_one_out, step_advantages
 
-CRITICLESS = ("rloo", "grpo", "dense-grpo", "remax")
-TRAINERS = ("ppo", *CRITICLESS)
+TRAINERS = ("ppo", "rloo", "grpo", "dense-rloo", "dense-grpo", "remax")
 
 
 @torch.no_grad()
@@ -65,11 +64,8 @@ def in_groups(run: Run, row: Method, told, found: dict) -> torch.Tensor:
     answers[::k] = found["completion_ids"]
     batch = sampling.batch_of(told.reference, tokenizer, prompt_ids, answers)
     rewards, steps = group_rewards(row, told.reward_fn, tokenizer)(batch)
-    if row.trainer == "rloo":
-        totals = rewards.sum(1).view(-1, k)
-        gained = (totals - (totals.sum(1, keepdim=True) - totals) / (k - 1)).view(-1, 1)
-        return gained[::k]
-    return step_advantages(rewards, steps, k)[::k, : told.batch["completion_mask"].size(1)]
+    compare = leave_one_out if row.trainer.endswith("rloo") else step_advantages
+    return compare(rewards, steps, k)[::k, : told.batch["completion_mask"].size(1)]
 
 
 def group_rewards(row: Method, paid, tokenizer):

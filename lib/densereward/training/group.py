@@ -1,4 +1,4 @@
-"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, and GRPO on a reward per segment (`steps.py`).
+"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, and both on a reward per segment (`steps.py`).
 
 RLOO and GRPO take several responses to a prompt as each other's baseline. Their advantages, losses, clipping and
 defaults are TRL's. The KL coefficient is the profile's and stands where TRL has it: RLOO subtracts it from the reward,
@@ -16,7 +16,7 @@ from densereward.training.appo import shares
 from densereward.training.counting import Counted, Referenced
 from densereward.training.masked import mask_advantages
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
-from densereward.training.steps import DenseGRPOTrainer
+from densereward.training.steps import DenseGRPOTrainer, DenseRLOOTrainer
 
 
 class CountedRLOO(Counted, RLOOTrainer):
@@ -49,6 +49,7 @@ TRAINERS = {
     "grpo": (GRPOConfig, CountedGRPO),
     "remax": (ReMaxConfig, ReMaxTrainer),
     "dense-grpo": (GRPOConfig, DenseGRPOTrainer),
+    "dense-rloo": (GRPOConfig, DenseRLOOTrainer),
 }
 
 
@@ -65,7 +66,7 @@ def trainer_of(
 ) -> Counted:
     """The trainer `kind` of a policy loaded from the SFT model's folder, from which TRL loads the reference too.
 
-    `reward` and `metrics` are TRL reward functions, the metrics read and never trained on; for "dense-grpo" `reward` is
+    `reward` and `metrics` are TRL reward functions, the metrics read and never trained on; for "dense-..." `reward` is
     a `steps.DenseGRPOTrainer`'s reward_fn. `settings` are fields of its config, `generations` the responses to a
     prompt, the other arguments TRL's. ValueError, TRL's, where `generations` does not divide the rollout batch;
     KeyError for another kind, or a mask (`decide`) for another than "grpo"."""
@@ -80,6 +81,6 @@ def trainer_of(
         disable_dropout=True,
         lr_scheduler_type="constant",
     )
-    if trainer is DenseGRPOTrainer:
+    if issubclass(trainer, DenseGRPOTrainer):
         return trainer(policy, reward_fn=reward, reward_funcs=metrics, args=args, **trl)
     return trainer(policy, reward_funcs=[reward, *metrics], args=args, **trl)

@@ -1,0 +1,60 @@
+"""How often a policy's answer beats the reference's while it learns: what adaptive-mask Figures 4 and 5 draw.
+
+The reference, the SFT model, answers every prompt of a seed's rollouts once, whatever the method. The judge is the true
+return: 1 for a higher one, a half for an equal one. The paper's judge is a large model.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from densereward import pipeline, rollouts, sampling
+from densereward.models import load_causal_lm
+from densereward.pipeline import Run, inputs_of, to_device
+from densereward.seeding import derive
+from densereward.stages import load_json, save_json, stage
+from densereward.testbed import oracle, truth
+from densereward.tokens import tokenize_prompt
+
+
+def reference_returns(run: Run, folder_of_sft: Path) -> dict[str, float]:
+    """{prompt: true return of the SFT model's answer} of the prompts of a seed's rollouts. Random: the answers
+    (seed)."""
+    p = run.profile
+
+    def build_reference(folder: Path) -> None:
+        model, tokenizer = load_causal_lm(folder_of_sft)
+        texts = list(dict.fromkeys(row["prompt"][-1]["content"] for row in rollouts.prompts(run, tokenizer)))
+        ids = [tokenize_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+        draw = derive(run.seed, "reference answers")
+        answers = sampling.sample(to_device(model).eval(), tokenizer, ids, p.max_completion_length, draw)
+        pairs = zip(texts, (truth.text_of(tokenizer, a) for a in answers), strict=True)
+        returns = {text: oracle.true_return(text, answer, p.world.returns) for text, answer in pairs}
+        save_json(folder / "returns.json", returns)
+
+    made = stage(
+        "reference",
+        build_reference,
+        key=run.key("rounds", "rollouts", "max_prompt_length", "max_completion_length"),
+        sources=[*pipeline.DATA, rollouts, sampling, truth],
+        inputs=inputs_of(folder_of_sft),
+        root=run.root,
+    )
+    return load_json(made.path / "returns.json")
+
+
+def metrics(run: Run, folder_of_sft: Path) -> list[Callable]:
+    """What curves record of every rollout batch, by TRL's reward-function interface, never trained on: `truth.metrics`
+    and `win_rate`. None of it without the testbed."""
+    if not run.testbed:
+        return []
+    theirs, returns = reference_returns(run, folder_of_sft), run.profile.world.returns
+
+    def win_rate(prompts, completions, **unused) -> list[float]:
+        found = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            text = prompt[-1]["content"]
+            gap = oracle.true_return(text, completion[0]["content"], returns) - theirs[text]
+            found.append(0.5 if abs(gap) < 1e-9 else float(gap > 0))
+        return found
+
+    return [*truth.metrics(returns), win_rate]
