@@ -84,19 +84,20 @@ def test_every_fitted_normaliser_removes_the_scorers_constant_and_no_normaliser_
 # --- edits
 
 
-def some_answers(n: int = 60) -> pd.DataFrame:
-    draw, w = np.random.default_rng(0), World(kinds=3)
+def some_answers(n: int = 60, parts: int = 1) -> pd.DataFrame:
+    draw, w = np.random.default_rng(0), World(kinds=3, parts=parts)
     pool = world.prompts(w, "test")
     prompts = [pool[int(draw.integers(len(pool)))] for _ in range(n)]
-    texts = [world.answer(*oracle.ask(p), 0.7, w, draw) for p in prompts]
+    texts = [world.answer(oracle.ask(p), 0.7, w, draw) for p in prompts]
     return pd.DataFrame({"prompt": prompts, "text": texts})
 
 
-def test_an_edit_adds_one_clause_of_its_kind_and_changes_nothing_else():
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_edit_adds_one_clause_of_its_kind_and_changes_nothing_else(parts):
     """What an edit is worth must be its clause alone, or a reward is blamed for something else."""
     worth = {"new right item": 1.0, "greeting": 0.0, "off-topic remark": -0.3, "wrong item": -1.0, "repetition": -1.0}
     draw, seen = np.random.default_rng(0), set()
-    for prompt, text in some_answers().itertuples(index=False):
+    for prompt, text in some_answers(parts=parts).itertuples(index=False):
         before = oracle.parse(prompt, text)
         for kind, changed in edits.one_more(prompt, text, draw).items():
             after = oracle.parse(prompt, changed)

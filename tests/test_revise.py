@@ -46,7 +46,7 @@ def contains_in_order(needles: list, hay: list) -> bool:
 def answers(draw):
     """Answers of the world, sound, cut off, or with characters strewn in."""
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    text = w.answer("fruits", int(rng.integers(3, 7)), float(rng.choice([0.1, 0.4, 0.95])), World(kinds=6), rng)
+    text = w.answer({"fruits": int(rng.integers(3, 7))}, float(rng.choice([0.1, 0.4, 0.95])), World(kinds=6), rng)
     how = draw(st.sampled_from(["sound", "cut", "strewn", "doubled", "spaced"]))
     where = int(rng.integers(len(text) + 1))
     if how == "cut":
@@ -56,6 +56,13 @@ def answers(draw):
     if how == "spaced":
         return "".join(c + " " * int(rng.random() < 0.05) for c in text)
     return text + " " + text if how == "doubled" else text
+
+
+def several(parts: int, seed: int) -> tuple[str, list[str]]:
+    """A prompt that asks for so many kinds, and two answers to it."""
+    world, rng = World(kinds=5, parts=parts), np.random.default_rng(seed)
+    prompt = rng.choice(w.prompts(world, "validation"))
+    return str(prompt), [w.answer(oracle.ask(prompt), float(rng.choice([0.1, 0.4, 0.95])), world, rng) for _ in "ab"]
 
 
 # --- the oracle, always right ----------------------------------------------------------------------------------------
@@ -117,6 +124,26 @@ def test_a_clean_and_complete_answer_is_a_failure_not_a_label():
     assert (found.text, found.failure, found.counts["kept"]) == (None, "identical", 3)
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([1, 2, 3, 4]), st.integers(0, 10**6))
+def test_every_kind_that_was_asked_for_is_made_complete(parts, seed):
+    prompt, (rejected, chosen) = several(parts, seed)
+    revised = PERFECT(build.messages(prompt), rejected, chosen)
+    text = rejected.strip() if revised.failure == "identical" else revised.text
+    assert oracle.true_return(prompt, text, "whole") == 3, text
+    counts, before = revised.counts, oracle.parse(prompt, rejected.strip())
+    assert counts.get("kept", 0) == sum(map(good, before))
+    places = counts.get("kept", 0) + counts.get("mended", 0) + counts["added"]
+    assert places >= sum(s.item is not None for s in oracle.parse(prompt, text))
+
+
+def test_a_wrong_item_gives_way_to_any_kind_that_is_short():
+    prompt = "please name three fruits and three tools."
+    rejected, chosen = "apple, drum, saw, apple, pear, plum, lemon.", "drill, axe."
+    revised = PERFECT(build.messages(prompt), rejected, chosen)
+    assert revised.text == "apple, drill, saw, axe, pear, plum."
+
+
 # --- the oracle, erring ----------------------------------------------------------------------------------------------
 
 
@@ -135,6 +162,19 @@ def test_always_erring_it_mends_nothing_and_leaves_nothing_good_alone(rejected, 
         for clause in missed:
             assert clause in rest, "what is missed stays as it is, and in its place"
             rest = rest[rest.index(clause) + len(clause) :]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([2, 3, 4]), st.integers(0, 10**6), st.sampled_from([0.3, 1.0]))
+def test_what_it_breaks_is_of_no_kind_that_was_asked_for(parts, seed, error):
+    prompt, (rejected, chosen) = several(parts, seed)
+    found = oracle_reviser(seed, error)(build.messages(prompt), rejected, chosen)
+    before, after = oracle.parse(prompt, rejected.strip()), oracle.parse(prompt, found.text or rejected.strip())
+    if error == 1.0:  # every right item is broken or kept in other words, and nothing is made up for
+        assert len(after) <= len(before)
+        assert found.counts.get("mended", 0) == found.counts["added"] == 0
+    worse = sum(s.kind in ("wrong", "off_topic") for s in after) - sum(s.kind in ("wrong", "off_topic") for s in before)
+    assert worse <= found.counts.get("broken", 0)
 
 
 def test_broken_costs_and_rewritten_does_not():

@@ -24,12 +24,12 @@ def one_more(prompt: str, text: str, draw: np.random.Generator) -> dict[str, str
     right, place = [s.item for s in spans if s.kind == "correct"], _place(spans, text)
     if not right or place is None:
         return {}
-    kind, number = oracle.ask(prompt)
+    short = [kind for kind, number in oracle.lacking(prompt, right).items() if number]
     named = {s.item for s in spans}
     pools = {
-        "new right item": [_clause(x) for x in w.ITEMS[kind] if x not in named and len(right) < number],
+        "new right item": [_clause(x) for kind in short for x in w.ITEMS[kind] if x not in named],
         "off-topic remark": [x for x in w.REMARKS if x not in text],
-        "wrong item": [_clause(x) for x in w.KIND_OF if w.KIND_OF[x] != kind and x not in named],
+        "wrong item": [_clause(x) for x in w.others(oracle.ask(prompt)) if x not in named],
         "repetition": [_clause(x) for x in right],
     }
     found = {name: _behind(text, place, str(draw.choice(pool))) for name, pool in pools.items() if pool}

@@ -7,8 +7,8 @@ its spans do not: what is varied is over how many decisions a reward is spread, 
 preference pairs (`PAIRS`). Reviser: TLCR's rows by error rate (`ERRORS`).
 
 A run belongs to a cell if its parameters are those that the cell's command would give it (`identity.same`), so a
-missing one is named by a line that makes it. Left out: longer answers of more spans, which this world cannot write (a
-kind has eight items); settings tuned for each cell.
+missing one is named by a line that makes it. Left out: longer answers of more spans, which a world of more parts would
+write; settings tuned for each cell.
 """
 
 import json

@@ -46,17 +46,17 @@ def _reply(text: str) -> list[dict]:
     return [{"role": "assistant", "content": text}]
 
 
-def _draw(pool: list[str], world: World, rng: np.random.Generator) -> tuple[str, str, int]:
+def _draw(pool: list[str], world: World, rng: np.random.Generator) -> tuple[str, dict[str, int]]:
     prompt = pool[int(rng.integers(len(pool)))]
-    return prompt, *oracle.ask(prompt)
+    return prompt, oracle.ask(prompt)
 
 
 def dialogues(world: World, split: str, n: int, rng: np.random.Generator) -> list[dict]:
     """n dialogues {"prompt", "completion"}, answers of mixed quality (random: prompts, qualities, answers)."""
     pool, rows = w.prompts(world, split), []
     for _ in range(n):
-        prompt, kind, number = _draw(pool, world, rng)
-        text = w.answer(kind, number, float(rng.choice(w.QUALITIES)), world, rng)
+        prompt, asked = _draw(pool, world, rng)
+        text = w.answer(asked, float(rng.choice(w.QUALITIES)), world, rng)
         rows.append({"prompt": messages(prompt), "completion": _reply(text)})
     return rows
 
@@ -71,12 +71,12 @@ def preference_pairs(world: World, split: str, n: int, rng: np.random.Generator,
     label, so the labels of the pairs that stay are exact draws. Random: everything; identical pairs are redrawn."""
     pool, rows, lead = w.prompts(world, split), [], 0.0  # lead: expected wins of the longer answer less its losses
     while len(rows) < n:
-        prompt, kind, number = _draw(pool, world, rng)
-        first = w.answer(kind, number, float(rng.choice(w.QUALITIES)), world, rng)
+        prompt, asked = _draw(pool, world, rng)
+        first = w.answer(asked, float(rng.choice(w.QUALITIES)), world, rng)
         if rng.random() < contrast:
             second = swap_items(prompt, first, int(rng.integers(1, 3)), rng)
         else:
-            second = w.answer(kind, number, float(rng.choice(w.QUALITIES)), world, rng)
+            second = w.answer(asked, float(rng.choice(w.QUALITIES)), world, rng)
         if first == second:
             continue
         gap = oracle.true_return(prompt, first, world.returns) - oracle.true_return(prompt, second, world.returns)
@@ -94,13 +94,17 @@ def swap_items(
     prompt: str, text: str, n: int, rng: np.random.Generator, only: tuple[str, ...] = ("correct", "wrong")
 ) -> str:
     """The same answer with up to n items (of spans of the kinds `only`) exchanged, right for wrong and wrong for right;
-    nothing else changes. Comes back unchanged when there is nothing to exchange."""
-    kind, _ = oracle.ask(prompt)
+    nothing else changes. A right one is of a kind that is short of its number, if any is. Comes back unchanged when
+    there is nothing to exchange."""
+    asked = oracle.ask(prompt)
     spans = [s for s in oracle.parse(prompt, text) if s.kind in only and not s.misspelt]
     named = {s.item for s in oracle.parse(prompt, text)}
     for i in sorted(rng.permutation(len(spans))[:n], reverse=True):
         span = spans[i]
-        pool = [x for x in w.KIND_OF if (w.KIND_OF[x] == kind) != (span.kind == "correct") and x not in named]
+        right = [s.item for s in oracle.parse(prompt, text) if s.kind == "correct"]
+        short = [kind for kind, number in oracle.lacking(prompt, right).items() if number] or asked
+        items = w.others(asked) if span.kind == "correct" else [x for x in w.KIND_OF if w.KIND_OF[x] in short]
+        pool = [x for x in items if x not in named]
         if pool:
             new = str(rng.choice(pool))
             named.add(new)

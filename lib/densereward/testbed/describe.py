@@ -38,7 +38,7 @@ def answers(world: World, n: int, seed: int, split: str = "sft") -> pd.DataFrame
     pool, rng, rows = w.prompts(world, split), stream(seed, "describe"), []
     for _ in range(n):
         prompt, quality = pool[int(rng.integers(len(pool)))], float(rng.choice(w.QUALITIES))
-        text = w.answer(*oracle.ask(prompt), quality, world, rng)
+        text = w.answer(oracle.ask(prompt), quality, world, rng)
         rows.append(
             {
                 "prompt": prompt,
@@ -74,8 +74,8 @@ def splits(world: World) -> pd.DataFrame:
     rows = []
     for name, prompts in found.items():
         others = {p for other, pool in found.items() if other != name for p in pool}
-        asked = {oracle.ask(p) for p in prompts}
-        kept = {oracle.ask(p) for p in prompts if _held_out(p)}
+        asked = {part for p in prompts for part in oracle.ask(p).items()}
+        kept = [part for part in asked if w.held_out(*part)]
         rows.append({"split": name, "prompts": len(prompts), "combinations": len(asked), "of these held out": len(kept),
                      "prompts in another split": len(others & set(prompts))})  # fmt: skip
     return pd.DataFrame(rows)
@@ -83,12 +83,8 @@ def splits(world: World) -> pd.DataFrame:
 
 def held_out(world: World) -> str:
     """The combinations that only the test split asks for."""
-    return ", ".join(f"{number} {kind}" for kind in world.asked for number in w.NUMBERS if w.held_out(kind, number))
-
-
-def _held_out(prompt: str) -> bool:
-    kind, number = oracle.ask(prompt)
-    return w.held_out(kind, {n: word for word, n in w.NUMBERS.items()}[number])
+    parts = [(word, kind) for kind in world.asked for word, n in w.NUMBERS.items() if w.held_out(kind, n)]
+    return ", ".join(f"{word} {kind}" for word, kind in parts)
 
 
 def boundaries(tokenizer, pairs, batch: dict, methods: list[Method], seed: int) -> pd.DataFrame:

@@ -4,11 +4,16 @@ It sees only the plain text of a prompt and an answer, never how the answer was 
 nonsensical answers are all covered, character by character. A span begins with the joint before it (", and ") and the
 final full stop belongs to the last span, so spans partition the text.
 
+Where a prompt asks for several kinds, each kind's number is counted for itself, and the order of the kinds does not
+matter.
+
 Left out: partial worth inside a span. Where a span's credit sits among its tokens is not defined; fidelity is measured
 per span.
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,12 +40,18 @@ class Span:
     misspelt: bool = False
 
 
-def ask(prompt: str) -> tuple[str, int]:
-    """(kind, number) that a prompt asks for; ValueError if it is not a prompt of this world."""
-    found = _ASKED.search(prompt)
+def ask(prompt: str) -> dict[str, int]:
+    """What a prompt asks for, number by kind, in its order; ValueError if it is not a prompt of this world."""
+    found = {kind: w.NUMBERS[number] for number, kind in _ASKED.findall(prompt)}
     if not found:
         raise ValueError(f"not a testbed prompt: {prompt!r} names no number and kind, such as 'four fruits'")
-    return found[2], w.NUMBERS[found[1]]
+    return found
+
+
+def lacking(prompt: str, items: Iterable[str]) -> dict[str, int]:
+    """How many of each kind that a prompt asks for are missing where `items` are there."""
+    there = Counter(w.KIND_OF[item] for item in items)
+    return {kind: max(0, number - there[kind]) for kind, number in ask(prompt).items()}
 
 
 def parse(prompt: str, response: str) -> list[Span]:
@@ -48,18 +59,19 @@ def parse(prompt: str, response: str) -> list[Span]:
 
     Kinds and credits are those of `world.CREDITS`; the last span of an answer without a final full stop carries
     `world.UNFINISHED` on top."""
-    kind, number = ask(prompt)
+    left = ask(prompt)  # how many of each kind are still to come
     if not response:
         return [Span("junk", 0, 0, w.EMPTY)]
-    spans, seen, correct = [], set(), 0
+    spans, seen = [], set()
     pieces = _pieces(response)
     for i, (start, body, end) in enumerate(pieces):
         text = response[body:end].strip()
         text = text[:-1] if i == len(pieces) - 1 and text.endswith(".") else text
-        what, item, misspelt = _classify(text, kind, first=i == 0, last=i == len(pieces) - 1)
+        what, item, misspelt = _classify(text, left, first=i == 0, last=i == len(pieces) - 1)
         if what == "correct":
-            what = "repetition" if item in seen else "not_asked" if correct >= number else "correct"
-            correct += what == "correct"
+            kind = w.KIND_OF[item]
+            what = "repetition" if item in seen else "correct" if left[kind] else "not_asked"
+            left[kind] -= what == "correct"
         elif what in ("off_topic", "greeting", "closing") and text in seen:
             what = "repetition"
         seen.add(item or text)
@@ -86,7 +98,7 @@ def _pieces(response: str) -> list[tuple[int, int, int]]:
     return pieces
 
 
-def _classify(text: str, kind: str, first: bool, last: bool) -> tuple[str, str | None, bool]:
+def _classify(text: str, asked: Iterable[str], first: bool, last: bool) -> tuple[str, str | None, bool]:
     """(kind of span, item, misspelt) of one piece of text, before repetition and number are looked at."""
     if text in w.GREETINGS:
         return ("greeting" if first else "off_topic"), None, False
@@ -100,7 +112,7 @@ def _classify(text: str, kind: str, first: bool, last: bool) -> tuple[str, str |
     item = found["item"] if found["item"] in w.KIND_OF else _NEAR.get(found["item"])
     if item is None:
         return "junk", None, False
-    return ("correct" if w.KIND_OF[item] == kind else "wrong"), item, item != found["item"]
+    return ("correct" if w.KIND_OF[item] in asked else "wrong"), item, item != found["item"]
 
 
 def _neighbours() -> dict[str, str]:
@@ -118,7 +130,7 @@ _NEAR = _neighbours()
 
 
 def additive(spans: list[Span], number: int) -> float:
-    """The sum of the credits."""
+    """The sum of the credits; `number` is of all items that were asked for, here and below."""
     return sum(s.credit for s in spans)
 
 
@@ -145,7 +157,7 @@ RETURNS = {"additive": additive, "coverage": coverage, "whole": whole}
 
 def true_return(prompt: str, response: str, returns: str = "additive") -> float:
     """The true return of an answer under one of `RETURNS` (in units of credit)."""
-    return RETURNS[returns](parse(prompt, response), ask(prompt)[1])
+    return RETURNS[returns](parse(prompt, response), sum(ask(prompt).values()))
 
 
 def token_spans(spans: list[Span], offsets: list[tuple[int, int]]) -> np.ndarray:
@@ -160,7 +172,7 @@ def summary(prompt: str, response: str) -> dict[str, float]:
     """What an evaluation reports of one answer: true return, spans of each kind, fact accuracy (nan without any
     item)."""
     spans = parse(prompt, response)
-    number = ask(prompt)[1]
+    number = sum(ask(prompt).values())
     counts = {kind: sum(s.kind == kind for s in spans) for kind in w.CREDITS}
     facts = [s.item is not None and s.kind != "wrong" for s in spans if s.item is not None]
     return {

@@ -6,7 +6,7 @@ perfect one would hand the truth over. It reads rejected answers with the oracle
 | the span | what becomes of it |
 | --- | --- |
 | wrong item, repeated item | exchanged for a right item that is not there yet while one is missing, else left out |
-| right item beyond the number asked for, off-topic, junk, any other repetition | left out |
+| right item beyond its kind's number, off-topic, junk, any other repetition | left out |
 | right item, misspelt | spelt right |
 | right item, greeting at the start, closing at the end | stays |
 
@@ -14,9 +14,9 @@ Right items that are still missing are added behind the last one, a full stop to
 answer first, then any. A span keeps the joint before it, unless it comes to stand first or behind the greeting.
 
 With probability `error` each, independently: a defect (a span of the first three rows, a missing item, the missing full
-stop) is missed, which the reviser then takes for right; a good span is, at even odds, broken (a right item is exchanged
-for a wrong one, a greeting or closing for a remark) or rewritten without need (other words around the same item,
-another greeting or closing).
+stop) is missed, which the reviser then takes for right, a wrong item for one of the missing; a good span is, at even
+odds, broken (a right item is exchanged for a wrong one, a greeting or closing for a remark) or rewritten without need
+(other words around the same item, another greeting or closing).
 
 Left out: reordering, and errors that depend on what the span says.
 """
@@ -54,16 +54,15 @@ def oracle_reviser(seed: int, error: float = 0.1) -> Reviser:
 
 
 def _revise(prompt: str, rejected: str, chosen: str, error: float, draw: np.random.Generator) -> tuple[str, dict]:
-    _, number = oracle.ask(prompt)
     spans, counts, out = oracle.parse(prompt, rejected), Counter(), []
     errs = draw.random(len(spans)) < error
     taken = [s.kind == "correct" or (err and s.item is not None) for s, err in zip(spans, errs)]  # for right
-    missing = max(0, number - sum(taken))
-    fresh = _fresh(prompt, spans, chosen, draw)
+    fresh = _fresh(prompt, spans, oracle.lacking(prompt, [s.item for s, t in zip(spans, taken) if t]), chosen, draw)
+    missing = max(0, len(fresh) - sum(t and s.kind == "wrong" for s, t in zip(spans, taken)))
     for i, (span, (joint, clause), err) in enumerate(zip(spans, _pieces(rejected, spans), errs)):
         good = span.kind in GOOD and not span.misspelt
         if good and err:
-            fate, clause = _spoil(span, clause, {s.item for s in spans}, draw)
+            fate, clause = _spoil(span, clause, _wrong(prompt, spans), draw)
         elif good or err:
             fate = "kept" if good else "missed"
         else:
@@ -99,13 +98,22 @@ def _pieces(text: str, spans: list[oracle.Span]) -> list[tuple[str, str]]:
     return pieces
 
 
-def _fresh(prompt: str, spans: list[oracle.Span], chosen: str, draw: np.random.Generator) -> list[str]:
-    """Right items that the answer lacks: the chosen answer's in their order, then the others, shuffled."""
-    kind, _ = oracle.ask(prompt)
-    named = {s.item for s in spans}
+def _fresh(prompt: str, spans: list[oracle.Span], lacks: dict, chosen: str, draw: np.random.Generator) -> list[str]:
+    """Right items that the answer lacks, of each kind its number: the chosen answer's in their order, then the others,
+    kind by kind, shuffled."""
+    named, found = {s.item for s in spans}, []
     first = [s.item for s in oracle.parse(prompt, chosen) if s.kind in ("correct", "not_asked")]
-    others = [str(x) for x in draw.permutation(w.ITEMS[kind])]
-    return [x for x in dict.fromkeys(first + others) if x not in named]
+    others = [str(x) for kind in lacks for x in draw.permutation(w.ITEMS[kind])]
+    for item in dict.fromkeys(first + others):
+        if item not in named and sum(w.KIND_OF[x] == w.KIND_OF[item] for x in found) < lacks[w.KIND_OF[item]]:
+            found.append(item)
+    return found
+
+
+def _wrong(prompt: str, spans: list[oracle.Span]) -> list[str]:
+    """Wrong items that the answer has not named; all of them, if it has named every one."""
+    wrong, named = w.others(oracle.ask(prompt)), {s.item for s in spans}
+    return [x for x in wrong if x not in named] or wrong
 
 
 def _exchange(clause: str, item: str) -> str:
@@ -115,12 +123,11 @@ def _exchange(clause: str, item: str) -> str:
     return clause[: at[0] + shift] + item + clause[at[1] + shift :]
 
 
-def _spoil(span: oracle.Span, clause: str, named: set, draw: np.random.Generator) -> tuple[str, str]:
+def _spoil(span: oracle.Span, clause: str, wrong: list[str], draw: np.random.Generator) -> tuple[str, str]:
     """(fate, clause) of a good span that the reviser should have left alone."""
     broken = draw.random() < 0.5
     if span.kind == "correct":
         if broken:
-            wrong = [x for x in w.KIND_OF if w.KIND_OF[x] != w.KIND_OF[span.item] and x not in named]
             return "broken", _exchange(clause, str(draw.choice(wrong)))
         pool = [form.format(x=span.item) for form in w.FORMS]
     else:

@@ -164,7 +164,7 @@ def oracle_rewards(method: Method, tokenizer, returns: str, unit: float, draw: t
         ids, credits, parsed = spans_of(tokenizer, prompts, completions)
         ids = torch.nn.functional.pad(ids, (0, mask.size(1) - ids.size(1)), value=-1)
         last = ids.max(1, keepdim=True).values
-        total = [oracle.RETURNS[returns](s, oracle.ask(p)[1]) for p, s in zip(prompts, parsed, strict=True)]
+        total = [oracle.RETURNS[returns](s, sum(oracle.ask(p).values())) for p, s in zip(prompts, parsed, strict=True)]
         credits = credits.scatter_add(
             1, last, torch.tensor(total)[:, None].to(credits.dtype) - credits.sum(1, keepdim=True)
         )

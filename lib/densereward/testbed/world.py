@@ -1,9 +1,10 @@
 """A closed world in which every word of an answer has a known worth.
 
-A prompt asks for a number of things of one kind ("please name four fruits for a picnic."). An answer is a row of spans,
-each of a documented kind with a documented credit (`CREDITS`); how good an answer is, is decided by its spans alone.
-Nothing here is learnt and nothing is hidden: `oracle.py` recovers every span from the plain text of prompt and answer,
-so a policy that was never near this generator is scored by the same rules.
+A prompt asks for a number of things of one kind ("please name four fruits for a picnic."), or of several at once
+(`World.parts`: "please name four fruits, three tools and six clothes for a picnic."), which makes answers of more
+spans. An answer is a row of spans, each of a documented kind with a documented credit (`CREDITS`); how good an answer
+is, is decided by its spans alone. Nothing here is learnt and nothing is hidden: `oracle.py` recovers every span from
+the plain text of prompt and answer, so a policy that was never near this generator is scored by the same rules.
 
 What makes it a fair place to compare rewards:
 - an answer has a latent quality (the chance that an item is right), drawn apart from its style and its length;
@@ -14,7 +15,7 @@ What makes it a fair place to compare rewards:
 - repetitions, long loops among them, are frequent enough to be learnt from preferences;
 - prompts of all splits are disjoint, and one (kind, number) combination per kind occurs in the test split only.
 
-Left out: anything a reader could not check by eye - grammar, dialogue, more than one kind per prompt.
+Left out: anything a reader could not check by eye - grammar, dialogue; an order among the parts of an answer.
 """
 
 import hashlib
@@ -36,9 +37,9 @@ KIND_OF = {item: kind for kind, items in ITEMS.items() for item in items}
 NUMBERS = {"three": 3, "four": 4, "five": 5, "six": 6}
 
 CREDITS = {  # per span; the true return of an answer is their sum (see oracle.RETURNS for the returns that are not)
-    "correct": 1.0,  # an item of the kind that was asked for, not named before, within the number asked for
-    "wrong": -1.0,  # an item of another kind
-    "not_asked": -0.2,  # a right item beyond the number asked for
+    "correct": 1.0,  # an item of a kind that was asked for, not named before, within that kind's number
+    "wrong": -1.0,  # an item of a kind that was not asked for
+    "not_asked": -0.2,  # a right item beyond its kind's number
     "repetition": -1.0,  # a right item, a remark, a greeting or a closing that was there before
     "off_topic": -0.3,  # a remark that answers nothing; a greeting or a closing out of its place
     "greeting": 0.0,  # at the start
@@ -76,65 +77,98 @@ SPLITS = {"sft": 0.35, "preference": 0.30, "ppo": 0.20, "validation": 0.05, "tes
 @dataclass(frozen=True)
 class World:
     """What can be asked, and how label noise and length are set. `kinds` is how many of the six kinds are ever asked
-    for: 3 give 144 (item, kind) facts and 6 give 288; the other kinds only supply wrong items."""
+    for: 3 give 144 (item, kind) facts and 6 give 288; the other kinds only supply wrong items. `parts` is how many of
+    these a prompt asks for at once; where it is all of them, the same items are right for every prompt. ValueError
+    unless 1 <= parts <= kinds, and some kind is left to be wrong."""
 
     kinds: int = 3
+    parts: int = 1
     temperature: float = 0.5  # of the Bradley-Terry label, in units of return
-    repeats: float = 0.5  # share of answers that repeat something: one to three items, or one clause in a loop
+    repeats: float = 0.5  # share of answers that repeat something, per part: one to three items, or a clause in a loop
     returns: str = "additive"  # a key of oracle.RETURNS
+
+    def __post_init__(self):
+        if not (1 <= self.parts <= self.kinds <= len(ITEMS) and self.parts < len(ITEMS)):
+            limits = f"1 <= parts <= kinds <= {len(ITEMS)} and parts < {len(ITEMS)}"
+            raise ValueError(f"parts is {self.parts} and kinds is {self.kinds}; choose them so that {limits}")
 
     @property
     def asked(self) -> tuple[str, ...]:
         return tuple(ITEMS)[: self.kinds]
 
 
-def held_out(kind: str, number: str) -> bool:
+def held_out(kind: str, number: int) -> bool:
     """Whether a (kind, number) combination is kept for the test split: one number per kind."""
-    return tuple(NUMBERS)[tuple(ITEMS).index(kind) % len(NUMBERS)] == number
+    return tuple(NUMBERS.values())[tuple(ITEMS).index(kind) % len(NUMBERS)] == number
+
+
+def others(asked: dict[str, int]) -> list[str]:
+    """Every item that is wrong where `asked` is asked for."""
+    return [item for item, kind in KIND_OF.items() if kind not in asked]
 
 
 def prompts(world: World, split: str) -> list[str]:
     """All prompts of a split, in a fixed shuffled order. Which split a prompt is in depends on its text alone, so no
     seed can move a test prompt into training. The test split holds its share of the ordinary prompts and a like share
-    of the held-out ones."""
+    of the held-out ones. Only the first part of a prompt may be held out: the first alone decides the split and what
+    the others are, so there are as many prompts whatever `world.parts` is."""
     edges = dict(zip(SPLITS, itertools.accumulate(SPLITS.values()), strict=True))
     low, high = edges[split] - SPLITS[split], edges[split]
     chosen = []
     for opener, request, k, c, o in itertools.product(OPENERS, REQUESTS, NUMBERS, world.asked, OCCASIONS):
         text = opener + request.format(k=k, c=c, o=o)
         draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-        if low <= draw < high and (split == "test" or not held_out(c, k)):
-            chosen.append((draw, text))
+        if low <= draw < high and (split == "test" or not held_out(c, NUMBERS[k])):
+            more = _more(text, c, world) if world.parts > 1 else ""
+            chosen.append((draw, opener + request.format(k=k, c=c + more, o=o)))
     return [text for _, text in sorted(chosen)]
 
 
-def answer(kind: str, number: int, quality: float, world: World, rng: np.random.Generator) -> str:
-    """One answer of the given latent quality: K - 1 to K + 2 item clauses, and a style drawn apart from the quality."""
-    right = list(rng.permutation(ITEMS[kind]))
-    others = [item for item in KIND_OF if KIND_OF[item] != kind]
-    clauses, named = [], []
-    for _ in range(number + int(rng.integers(-1, 3))):
-        item = right.pop() if rng.random() < quality and right else str(rng.choice(others))
-        named.append(item)
-        clauses.append(_clause(item, rng))
-    if rng.random() < world.repeats:  # say something again, once or in a loop
-        again = int(rng.integers(len(named)))
-        if rng.random() < 0.3:
-            clauses[again + 1 : again + 1] = [clauses[again]] * int(rng.integers(2, 6))
-        else:
-            for _ in range(int(rng.integers(1, 4))):
-                again = int(rng.integers(len(named)))
-                where = int(rng.integers(again + 1, len(clauses) + 1))
-                clauses.insert(where, _clause(named[again], rng))
-    if rng.random() < 0.10:
-        spoil = int(rng.integers(len(clauses)))
-        clauses[spoil] = _misspell(clauses[spoil], rng)
-    if rng.random() < 0.20:
-        clauses.insert(int(rng.integers(len(clauses) + 1)), str(rng.choice(REMARKS)))
+def _more(text: str, first: str, world: World) -> str:
+    """The further parts of a prompt that asks for the kind `first` alone, in words: ", three tools and six clothes".
+    Drawn from its text; kinds differ, none is held out, and a world of more parts goes on where one of fewer ends."""
+    draw, parts = np.random.default_rng(list(hashlib.sha256(text.encode()).digest())), []
+    for kind in draw.permutation([kind for kind in world.asked if kind != first])[: world.parts - 1]:
+        numbers = [word for word, number in NUMBERS.items() if not held_out(kind, number)]
+        parts.append(f"{draw.choice(numbers)} {kind}")
+    return "".join(f", {part}" for part in parts[:-1]) + f" and {parts[-1]}"
+
+
+def answer(asked: dict[str, int], quality: float, world: World, rng: np.random.Generator) -> str:
+    """One answer of the given latent quality to what is `asked` (see `oracle.ask`): for each part in turn K - 1 to
+    K + 2 item clauses, and a style drawn apart from the quality. Repetitions, a misspelling and a remark are drawn once
+    per part, anywhere in the answer."""
+    clauses, named, wrong = [], [], others(asked)
+    for kind, number in asked.items():
+        right = list(rng.permutation(ITEMS[kind]))
+        for _ in range(number + int(rng.integers(-1, 3))):
+            item = right.pop() if rng.random() < quality and right else str(rng.choice(wrong))
+            named.append(item)
+            clauses.append(_clause(item, rng))
+    for _ in asked:
+        if rng.random() < world.repeats:
+            _repeat(clauses, named, rng)
+        if rng.random() < 0.10:
+            spoil = int(rng.integers(len(clauses)))
+            clauses[spoil] = _misspell(clauses[spoil], rng)
+        if rng.random() < 0.20:
+            clauses.insert(int(rng.integers(len(clauses) + 1)), str(rng.choice(REMARKS)))
     if rng.random() < 0.5:
         clauses.append(str(rng.choice(CLOSINGS)))
     text = clauses[0] + "".join(str(rng.choice(JOINTS)) + clause for clause in clauses[1:]) + "."
     return f"{rng.choice(GREETINGS)} {text}" if rng.random() < 0.6 else text
+
+
+def _repeat(clauses: list[str], named: list[str], rng: np.random.Generator) -> None:
+    """Say something again: one clause in a loop, or one to three of the items `named` anywhere behind."""
+    again = int(rng.integers(len(named)))
+    if rng.random() < 0.3:
+        clauses[again + 1 : again + 1] = [clauses[again]] * int(rng.integers(2, 6))
+        return
+    for _ in range(int(rng.integers(1, 4))):
+        again = int(rng.integers(len(named)))
+        where = int(rng.integers(again + 1, len(clauses) + 1))
+        clauses.insert(where, _clause(named[again], rng))
 
 
 def _clause(item: str, rng: np.random.Generator) -> str:
