@@ -212,8 +212,14 @@ def test_the_real_test_sets_are_read_and_counted():
     parts, report = data.load(str(HH), seed=1)
     assert (report.read, report.kept, report.identical, report.early_divergence) == (8552, 8485, 36, 17)
     assert {name: len(part) for name, part in parts.items()} == {
-        "sft": 2965, "preference": 2563, "ppo": 1288, "validation": 431, "test": 1238
+        "sft": 1387, "preference": 2932, "ppo": 2928, "validation": 451, "test": 787
     }  # fmt: skip
+
+
+def test_what_is_not_held_out_is_split_as_tlcr_splits_it():
+    learnt = [data.SHARES[name] for name in ("sft", "preference", "ppo")]
+    assert [share / sum(learnt) for share in learnt] == pytest.approx([0.2, 0.4, 0.4])
+    assert sum(data.SHARES.values()) == pytest.approx(1) and min(data.SHARES.values()) >= 0.05
 
 
 # ---- splits ----
@@ -266,7 +272,10 @@ def test_a_prompt_judged_twice_is_rolled_out_once():
 
 
 def test_the_split_of_a_prompt_is_pinned():
-    assert openings(data.splits(many(40), 0)["validation"]) == {"question 14", "question 21", "question 35"}
+    parts = data.splits(many(120), 0)
+    assert openings(parts["validation"]) == {"question 83"}
+    numbers = (1, 27, 51, 62, 67, 70, 75, 77, 81, 85, 94, 99, 103, 104, 106, 107)
+    assert openings(parts["test"]) == {f"question {i}" for i in numbers}
 
 
 def test_too_little_data_for_every_split_is_an_error(tmp_path):
