@@ -4,6 +4,7 @@ the truth."""
 import json
 import shlex
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 import typer
 from sklearn.metrics import roc_auc_score
 
-from densereward import horizon_figures, process_figures, study
+from densereward import horizon_figures, models, process_figures, study
 from densereward.evaluation import best_of_n, edit_labels, horizon
 from densereward.identity import parameters
 from densereward.labeling import labelled
@@ -24,10 +25,10 @@ from densereward.records import read_records
 from densereward.revision import conversations, revise_rows
 from densereward.seeding import derive
 from densereward.testbed import revise, truth
-from densereward.tokens import tokenize_pairs
+from densereward.tokens import tokenize_pairs, tokenize_prompt
 from test_figures import record
 
-SWEEPS = ("length", "pairs", "error")
+SWEEPS = ("length", "spans", "pairs", "error")
 
 
 def parsed(line: str) -> dict:
@@ -67,12 +68,13 @@ def test_the_lines_for_what_is_missing_parse_and_make_exactly_that(sweep):
     assert parsed(line)["methods"] == gone["method"]
 
 
-def test_committed_runs_of_the_comparison_are_the_first_cell():
+@pytest.mark.parametrize("sweep", horizon.OF_LENGTH)
+def test_committed_runs_of_the_comparison_are_the_first_cell(sweep):
     """What the study has measured already is not asked for again."""
     records = read_records(ROOT / "data" / "results" / "cpu" / "runs.jsonl")
-    first = next(c for c in horizon.cells("cpu") if c.sweep == "length")
+    first = next(c for c in horizon.cells("cpu") if c.sweep == sweep)
     assert horizon.missing(records, first, "cpu") == ()
-    frame = horizon.values(records, "length", "cpu")
+    frame = horizon.values(records, sweep, "cpu")
     sft = [r["final"]["length"] for r in horizon.found(records, first, "cpu") if r["method"] == "sft"]
     assert frame["at"].min() == pytest.approx(np.mean(sft), abs=0.06)
 
@@ -121,9 +123,40 @@ def test_lengths_go_from_words_to_letters_and_limits_cut_next_to_nothing():
     assert found["tokens per answer"].iloc[-1] > 4 * found["tokens per answer"].iloc[0]
     assert (found["cut (share)"] < 0.005).all()
     assert (found.limit / found["tokens per answer"]).between(3, 4.5).all(), "room for loops differs between lengths"
+    assert found["spans per answer"].nunique() == 1, "the same answers"
     for changes in horizon.LENGTHS:
         p = profile("cpu", **changes)
         assert p.max_prompt_length >= {768: 20, 400: 40, 275: 70, 261: 80}[p.vocab_size]
+
+
+def test_more_parts_make_answers_of_more_spans_up_to_200_tokens():
+    run = Run(profile("cpu"))
+    found = horizon.token_lengths(run, 300, "spans")
+    assert (found["spans per answer"] / found["spans per answer"].iloc[0]).tolist() == pytest.approx(
+        [1, 1.85, 2.7, 3.5], rel=0.1
+    )
+    assert found["tokens per answer"].iloc[-1] == pytest.approx(200, abs=8)
+    assert (found["cut (share)"] == 0).all()
+    assert (found.limit / found["tokens per answer"]).between(3, 4.5).all(), "room for loops differs between lengths"
+    for changes in horizon.SPANS:
+        p = profile("cpu", **changes)
+        assert p.world.kinds == p.world.parts + 2, "how many kinds are asked for, and not this time, differs"
+        texts = [row["prompt"] for row in replace(run, profile=p).splits(ppo=300)["ppo"]]
+        words = [m["content"] for row in texts for m in row]
+        tokenizer = models.build_tokenizer(words, p.vocab_size)
+        longest = max(len(tokenize_prompt(tokenizer, row)) for row in texts)
+        assert longest <= p.max_prompt_length, "prompts would be left out"
+
+
+def test_values_know_how_many_kinds_a_prompt_asks_for():
+    cells = [c for c in horizon.cells("cpu") if c.sweep == "spans"][:2]
+    made_of = [made(cell, name, 0) for cell in cells for name in ("sft", "bandit")]
+    for r, length in zip(made_of, (30.0, 30.0, 60.0, 60.0)):
+        r["final"] = r["final"] | {"length": length}
+    frame = horizon.values(made_of, "spans", "cpu")
+    assert frame.groupby("at")["parts"].first().to_dict() == {30.0: 1, 60.0: 2}
+    table = horizon.table(made_of, "spans", "cpu")
+    assert "kinds 4, parts 2, max completion length 256" in set(table.setting)
 
 
 # --- labels

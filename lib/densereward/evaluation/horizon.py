@@ -1,14 +1,15 @@
 """Beyond the papers: does the gain of dense rewards grow with the length of a response, shrink with a weak reward
 model, and survive a poor reviser? Which runs answer that, and what their records say.
 
-Length: the same world, answers and returns in more and more tokens. A smaller vocabulary cuts the same words into more
-pieces, down to a token per letter (`LENGTHS`); the limit on length grows with it. So the actions of an answer grow and
-its spans do not: what is varied is over how many decisions a reward is spread, nothing else. Reward-model data: fewer
-preference pairs (`PAIRS`). Reviser: TLCR's rows by error rate (`ERRORS`).
+Length, in two ways, the limit on length growing with it. Tokens: the same world, answers and returns in more and more
+tokens, as a smaller vocabulary cuts the same words into more pieces, down to a token per letter (`LENGTHS`): over how
+many actions a reward is spread, nothing else. Spans: prompts that ask for more kinds at once (`SPANS`), so that there
+is more to get right, and returns are on a larger scale. Reward-model data: fewer preference pairs (`PAIRS`). Reviser:
+TLCR's rows by error rate (`ERRORS`).
 
 A run belongs to a cell if its parameters are those that the cell's command would give it (`identity.same`), so a
-missing one is named by a line that makes it. Left out: longer answers of more spans, which a world of more parts would
-write; settings tuned for each cell.
+missing one is named by a line that makes it. Left out: settings tuned for each cell; a label noise that grows with the
+returns of longer answers.
 """
 
 import json
@@ -25,6 +26,7 @@ from densereward.methods import METHODS
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import latest
+from densereward.testbed import oracle
 
 RETURN = "final.true_return"
 SEEDS = (0, 1, 2)
@@ -34,6 +36,13 @@ LENGTHS = (  # tokens per word and less: about 32, 50, 100, 144 tokens per answe
     {"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360},
     {"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520},
 )
+SPANS = (  # about 32, 64, 95, 200 tokens; the last also cuts words into pieces. Two kinds are never asked for at once
+    {},
+    {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 256},
+    {"world": {"kinds": 5, "parts": 3}, "max_completion_length": 384},
+    {"world": {"kinds": 6, "parts": 4}, "vocab_size": 350, "max_prompt_length": 80, "max_completion_length": 640},
+)
+OF_LENGTH = {"length": LENGTHS, "spans": SPANS}  # sweeps that stand over the tokens of the SFT model's answers
 PAIRS = (4_000, 12_000, 28_000)
 ERRORS = {"tlcr-error-0": 0.0, "tlcr": 0.1, "tlcr-error-0.3": 0.3, "tlcr-error-0.5": 0.5}
 LEARNED = ("bandit", "segment", "token")
@@ -59,10 +68,10 @@ class Cell:
 
 
 def cells(profile: str) -> list[Cell]:
-    """Every cell of the three sweeps at a profile. A length stands by its number, as its tokens are measured."""
+    """Every cell of the four sweeps at a profile. A length stands by its number, as its tokens are measured."""
     full = profile_row(profile).pairs
     of_length = ("sft", *LEARNED, "oracle-sequence", "oracle-dense")
-    lengths = [Cell("length", i, of_length, changes) for i, changes in enumerate(LENGTHS)]
+    lengths = [Cell(sweep, i, of_length, x) for sweep, found in OF_LENGTH.items() for i, x in enumerate(found)]
     pairs = [Cell("pairs", n, LEARNED, {"pairs": n} if n != full else {}) for n in sorted({*PAIRS, full})]
     return lengths + pairs + [Cell("error", error, (name,)) for name, error in ERRORS.items()]
 
@@ -110,16 +119,18 @@ def to_do(records: list[dict], sweep: str, profile: str) -> str:
 
 
 def values(records: list[dict], sweep: str, profile: str, name: str = RETURN) -> pd.DataFrame:
-    """Columns at, method, seed, value of the dotted `name` of every record of a sweep; `at` of the sweep "length" is
-    the mean length of the SFT model's answers (tokens), and lengths without an SFT record are left out."""
-    frames = [pd.DataFrame(columns=["at", "method", "seed", "value"])]
+    """Columns at, method, seed, value, parts (kinds that a prompt asks for at once) of the dotted `name` of every
+    record of a sweep; `at` of OF_LENGTH is the mean length of the SFT model's answers (tokens), and lengths without an
+    SFT record are left out."""
+    frames = [pd.DataFrame(columns=["at", "method", "seed", "value", "parts"])]
     for cell in cells(profile):
         if cell.sweep == sweep:
             runs, at = found(records, cell, profile), cell.at
-            if sweep == "length":
+            if sweep in OF_LENGTH:
                 tokens = [r["final"]["length"] for r in runs if r["method"] == "sft"]
                 at = round(float(np.mean(tokens)), 1) if tokens else np.nan
-            frames.append(summary.values(runs, name).assign(at=at))
+            parts = profile_row(profile, **cell.changes).world.parts
+            frames.append(summary.values(runs, name).assign(at=at, parts=parts))
     return pd.concat([f for f in frames if len(f)] or frames).dropna(subset="at").reset_index(drop=True)
 
 
@@ -128,22 +139,26 @@ def table(records: list[dict], sweep: str, profile: str) -> pd.DataFrame:
     frames = []
     for cell in cells(profile):
         if cell.sweep == sweep and (runs := found(records, cell, profile)):
-            setting = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in cell.changes.items()) or "as the comparison"
+            changes = {**cell.changes.get("world", {}), **{k: v for k, v in cell.changes.items() if k != "world"}}
+            setting = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in changes.items()) or "as the comparison"
             part = summary.table(runs, COLUMNS)
             frames.append(part if sweep == "error" else part.assign(setting=setting))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def token_lengths(run: Run, n: int = 1_000) -> pd.DataFrame:
-    """How long n of the SFT model's training answers are in tokens at each of LENGTHS, and how many the limit cuts.
-    Random: none (the SFT data are those of seed 0)."""
-    rows = replace(run, seed=0).splits(sft=n)["sft"]
-    texts, found = [[m["content"] for m in row["prompt"] + row["completion"]] for row in rows], []
-    for changes in LENGTHS:
-        p = replace(run.profile, **changes)
+def token_lengths(run: Run, n: int = 1_000, sweep: str = "length") -> pd.DataFrame:
+    """How long n of the SFT model's training answers are in tokens at each setting of a sweep of OF_LENGTH, and how
+    many the limit cuts; what is asked for and spans of them. Random: none (the SFT data are those of seed 0)."""
+    found = []
+    for changes in OF_LENGTH[sweep]:
+        p = profile_row(run.profile.name, **changes)
+        rows = replace(run, profile=p, seed=0).splits(sft=n)["sft"]
+        texts = [[m["content"] for m in row["prompt"] + row["completion"]] for row in rows]
         tokenizer = models.build_tokenizer([text for row in texts for text in row], p.vocab_size)
         lengths = [len(tokens.tokenize_response(tokenizer, row[-1])) for row in texts]
-        counts = {"tokens per answer": float(np.mean(lengths)), "longest": max(lengths)}
+        asked = {"items asked for": float(np.mean([sum(oracle.ask(row[0]).values()) for row in texts]))}
+        asked |= {"spans per answer": float(np.mean([len(oracle.parse(row[0], row[-1])) for row in texts]))}
+        counts = {**asked, "tokens per answer": float(np.mean(lengths)), "longest": max(lengths)}
         limits = {
             "limit": p.max_completion_length,
             "cut (share)": float(np.mean(np.array(lengths) > p.max_completion_length)),
