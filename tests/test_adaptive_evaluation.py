@@ -228,6 +228,7 @@ def with_masks(names=SIX, seeds=(0, 1, 2)) -> list[dict]:
                 row |= {"kept": 0.7, "emptied": 1}
             elif r["method"] in MASKED:
                 row |= {"kept_chosen": 0.6, "kept_rejected": 0.4, "emptied_chosen": 0, "emptied_rejected": 2}
+            row["win_rate"] = float(draw.uniform(0, 1))
             if METHODS[r["method"]].trainer in ("online-dpo", "rs"):
                 row["tokens"] = 1000
     return made
@@ -237,7 +238,7 @@ def test_training_is_drawn_over_the_tokens_that_were_sampled():
     made = with_masks()
     figure, numbers = mask_figures.over_tokens(made)
     figure.canvas.draw()
-    assert len(figure.axes) == 6 and set(numbers.method) == set(SIX) - {"sft"}
+    assert len(figure.axes) == 9 and set(numbers.method) == set(SIX) - {"sft"}
     found = numbers[(numbers.method == "adpo") & (numbers.metric == "true_return")]
     assert found.tokens.tolist() == [1000 * (i + 1) for i in range(len(found))]
     runs = [r for r in made if r["method"] == "bandit"]
@@ -247,12 +248,29 @@ def test_training_is_drawn_over_the_tokens_that_were_sampled():
     assert found["mean"].iloc[-1] == pytest.approx(np.mean([r["curves"][-1]["true_return"] for r in runs]))
     on_text = [r for r in with_masks() if "curves" in r]
     for row in (row for r in on_text for row in r["curves"]):
-        del row["true_return"]
+        del row["true_return"], row["win_rate"]
     figure, numbers = mask_figures.over_tokens(on_text)
     figure.canvas.draw()
     assert len(figure.axes) == 3 and set(numbers.metric) == {"proxy_reward"}
     figure, numbers = mask_figures.over_tokens(with_masks(("sft", "appo")))
-    assert len(figure.axes) == 2 and set(numbers.method) == {"appo"}
+    assert len(figure.axes) == 3 and set(numbers.method) == {"appo"}
+
+
+def test_win_rates_over_training_are_paired_by_seed_and_round():
+    made = with_masks()
+    gone = next(r for r in made if (r["method"], r["seed"]) == ("ars", 2))
+    for row in gone["curves"]:  # an older record
+        del row["win_rate"]
+    found = twins.through_training(made).set_index("method")
+    rate = {
+        (r["method"], r["seed"]): np.array([row.get("win_rate") for row in r["curves"]]) for r in made if "curves" in r
+    }
+    for masked, twin, seeds in (("appo", "bandit", 3), ("ars", "rs", 2)):
+        gaps = [rate[masked, seed] - rate[twin, seed] for seed in range(seeds)]
+        line = found.loc[label(masked)]
+        assert line.seeds == seeds and line.difference == pytest.approx(np.mean(gaps))
+        assert line["rounds ahead (share)"] == pytest.approx(np.mean(np.concatenate(gaps) > 0))
+    assert twins.through_training(records(SIX)).empty, "records that are older than win rates"
 
 
 def test_what_training_kept_is_drawn_and_summed():

@@ -79,6 +79,12 @@ def test_committed_runs_of_the_comparison_are_the_first_cell(sweep):
     assert frame["at"].min() == pytest.approx(np.mean(sft), abs=0.06)
 
 
+def test_make_records_makes_every_length():
+    recipe = (ROOT / "Makefile").read_text()
+    for changes in (*horizon.LENGTHS[1:], *horizon.SPANS[1:]):
+        assert f"--methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{json.dumps(changes)}'" in recipe
+
+
 def test_records_of_other_settings_are_left_out():
     cell = next(c for c in horizon.cells("cpu") if c.sweep == "pairs" and c.at == 4_000)
     good = made(cell, "bandit", 0)
@@ -207,8 +213,9 @@ def test_best_of_n_is_drawn_with_every_reader_and_pooled_over_seeds():
     values, ns = best_of_n.pooled(records)
     assert np.allclose(values["bandit"], (records[0]["values"]["bandit"] + records[1]["values"]["bandit"]) / 2)
     numbers = best_of_n.summed(values, ns, "bandit", np.random.default_rng(1))
-    _, drawn = process_figures.over_n({"a": numbers, "b": numbers}, "lead")
-    assert len(drawn) == 8 and process_figures.words("process-1-sum") == "process, sum, label noise 1"
+    figure, drawn = process_figures.over_n({"a": numbers, "b": numbers}, "right (share)")
+    assert figure.axes[0].get_ylabel() == "right (share)" and len(drawn) == 8
+    assert process_figures.words("process-1-sum") == "process, sum, label noise 1"
     lead = best_of_n.over_seeds(records, "bandit")
     assert lead.reader.tolist() == ["process-1-sum"] and lead.low.iloc[0] < lead.lead.iloc[0] < lead.high.iloc[0]
     records[1]["ns"] = [1]

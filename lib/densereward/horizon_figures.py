@@ -39,9 +39,9 @@ def over(ax, frame: pd.DataFrame, looks: dict[str, dict], log: bool = True) -> p
     return numbers
 
 
-def gains(gaps: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Gain in true return (`horizon.gains`) over the mean length of the SFT model's answers: learned rewards left, the
-    oracle controls right; the line at 0 is the row that the gain is over."""
+def gains(gaps: pd.DataFrame, text: str = "gain in true return (credit)") -> tuple[Figure, pd.DataFrame]:
+    """Gain in true return (`horizon.gains`; `text` says in what units) over the mean length of the SFT model's answers:
+    learned rewards left, the oracle controls right; the line at 0 is the row that the gain is over."""
     gaps = gaps.assign(line=gaps.method + "/" + gaps.against)
     oracle = gaps.method.map(lambda m: METHODS[m].scorer == "oracle")
     groups = {t: part for t, part in (("learned rewards", gaps[~oracle]), ("oracle", gaps[oracle])) if len(part)}
@@ -56,7 +56,7 @@ def gains(gaps: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ax.axhline(0, color="black", linewidth=1)
         ax.set_xlabel("SFT model's answers, mean length (tokens; log)")
         head(ax, title)
-    axes[0, 0].set_ylabel("gain in true return (credit)")
+    axes[0, 0].set_ylabel(text)
     return figure, pd.concat(numbers)
 
 

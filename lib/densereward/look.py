@@ -44,6 +44,12 @@ STYLE = {  # method: colour, marker, line; a variant shares its colour with what
     "segment-grpo": ("#D55E00", "P", ":"),
     "token-grpo": ("#E69F00", "h", ":"),
     "tlcr-grpo": ("#882255", "s", "-."),
+    "segment-rloo": ("#D55E00", "X", "--"),
+    "token-rloo": ("#E69F00", "p", "--"),
+    "tlcr-rloo": ("#882255", "P", "--"),
+    "appo-oracle": ("#009E73", "X", ":"),
+    "adpo-oracle": ("#009E73", "P", ":"),
+    "ars-oracle": ("#009E73", "d", ":"),
     "tlcr-without-negative": ("#009E73", "P", "-"),
     "tlcr-without-positive": ("#E69F00", "X", "-"),
 }

@@ -22,7 +22,11 @@ KEPT = {  # of `training.appo.shares`: colour, marker, of which answers
     "kept_chosen": ("#0072B2", "^", "the best"),
     "kept_rejected": ("#D55E00", "v", "the worst"),
 }
-TRAINING = {"true_return": "true return\n(credit)", "proxy_reward": "sequence reward\n(z-score)"}
+TRAINING = {
+    "win_rate": "win rate against\nthe SFT model",
+    "true_return": "true return\n(credit)",
+    "proxy_reward": "sequence reward\n(z-score)",
+}
 
 
 def over(numbers: pd.DataFrame, x: str, text: str, mark: pd.DataFrame | None = None) -> tuple[Figure, pd.DataFrame]:
@@ -78,13 +82,14 @@ def changes(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 
 def over_tokens(runs: list[dict], twins: dict[str, str] = TWINS) -> tuple[Figure, pd.DataFrame]:
-    """adaptive-mask Figure 5, by true return and by the reward that is trained on, over the tokens sampled so far: a
-    column per masked method and its twin; mean over seeds, band from lowest to highest. Dotted: the SFT model's test
-    answers."""
+    """adaptive-mask Figure 5, the win rate against the reference (`winning.py`), with the true return and the reward
+    that is trained on below, over the tokens sampled so far: a column per masked method and its twin; mean over seeds,
+    band from lowest to highest. Dotted: the SFT model, one half or its test answers."""
     found = [along(runs, metric).assign(metric=metric) for metric in TRAINING]
-    numbers = pd.concat([frame for frame in found if len(frame)])  # real text has no true return
+    numbers = pd.concat([frame for frame in found if len(frame)])  # real text has neither of the former
     shown = {masked: twin for masked, twin in twins.items() if {masked, twin} & set(numbers.method)}
-    level = values([r for r in runs if r["method"] == "sft"], "final.true_return_ordinary")["value"].mean()
+    sft = values([r for r in runs if r["method"] == "sft"], "final.true_return_ordinary")["value"].mean()
+    levels = {"win_rate": 0.5, "true_return": sft}
     metrics = {metric: text for metric, text in TRAINING.items() if metric in set(numbers.metric)}
     figure, axes = canvas(len(metrics), len(shown), 2.1, sharex="col", sharey="row")
     for row, (metric, text) in zip(axes, metrics.items()):
@@ -95,8 +100,8 @@ def over_tokens(runs: list[dict], twins: dict[str, str] = TWINS) -> tuple[Figure
                     continue
                 ax.plot(part.tokens / 1000, part["mean"], **look, markevery=max(1, len(part) // 6), linewidth=1.5)
                 ax.fill_between(part.tokens / 1000, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
-            if metric == "true_return" and not np.isnan(level):
-                ax.axhline(level, color="black", linestyle=":", linewidth=1)
+            if metric in levels and not np.isnan(levels[metric]):
+                ax.axhline(levels[metric], color="black", linestyle=":", linewidth=1)
         row[0].set_ylabel(text)
     for ax in axes[0]:
         head(ax)

@@ -36,18 +36,18 @@ def look(reader: str) -> dict:
     return {"color": colour, "marker": marker, "linestyle": line, "label": words(reader)}
 
 
-def over_n(panels: dict[str, pd.DataFrame], column: str = "mean") -> tuple[Figure, pd.DataFrame]:
-    """`best_of_n.summed` over n, a panel per title; `column` is "mean" (true return) or "lead" (over the reader that
-    it was summed against)."""
-    low, high = ("low", "high") if column == "mean" else ("lead_low", "lead_high")
+def over_n(
+    panels: dict[str, pd.DataFrame], text: str = "true return of the chosen (credit)"
+) -> tuple[Figure, pd.DataFrame]:
+    """Means of `best_of_n.summed` over n, a panel per title; `text` says what they are of."""
     figure, axes = canvas(1, len(panels), 4.4, sharey=True)
     for ax, (title, numbers) in zip(axes[0], panels.items()):
         readers = list(dict.fromkeys(numbers.reader))
         for i, reader in enumerate(readers):
             part, drawn = numbers[numbers.reader == reader], look(reader)
             x = part.n * 2 ** (0.05 * (i - (len(readers) - 1) / 2))
-            ax.plot(x, part[column], **drawn, linewidth=1.4)
-            ax.vlines(x, part[low], part[high], color=drawn["color"], linewidth=2, alpha=0.45)
+            ax.plot(x, part["mean"], **drawn, linewidth=1.4)
+            ax.vlines(x, part.low, part.high, color=drawn["color"], linewidth=2, alpha=0.45)
         ns = sorted(set(numbers.n))
         ax.set_xscale("log", base=2)
         ax.set_xticks(ns, [str(n) for n in ns])
@@ -55,7 +55,7 @@ def over_n(panels: dict[str, pd.DataFrame], column: str = "mean") -> tuple[Figur
         ax.set_xlabel("to choose from, n (log)")
         ax.set_title(title, loc="left")
         ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8)
-    axes[0, 0].set_ylabel("true return of the chosen (credit)" if column == "mean" else "lead (credit)")
+    axes[0, 0].set_ylabel(text)
     return figure, pd.concat([numbers.assign(panel=title) for title, numbers in panels.items()])
 
 

@@ -9,11 +9,13 @@ import pandas as pd
 
 from densereward.evaluation import summary, tables, wins
 from densereward.evaluation.published_rows import ROWS, printed
+from densereward.evaluation.stats import mean_interval
 from densereward.methods import METHODS
 
 PAPER = "adaptive-mask"
 TWINS = {"appo": "bandit", "adpo": "online-dpo", "ars": "rs"}  # masked method: the same without a mask
 TRIGGERED = {f"{masked}-schmitt": twin for masked, twin in TWINS.items()}  # Section 4.1: its runs had a trigger
+BY_ORACLE = {f"{masked}-oracle": twin for masked, twin in TWINS.items()}  # a control: what if the mask were right?
 DENSE = ("appo-dense", "appo-td")  # on token rewards, so that `token` is their twin
 
 
@@ -46,6 +48,27 @@ def gains(runs: list[dict], name: str = tables.RETURN) -> pd.DataFrame:
         line = {"method": summary.label(masked), "less": summary.label(twin), "printed": found["paper"]}
         line["recomputed"] = means.recomputed[masked] - means.recomputed[twin]
         lines.append(line | dict(found[["difference", "low", "high", "seeds", "wins", "sign"]]))
+    return pd.DataFrame(lines)
+
+
+def through_training(runs: list[dict]) -> pd.DataFrame:
+    """Win rate against the reference over training (Figure 5), each method of `TWINS` less its twin, paired by seed and
+    round: the mean over rounds with its t interval over seeds, and the share of rounds that it is ahead in (ties half).
+    Pairs without a seed whose records both hold win rates are left out."""
+    rates = {
+        (r["method"], r["seed"]): np.array([row["win_rate"] for row in r["curves"]])
+        for r in runs
+        if "win_rate" in (r.get("curves") or [{}])[0]
+    }
+    lines = []
+    for masked, twin in TWINS.items():
+        seeds = sorted(seed for name, seed in rates if name == masked and (twin, seed) in rates)
+        gaps = [rates[masked, seed] - rates[twin, seed] for seed in seeds]
+        if gaps:
+            line = {"method": summary.label(masked), "less": summary.label(twin)}
+            line |= dict(zip(("difference", "low", "high"), mean_interval([gap.mean() for gap in gaps]), strict=True))
+            ahead = np.concatenate([(np.sign(gap) + 1) / 2 for gap in gaps]).mean()
+            lines.append(line | {"rounds ahead (share)": ahead, "seeds": len(seeds)})
     return pd.DataFrame(lines)
 
 
