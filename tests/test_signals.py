@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from densereward import masking, study
+from densereward import masking, sampling, study
 from densereward.evaluation import measure, signals
 from densereward.methods import METHODS
 from densereward.pipeline import Run
@@ -53,6 +53,19 @@ def test_a_total_is_worth_the_same_at_every_token_and_a_segment_is_not(told):
     assert any(row[m].std() > 1e-3 for row, m in zip(gained, masks) if m.sum() > 1)
 
 
+def test_remax_is_the_total_less_that_of_the_greedy_answer_to_the_same_prompt(run, told):
+    paid, gained, answers = told["remax"]
+    limit, eos = run.profile.max_completion_length, paid.tokenizer.eos_token_id
+    for i, (prompt, answer) in enumerate(zip(answers["prompt_ids"], answers["completion_ids"], strict=True)):
+        (greedy,) = signals.greedy_answers(paid, [prompt], limit)
+        assert greedy[-1] == eos or len(greedy) == limit
+        logits = paid.reference(torch.tensor([prompt + greedy])).logits[0, len(prompt) - 1 : -1]
+        assert logits.argmax(-1).tolist() == greedy
+        pair = sampling.batch_of(paid.reference, paid.tokenizer, [prompt] * 2, [answer, greedy])
+        ours, baseline = paid.reward_fn(pair).sum(1).tolist()
+        assert gained[i, 0].item() == pytest.approx(ours - baseline, abs=1e-3)
+
+
 def test_groups_are_centred_as_rloo_and_grpo_centre_them(run, told, monkeypatch):
     """Four answers of which three are the first again: no answer is better than its group. And RLOO's is the
     total less the mean of the others."""
@@ -74,7 +87,8 @@ def test_groups_are_centred_as_rloo_and_grpo_centre_them(run, told, monkeypatch)
 def test_a_mask_lies_on_its_twins_advantages(told):
     for name, twin, allowed in (("appo", "bandit", {0.0, 1.0}), ("appo-signed", "bandit", {-1.0, 0.0, 1.0})):
         paid, gained, _ = told[name]
-        whole = told[twin][1]
+        real, whole = paid.batch["completion_mask"].bool(), told[twin][1]
+        whole = (whole - whole[real].mean()) / whole[real].std(correction=0) * real  # as PPO whitens them
         ratio = (gained / whole)[(paid.batch["completion_mask"] == 1) & (whole.abs() > 1e-6)]
         assert set(ratio.round(decimals=4).tolist()) <= allowed and len(set(ratio.tolist())) > 1, name
     assert torch.equal(told["appo"][0].batch["rewards"], told["bandit"][0].batch["rewards"])

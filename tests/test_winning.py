@@ -1,10 +1,16 @@
 """Win rates over training: a reference that were another's, or redrawn for each method, would decide the figure."""
 
+import pytest
+import torch
+
 from densereward import pipeline, study, winning
 from densereward.methods import METHODS
+from densereward.models import load_causal_lm
 from densereward.pipeline import Run
 from densereward.profiles import profile
 from densereward.testbed import oracle
+from densereward.tokens import tokenize_prompt
+from densereward.training import rounds
 
 TINY = {
     "sft_rows": 64, "pairs": 32, "heldout_pairs": 24, "rm_batch": 8, "rounds": 2, "rollouts": 8, "eval_prompts": 8,
@@ -12,24 +18,43 @@ TINY = {
 }  # fmt: skip
 
 
-def test_every_method_is_compared_with_the_same_answers_and_ties_count_half(tmp_path, capsys):
-    run = Run(profile("smoke", **TINY), 0, root=tmp_path)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return Run(profile("smoke", **TINY), 0, root=tmp_path_factory.mktemp("runs"))
+
+
+def test_a_higher_return_wins_and_an_equal_one_ties(run, tmp_path, monkeypatch):
+    prompt = "please name three fruits."
+    monkeypatch.setattr(
+        winning, "reference_returns", lambda *given: {prompt: oracle.true_return(prompt, "apple, plum.")}
+    )
+    *_, win_rate = winning.metrics(run, tmp_path)
+    answers = ["plum, apple.", "apple, pear, plum.", "apple, saw.", ""]
+    completions = [[{"role": "assistant", "content": text}] for text in answers]
+    found = win_rate(prompts=[[{"role": "user", "content": prompt}]] * 4, completions=completions)
+    assert win_rate.__name__ == "win_rate" and found == [0.5, 1.0, 0.0, 0.0]
+
+
+def test_every_method_is_compared_with_answers_sampled_as_its_own_are(run):
     folder_of_sft = pipeline.sft_model(run)
-    theirs = winning.reference_returns(run, folder_of_sft)
-    assert len(theirs) == 16 and all(oracle.ask(prompt) for prompt in theirs)
-    *_, win_rate = winning.metrics(run, folder_of_sft)
-    prompt = next(iter(theirs))
-    asked = [[{"role": "user", "content": prompt}]] * 3
-    answers = ["apple, plum.", "saw saw saw saw saw saw saw saw saw saw saw", ""]
-    found = win_rate(prompts=asked, completions=[[{"role": "assistant", "content": text}] for text in answers])
-    for text, won in zip(answers, found, strict=True):
-        gap = oracle.true_return(prompt, text) - theirs[prompt]
-        assert won == (1.0 if gap > 1e-9 else 0.0 if gap < -1e-9 else 0.5)
+    plain, in_rounds = (winning.reference_returns(run, folder_of_sft, x) for x in (False, True))
+    assert len(plain) == 16 and plain.keys() == in_rounds.keys() and plain != in_rounds
+    assert all(oracle.ask(prompt) for prompt in plain)
     for name in ("bandit", "grpo", "rs"):
         record = study.run_method(run, METHODS[name])
         assert all(0 <= row["win_rate"] <= 1 for row in record["curves"]), name
-    assert capsys.readouterr().out.count("stage reference") >= 4, "one stage, shared"
-    assert len(list((tmp_path / "stages").glob("reference-*"))) == 1
+    assert len(list((run.root / "stages").glob("reference-*"))) == 2, "one stage for each way to sample, shared"
+
+
+def test_answers_in_rounds_are_sampled_as_rounds_sample_and_leave_the_global_draws_alone(run):
+    model, tokenizer = load_causal_lm(pipeline.sft_model(run))
+    prompts = [tokenize_prompt(tokenizer, [{"role": "user", "content": "please name three fruits."}])] * 5
+    before = torch.get_rng_state()
+    found = [winning.sampled_in_rounds(model, tokenizer, prompts, 12, seed, size=5) for seed in (0, 0, 1)]
+    assert torch.equal(before, torch.get_rng_state()) and found[0] == found[1] != found[2]
+    torch.manual_seed(0)
+    assert rounds.sample_answers(model, tokenizer, prompts, 12) == found[0]
+    assert len(winning.sampled_in_rounds(model, tokenizer, prompts, 12, 0, size=2)) == 5
 
 
 def test_on_text_there_is_no_win_rate(tmp_path):

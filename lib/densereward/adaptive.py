@@ -32,7 +32,7 @@ def train_in_rounds(
     if p.rollouts % rounds.ANSWERS:
         raise ValueError(f"rollouts is {p.rollouts}: make it a multiple of {rounds.ANSWERS}, the answers to a prompt")
     folder_of_mask = masking.scorer(run, method, folder_of_sft, prefs)
-    watched = winning.metrics(run, folder_of_sft)
+    watched = winning.metrics(run, folder_of_sft, in_rounds=True)
 
     def build(folder: Path) -> None:
         (policy, tokenizer), (reference, _) = load_causal_lm(folder_of_sft), load_causal_lm(folder_of_sft)

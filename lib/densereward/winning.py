@@ -1,11 +1,15 @@
-"""How often a policy's answer beats the reference's while it learns: what adaptive-mask Figures 4 and 5 draw.
+"""How often a policy's answer beats the reference's while it learns: what adaptive-mask Figure 5 draws.
 
-The reference, the SFT model, answers every prompt of a seed's rollouts once, whatever the method. The judge is the true
-return: 1 for a higher one, a half for an equal one. The paper's judge is a large model.
+The reference, the SFT model, answers every prompt of a seed's rollouts once, sampled as the policy is: trainers in
+rounds have a temperature of their own (`rounds.SAMPLING`). So an untrained policy stands at one half, and what trains
+alike is compared with the same answers. The judge is the true return: 1 for a higher one, a half for an equal one. The
+paper's judge is a large model.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from densereward import pipeline, rollouts, sampling
 from densereward.models import load_causal_lm
@@ -14,11 +18,12 @@ from densereward.seeding import derive
 from densereward.stages import load_json, save_json, stage
 from densereward.testbed import oracle, truth
 from densereward.tokens import tokenize_prompt
+from densereward.training import rounds
 
 
-def reference_returns(run: Run, folder_of_sft: Path) -> dict[str, float]:
-    """{prompt: true return of the SFT model's answer} of the prompts of a seed's rollouts. Random: the answers
-    (seed)."""
+def reference_returns(run: Run, folder_of_sft: Path, in_rounds: bool = False) -> dict[str, float]:
+    """{prompt: true return of the SFT model's answer} of the prompts of a seed's rollouts, sampled as by PPO or as in
+    rounds. Random: the answers (seed)."""
     p = run.profile
 
     def build_reference(folder: Path) -> None:
@@ -26,7 +31,8 @@ def reference_returns(run: Run, folder_of_sft: Path) -> dict[str, float]:
         texts = list(dict.fromkeys(row["prompt"][-1]["content"] for row in rollouts.prompts(run, tokenizer)))
         ids = [tokenize_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts]
         draw = derive(run.seed, "reference answers")
-        answers = sampling.sample(to_device(model).eval(), tokenizer, ids, p.max_completion_length, draw)
+        sample = sampled_in_rounds if in_rounds else sampling.sample
+        answers = sample(to_device(model).eval(), tokenizer, ids, p.max_completion_length, draw)
         pairs = zip(texts, (truth.text_of(tokenizer, a) for a in answers), strict=True)
         returns = {text: oracle.true_return(text, answer, p.world.returns) for text, answer in pairs}
         save_json(folder / "returns.json", returns)
@@ -34,20 +40,32 @@ def reference_returns(run: Run, folder_of_sft: Path) -> dict[str, float]:
     made = stage(
         "reference",
         build_reference,
-        key=run.key("rounds", "rollouts", "max_prompt_length", "max_completion_length"),
-        sources=[*pipeline.DATA, rollouts, sampling, truth],
+        key=run.key("rounds", "rollouts", "max_prompt_length", "max_completion_length", in_rounds=in_rounds),
+        sources=[*pipeline.DATA, *pipeline.SCORING, rollouts, truth, rounds, sampled_in_rounds],
         inputs=inputs_of(folder_of_sft),
         root=run.root,
     )
     return load_json(made.path / "returns.json")
 
 
-def metrics(run: Run, folder_of_sft: Path) -> list[Callable]:
+def sampled_in_rounds(
+    model, tokenizer, prompts: list[list[int]], max_new_tokens: int, seed: int, size: int = 256
+) -> list[list[int]]:
+    """`rounds.sample_answers` of any number of prompts. Random: reseeds torch's global generator inside a fork."""
+    answers = []
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for start in range(0, len(prompts), size):
+            answers += rounds.sample_answers(model, tokenizer, prompts[start : start + size], max_new_tokens)
+    return answers
+
+
+def metrics(run: Run, folder_of_sft: Path, in_rounds: bool = False) -> list[Callable]:
     """What curves record of every rollout batch, by TRL's reward-function interface, never trained on: `truth.metrics`
     and `win_rate`. None of it without the testbed."""
     if not run.testbed:
         return []
-    theirs, returns = reference_returns(run, folder_of_sft), run.profile.world.returns
+    theirs, returns = reference_returns(run, folder_of_sft, in_rounds), run.profile.world.returns
 
     def win_rate(prompts, completions, **unused) -> list[float]:
         found = []

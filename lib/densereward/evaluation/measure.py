@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from densereward import dense, pipeline, policy, rewards, sampling, tokens
+from densereward import pipeline, policy, sampling, tokens
 from densereward.evaluation import credit, signals
 from densereward.methods import Method
-from densereward.models import TokenScorer, load_causal_lm
+from densereward.models import load_causal_lm
 from densereward.pipeline import Run, to_device
-from densereward.seeding import derive, generator
+from densereward.seeding import derive
 from densereward.stages import load_json, save_json, stage
 from densereward.testbed import build, monte_carlo, oracle, truth
 
@@ -111,17 +111,11 @@ def paid(
     with the normaliser that lies in its folder."""
     reference, tokenizer = load_causal_lm(folder_of_sft)
     reference = to_device(reference).eval()
-    if row.scorer == "oracle":
-        unit, draw = load_json(folder_of_policy / "unit.json"), generator(run.seed, "oracle noise", "credit")
-        reward_fn = truth.oracle_rewards(row, tokenizer, run.profile.world.returns, unit, draw)
-    else:
-        normaliser = rewards.Normaliser.from_dict(load_json(folder_of_policy / "normaliser.json"))
-        net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32)).eval()
-        plain = dense.reward_function(row, net, normaliser, tokenizer, generator(run.seed, "segments", row.name))
-        advisor = None
-        if row.shaping["kind"] != "none":
-            advisor = policy.dpo_policy(run, row, folder_of_sft, pipeline.preferences(run, folder_of_sft))
-        reward_fn = policy.shaped(row, plain, net, advisor, tokenizer)
+    plain, net = signals.reward_of(run, row, folder_of_scorer, folder_of_policy, tokenizer)
+    advisor = None
+    if row.shaping["kind"] != "none":
+        advisor = policy.dpo_policy(run, row, folder_of_sft, pipeline.preferences(run, folder_of_sft))
+    reward_fn = policy.shaped(row, plain, net, advisor, tokenizer)
     batch = sampling.batch_of(reference, tokenizer, found["prompt_ids"], found["completion_ids"])
     return Paid(batch | {"rewards": reward_fn(batch)}, reward_fn, reference, tokenizer)
 

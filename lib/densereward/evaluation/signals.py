@@ -2,7 +2,8 @@
 
 PPO: GAE with the critic as it is after its warm-up. Trainers without a critic need what they compare an answer with:
 further answers of the SFT model to the same prompt, as many as in training, or its greedy one. RLOO and GRPO on a total
-are those on steps with a single step, the last token. A row's mask is laid on: what it takes out moves nothing.
+are those on steps with a single step, the last token. A row's mask is laid on, and what it takes out moves nothing;
+PPO's advantages are whitened before, as in training, so that this is their mean.
 
 At the SFT model, where these are measured, log-ratios to the reference are 0, and so is the KL penalty of any of them.
 
@@ -10,22 +11,37 @@ A mask's running mean and the level above which an answer is preferred are those
 rejection sampling, whose losses hold no advantages.
 """
 
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from densereward import baselines, masking, sampling
+from densereward import baselines, dense, masking, rewards, sampling
 from densereward.methods import Method
 from densereward.models import TokenScorer
 from densereward.pipeline import Run, preferences, to_device
-from densereward.seeding import derive
+from densereward.seeding import derive, generator
+from densereward.stages import load_json
+from densereward.testbed import truth
 from densereward.tokens import pad_batch
 from densereward.training.masked import mask_advantages
 from densereward.training.ppo import gae
 from densereward.training.steps import leave_one_out, step_advantages
 
 TRAINERS = ("ppo", "rloo", "grpo", "dense-rloo", "dense-grpo", "remax")
+
+
+def reward_of(run: Run, row: Method, folder_of_scorer: Path | None, folder: Path, tokenizer) -> tuple[Callable, Any]:
+    """(batch -> rewards [B, T], the scorer it reads or None): a row's, before `shaping`, with what training fitted and
+    saved in `folder`, a normaliser or an oracle's unit. Random: an oracle's noise, random segments (seed)."""
+    if row.scorer == "oracle":
+        unit, draw = load_json(folder / "unit.json"), generator(run.seed, "oracle noise", "credit")
+        return truth.oracle_rewards(row, tokenizer, run.profile.world.returns, unit, draw), None
+    normaliser = rewards.Normaliser.from_dict(load_json(folder / "normaliser.json"))
+    net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32)).eval()
+    draw = generator(run.seed, "segments", row.name)
+    return dense.reward_function(row, net, normaliser, tokenizer, draw), net
 
 
 @torch.no_grad()
@@ -42,7 +58,7 @@ def advantages(run: Run, row: Method, folder_of_sft: Path, folder_of_policy: Pat
     else:
         gained = in_groups(run, row, told, found)
     gained = gained * told.batch["completion_mask"]
-    return masked(run, row, folder_of_sft, told, gained, values) if row.mask else gained
+    return masked(run, row, folder_of_sft, folder_of_policy, told, gained, values) if row.mask else gained
 
 
 @torch.no_grad()
@@ -93,12 +109,22 @@ def greedy_answers(told, prompt_ids: list[list[int]], max_new_tokens: int) -> li
     return [row[: row.index(eos) + 1] if eos in row else row for row in made]
 
 
-def masked(run: Run, row: Method, folder_of_sft: Path, told, gained: torch.Tensor, values) -> torch.Tensor:
-    """Advantages `gained` [B, T] times the row's mask; `values` [B, T] are a critic's, or None."""
-    prefs, batch = preferences(run, folder_of_sft), told.batch
+def whitened(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """x [B, T] with mean 0 and variance 1 over the real tokens, 0 elsewhere."""
+    x = (x - (x * mask).sum() / mask.sum()) * mask
+    return x * ((x**2).sum() / mask.sum() + 1e-8).rsqrt()
+
+
+def masked(
+    run: Run, row: Method, folder_of_sft: Path, folder_of_policy: Path, told, gained: torch.Tensor, values
+) -> torch.Tensor:
+    """Advantages `gained` [B, T] (PPO's whitened) times the row's mask; `values` [B, T] are a critic's, or None."""
+    batch, prefs, decides = told.batch, preferences(run, folder_of_sft), masking.row_of(row)
+    if row.trainer == "ppo":
+        gained = whitened(gained, batch["completion_mask"])
     of_mask = masking.scorer(run, row, folder_of_sft, prefs)
-    with tempfile.TemporaryDirectory() as folder:
-        decide = masking.decider(run, row, folder_of_sft, prefs, of_mask, told.tokenizer, Path(folder))
+    reward_fn, _ = reward_of(run, decides, of_mask, folder_of_policy / "mask", told.tokenizer)
+    decide = masking.Decider(reward_fn, row.mask, told.tokenizer)
     if decide.preferred == "advantage" or row.trainer != "ppo":
         chosen = gained.sum(1) > 0  # [B]
     else:
