@@ -329,7 +329,10 @@ def test_a_signed_mask_is_refused_where_minus_one_would_train_as_one():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"mask": {"by": "bandit"}}, "'bandit' has no rewards of parts; take 'token', 'segment' or 'tlcr'"),
+        (
+            {"mask": {"by": "bandit"}},
+            "'bandit' has no rewards of parts; take 'token', 'segment', 'tlcr' or 'oracle-dense'",
+        ),
         ({"mask": {"by": "oracle-sequence"}}, "'oracle-sequence' has no rewards of parts"),
         ({"mask": {"by": "dpo"}}, "'dpo' has no rewards of parts"),
         (

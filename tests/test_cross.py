@@ -109,6 +109,20 @@ def test_the_kl_of_a_steps_tokens_is_charged_at_its_end():
     assert charged(rewards, kl, steps).tolist() == [[0, 7, 0, 0, -1], [9, 5, 0, 0, 0]]
 
 
+def test_with_one_step_per_response_advantages_are_trls_rloos(tmp_path, folder):  # noqa: F811
+    """Away from the reference, so that the KL in the reward counts."""
+    made = {}
+    for kind, reward in (("rloo", even), ("dense-rloo", at_last_token)):
+        run = trainer(kind, tmp_path / kind, load(folder, 0.1), reward, kl_coef=0.3)
+        run.noted, run.sums = {}, {}
+        rows = next(iter(run.get_train_dataloader()))
+        torch.manual_seed(3)
+        made[kind] = run._generate_and_score_completions(rows)
+    mask, want = made["rloo"]["completion_mask"], made["rloo"]["advantages"]
+    assert torch.equal(mask, made["dense-rloo"]["completion_mask"]) and want.std() > 0.01
+    assert torch.allclose(made["dense-rloo"]["advantages"] * mask, want[:, None] * mask, atol=1e-5)
+
+
 def test_on_steps_rloo_charges_kl_in_the_reward_and_says_how_far_it_is(tmp_path, folder):  # noqa: F811
     runs = {}
     for kl_coef in (1e-6, 20.0):

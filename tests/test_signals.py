@@ -10,17 +10,15 @@ from densereward.evaluation import measure, signals
 from densereward.methods import METHODS
 from densereward.pipeline import Run
 from densereward.profiles import profile
+from test_baselines import TINY
 
-TINY = {
-    "sft_rows": 64, "pairs": 32, "heldout_pairs": 24, "rm_batch": 8, "rounds": 1, "rollouts": 8, "eval_prompts": 8,
-    "credit_responses": 6, "credit_samples": 2, "max_completion_length": 24, "committed_models": None,
-}  # fmt: skip
+SMALL = TINY | {"rounds": 1, "credit_responses": 6, "eval_prompts": 8}
 NAMES = ("bandit", "appo", "appo-signed", "rloo", "grpo", "grpo-masked", "segment-grpo", "remax")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return Run(profile("smoke", **TINY), 0, root=tmp_path_factory.mktemp("runs"))
+    return Run(profile("smoke", **SMALL), 0, root=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +55,7 @@ def test_remax_is_the_total_less_that_of_the_greedy_answer_to_the_same_prompt(ru
     paid, gained, answers = told["remax"]
     limit, eos = run.profile.max_completion_length, paid.tokenizer.eos_token_id
     for i, (prompt, answer) in enumerate(zip(answers["prompt_ids"], answers["completion_ids"], strict=True)):
-        (greedy,) = signals.greedy_answers(paid, [prompt], limit)
+        (greedy,) = sampling.continued(paid.reference, paid.tokenizer, [prompt], limit, **sampling.GREEDY)
         assert greedy[-1] == eos or len(greedy) == limit
         logits = paid.reference(torch.tensor([prompt + greedy])).logits[0, len(prompt) - 1 : -1]
         assert logits.argmax(-1).tolist() == greedy

@@ -11,16 +11,14 @@ from densereward.profiles import profile
 from densereward.testbed import oracle
 from densereward.tokens import tokenize_prompt
 from densereward.training import rounds
+from test_baselines import TINY
 
-TINY = {
-    "sft_rows": 64, "pairs": 32, "heldout_pairs": 24, "rm_batch": 8, "rounds": 2, "rollouts": 8, "eval_prompts": 8,
-    "credit_responses": 4, "credit_samples": 2, "max_completion_length": 24, "committed_models": None,
-}  # fmt: skip
+SMALL = TINY | {"eval_prompts": 8}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return Run(profile("smoke", **TINY), 0, root=tmp_path_factory.mktemp("runs"))
+    return Run(profile("smoke", **SMALL), 0, root=tmp_path_factory.mktemp("runs"))
 
 
 def test_a_higher_return_wins_and_an_equal_one_ties(run, tmp_path, monkeypatch):

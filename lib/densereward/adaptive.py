@@ -69,10 +69,11 @@ def train_in_rounds(
 
     given = [given for given in (folder_of_scorer, folder_of_mask) if given is not None]
     code = [rollouts, rounds, online, appo, preference, masking, *masking.CODE, rewards, truth, winning]
+    fields = (*SAMPLED, BETA[method.trainer], "online_learning_rate")
     return stage(
         method.trainer,
         build,
-        key=run.key(*SAMPLED, BETA[method.trainer], "online_learning_rate", method=asdict(method)),
+        key=run.key(*fields, method=asdict(method), **masking.key(method)),
         sources=[*DATA, *SCORING, *code, *own_code(method)],
         inputs=[*inputs_of(folder_of_sft), prefs, *given],
         root=run.root,

@@ -6,14 +6,13 @@ DPO on fixed pairs is `dpo`. GRPO and KTO it names as further users of the mask,
 
 from dataclasses import replace
 
-from densereward.row import Method, entropy
+from densereward.row import CONTROL, Method, entropy
 
 BY_TOKEN = {"by": "token"}  # rewards of that row of methods.py decide; the rest are defaults of masking.Decider
 HALF = {"delta": 0.5}  # of a standard deviation of token scores
 TABLE = "adaptive-mask Table 1"
 OPEN = "adaptive-mask leaves it open"
 NAMED = "adaptive-mask names it"
-CONTROL = "a control of this study, in no paper"
 TRIGGER = "adaptive-mask Section 4.1, Appendix E"  # its runs had something like it; it gives no offset
 
 

@@ -58,7 +58,7 @@ def train_without_critic(
     return stage(
         method.trainer,
         build,
-        key=run.key(*rollouts.FIELDS, method=asdict(method)),
+        key=run.key(*rollouts.FIELDS, method=asdict(method), **masking.key(method)),
         sources=[*DATA, *SCORING, rollouts, *CODE, padding, rewards, truth, winning, *own_code(method)],
         inputs=[*inputs_of(folder_of_sft), prefs, *(x for x in (folder_of_scorer, folder_of_mask) if x is not None)],
         root=run.root,

@@ -12,7 +12,7 @@ a segment's tokens, are compared with the baseline. What the paper leaves open i
 Left out: means over several processes; each has its own.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from densereward.masks import Masked, RunningMean, adaptive_mask, td_baseline
 from densereward.methods import LEARNED, METHODS, Method
 from densereward.pipeline import Run, to_device
 from densereward.stages import Artifact
+from densereward.testbed import truth
 from densereward.tokens import collate_prompt_completion
 from densereward.training import masked
 from densereward.training.reward_model import SIDES, with_segments
@@ -40,7 +41,9 @@ def row_of(method: Method) -> Method | None:
         return None
     by, where = METHODS[method.mask["by"]], f"mask of method {method.name!r}"
     if by.scorer == "none" or by.segmentation["kind"] == "bandit":
-        raise ValueError(f"{where}: {by.name!r} has no rewards of parts; take 'token', 'segment' or 'tlcr'")
+        raise ValueError(
+            f"{where}: {by.name!r} has no rewards of parts; take 'token', 'segment', 'tlcr' or 'oracle-dense'"
+        )
     for name, known in {"baseline": BASELINES, "preferred": PREFERRED}.items():
         if (given := method.mask.get(name, known[0])) not in known:
             raise ValueError(f"{where}: unknown {name} {given!r}; choose one of {', '.join(known)}")
@@ -58,6 +61,12 @@ def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Pa
     without a mask, or whose mask the oracle decides."""
     row = row_of(method)
     return revised.scorer(run, row, folder_of_sft, prefs)[0] if row and row.scorer in LEARNED else None
+
+
+def key(method: Method) -> dict:
+    """What a stage's key holds of a row's mask: its field, and the row that decides."""
+    row = row_of(method)
+    return {"mask": method.mask, "decided_by": asdict(row)} if row else {}
 
 
 class Decider:
@@ -123,4 +132,4 @@ def mask_dataset(pairs: Dataset, decide: Decider, tokenizer, seed: int) -> tuple
     return masked.mask_pairs(pairs, rewards, baseline, **decide.settings)
 
 
-CODE = [masks, masked, pipeline.segments]  # what any mask rests on, for the cache
+CODE = [masks, masked, pipeline.segments, truth]  # what any mask rests on, for the cache

@@ -11,12 +11,12 @@ adaptive-mask's rows are in `adaptive_rows.py`.
 from dataclasses import replace
 
 from densereward import adaptive_rows
-from densereward.row import Method, entropy
+from densereward.row import CONTROL, Method, entropy
 
 _SEGMENT = Method("segment", "Segment (entropy)", "segment-ppo Table 1", segmentation=entropy(1.75))
 _TOKEN = Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"})
 _BANDIT = Method("bandit", "Bandit (sequence)", "segment-ppo Table 1", interpolation="none", value_clip=0.2)
-_ORACLE = {"scorer": "oracle", "normaliser": {"kind": "none"}, "source": "a control of this study, in no paper"}
+_ORACLE = {"scorer": "oracle", "normaliser": {"kind": "none"}, "source": CONTROL}
 _SEQUENCE = {"segmentation": {"kind": "bandit"}, "interpolation": "none", "value_clip": 0.2}
 
 

@@ -64,10 +64,11 @@ def train_policy(
 
     given = [given for given in (folder_of_scorer, advisor, folder_of_mask) if given is not None]
     masked = [appo, masking, *masking.CODE] if method.mask else []
+    fields = (*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup")
     return stage(
         "ppo",
         build_policy,
-        key=run.key(*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup", method=asdict(method)),
+        key=run.key(*fields, method=asdict(method), **masking.key(method)),
         sources=[
             *DATA,
             *SCORING,
@@ -102,7 +103,7 @@ def train_on_pairs(run: Run, folder_of_sft: Path, prefs: Artifact, method: Metho
     return stage(
         method.trainer,
         build_on_pairs,
-        key=run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate", **({"mask": method.mask} if masked else {})),
+        key=run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate", **masking.key(method)),
         sources=[*DATA, *code, settings, *masked],
         inputs=[*inputs_of(folder_of_sft), prefs, *([folder_of_mask] if folder_of_mask else [])],
         root=run.root,

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+CONTROL = "a control of this study, in no paper"
+
 
 def entropy(cutoff: float, **options) -> dict:
     return {"kind": "entropy", "cutoff": cutoff, **options}

@@ -9,6 +9,27 @@ import torch
 from densereward.logprobs import logprobs_and_entropy
 from densereward.tokens import pad_batch
 
+PLAIN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # the model's own distribution
+GREEDY = {"do_sample": False}
+
+
+@torch.no_grad()
+def continued(model, tokenizer, prefixes: list[list[int]], max_new_tokens: int, **settings) -> list[list[int]]:
+    """One continuation per prefix of token ids, as one batch, EOS included where it was reached; `settings` are those
+    of `generate`. Random: torch's global generator, where they sample."""
+    ids, mask = pad_batch(prefixes, tokenizer.pad_token_id, "left")
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    found = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad,
+        eos_token_id=eos,
+        **settings,
+    )
+    rows = found[:, ids.size(1) :].tolist()
+    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+
 
 @torch.no_grad()
 def sample(
@@ -26,21 +47,9 @@ def sample(
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            ids, mask = pad_batch([prefixes[i] for i in rows], tokenizer.pad_token_id, "left")
-            new = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                do_sample=True,
-                top_k=0,
-                top_p=1.0,
-                temperature=1.0,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )[:, ids.size(1) :].tolist()
+            new = continued(model, tokenizer, [prefixes[i] for i in rows], max_new_tokens, **PLAIN)
             for i, row in zip(rows, new, strict=True):
-                end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
-                out[i] = row[:end]
+                out[i] = row
     model.train(training)
     return out
 

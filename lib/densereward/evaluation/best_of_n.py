@@ -96,7 +96,8 @@ def summed(values: dict[str, np.ndarray], ns, against: str, draw: np.random.Gene
 
 def pooled(records: list[dict], part: str = "values") -> tuple[dict[str, np.ndarray], list[int]]:
     """({reader: values [P, len(ns)]}, ns) of records of one setting, a record per seed: each prompt's mean over seeds;
-    `part` is "values" (best of n) or "search" (step by step). ValueError where records differ in n or in readers."""
+    `part` is "values" or "accuracy" (best of n), "search" or "search_accuracy" (step by step). ValueError where records
+    differ in n or in readers."""
     first = records[0]
     for r in records[1:]:
         if r["ns"] != first["ns"] or r[part].keys() != first[part].keys():

@@ -3,7 +3,7 @@
 The measure is per span of a response, against two truths: the span's credit, and the Monte Carlo estimate of its true
 advantage under the policy that wrote it, A(span) = V(after the span) - V(before it), where V averages the true return
 of sampled continuations. Rewards alone would score a bandit trivially (everything sits on the last token) and favour an
-even split, hence the advantages, which are what moves the policy: GAE with the critic as it is after its warm-up.
+even split, hence the advantages, which are what moves the policy: those of the row's trainer (`signals.py`).
 
 Left out: credit inside a span, which the testbed does not define.
 """

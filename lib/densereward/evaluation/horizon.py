@@ -36,11 +36,18 @@ LENGTHS = (  # tokens per word and less: about 32, 50, 100, 144 tokens per answe
     {"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360},
     {"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520},
 )
+FEW = {"credit_responses": 12}  # Monte Carlo values of a longer answer cost with the square of its length, and more
 SPANS = (  # about 32, 64, 95, 200 tokens; the last also cuts words into pieces. Two kinds are never asked for at once
     {},
-    {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 256},
-    {"world": {"kinds": 5, "parts": 3}, "max_completion_length": 384},
-    {"world": {"kinds": 6, "parts": 4}, "vocab_size": 350, "max_prompt_length": 80, "max_completion_length": 640},
+    {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 256, **FEW},
+    {"world": {"kinds": 5, "parts": 3}, "max_completion_length": 384, **FEW},
+    {
+        "world": {"kinds": 6, "parts": 4},
+        "vocab_size": 350,
+        "max_prompt_length": 80,
+        "max_completion_length": 640,
+        **FEW,
+    },
 )
 OF_LENGTH = {"length": LENGTHS, "spans": SPANS}  # sweeps that stand over the tokens of the SFT model's answers
 PAIRS = (4_000, 12_000, 28_000)
@@ -192,7 +199,7 @@ def slopes(gaps: pd.DataFrame, per: float = 2.0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "against", "mean", "low", "high", "seeds"])
 
 
-def sentence(found: pd.DataFrame, what: str) -> str:
+def sentence(found: pd.DataFrame, what: str, of: str = "the true return's gain") -> str:
     """What `slopes` say of gains, in words: grows, shrinks, or cannot be told apart from no change."""
     if found.empty:
         return f"Whether gains change with {what} cannot be said yet: no seed has two settings."
@@ -202,4 +209,4 @@ def sentence(found: pd.DataFrame, what: str) -> str:
         verdict = "has one seed and no interval" if np.isnan(row.low) else verdict
         gap = f"{summary.label(row.method)} over {summary.label(row.against)}"
         parts.append(f"{gap} {verdict} ({summary.interval_text(row.mean, row.low, row.high)})")
-    return f"Change of the true return's gain per doubling of {what}, t intervals over seeds: {'; '.join(parts)}."
+    return f"Change of {of} per doubling of {what}, t intervals over seeds: {'; '.join(parts)}."

@@ -24,9 +24,8 @@ from densereward.pipeline import Run, preferences, to_device
 from densereward.seeding import derive, generator
 from densereward.stages import load_json
 from densereward.testbed import truth
-from densereward.tokens import pad_batch
 from densereward.training.masked import mask_advantages
-from densereward.training.ppo import gae
+from densereward.training.ppo import gae, whiten
 from densereward.training.steps import leave_one_out, step_advantages
 
 TRAINERS = ("ppo", "rloo", "grpo", "dense-rloo", "dense-grpo", "remax")
@@ -52,7 +51,8 @@ def advantages(run: Run, row: Method, folder_of_sft: Path, folder_of_policy: Pat
     if row.trainer == "ppo":
         gained, values = by_critic(run, told.batch, folder_of_policy)
     elif row.trainer == "remax":
-        greedy = greedy_answers(told, found["prompt_ids"], run.profile.max_completion_length)
+        limit = run.profile.max_completion_length
+        greedy = sampling.continued(told.reference, told.tokenizer, found["prompt_ids"], limit, **sampling.GREEDY)
         baseline = sampling.batch_of(told.reference, told.tokenizer, found["prompt_ids"], greedy)
         gained = (told.batch["rewards"].sum(1) - told.reward_fn(baseline).sum(1))[:, None]
     else:
@@ -98,30 +98,13 @@ def group_rewards(row: Method, paid, tokenizer):
     return total
 
 
-def greedy_answers(told, prompt_ids: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-    """The likeliest token at every step, with EOS where it was reached."""
-    pad, eos = told.tokenizer.pad_token_id, told.tokenizer.eos_token_id
-    ids, mask = (to_device(x) for x in pad_batch(prompt_ids, pad, "left"))
-    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad}
-    made = told.reference.generate(input_ids=ids, attention_mask=mask, eos_token_id=eos, **settings)[
-        :, ids.size(1) :
-    ].tolist()
-    return [row[: row.index(eos) + 1] if eos in row else row for row in made]
-
-
-def whitened(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """x [B, T] with mean 0 and variance 1 over the real tokens, 0 elsewhere."""
-    x = (x - (x * mask).sum() / mask.sum()) * mask
-    return x * ((x**2).sum() / mask.sum() + 1e-8).rsqrt()
-
-
 def masked(
     run: Run, row: Method, folder_of_sft: Path, folder_of_policy: Path, told, gained: torch.Tensor, values
 ) -> torch.Tensor:
     """Advantages `gained` [B, T] (PPO's whitened) times the row's mask; `values` [B, T] are a critic's, or None."""
     batch, prefs, decides = told.batch, preferences(run, folder_of_sft), masking.row_of(row)
     if row.trainer == "ppo":
-        gained = whitened(gained, batch["completion_mask"])
+        gained = whiten(gained, batch["completion_mask"])
     of_mask = masking.scorer(run, row, folder_of_sft, prefs)
     reward_fn, _ = reward_of(run, decides, of_mask, folder_of_policy / "mask", told.tokenizer)
     decide = masking.Decider(reward_fn, row.mask, told.tokenizer)

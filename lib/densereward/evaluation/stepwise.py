@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from densereward import dense
+from densereward import dense, sampling
 from densereward.models import TokenScorer
 from densereward.testbed import world as w
 from densereward.testbed.steps import steps
@@ -67,10 +67,7 @@ def next_steps(model, tokenizer, prefixes: list[list[int]], batch_size: int = 25
         new = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
-            do_sample=True,
-            top_k=0,
-            top_p=1.0,
-            temperature=1.0,
+            **sampling.PLAIN,
             max_new_tokens=LONGEST,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,

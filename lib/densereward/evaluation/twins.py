@@ -54,12 +54,13 @@ def gains(runs: list[dict], name: str = tables.RETURN) -> pd.DataFrame:
 def through_training(runs: list[dict]) -> pd.DataFrame:
     """Win rate against the reference over training (Figure 5), each method of `TWINS` less its twin, paired by seed and
     round: the mean over rounds with its t interval over seeds, and the share of rounds that it is ahead in (ties half).
-    Pairs without a seed whose records both hold win rates are left out."""
-    rates = {
-        (r["method"], r["seed"]): np.array([row["win_rate"] for row in r["curves"]])
-        for r in runs
-        if "win_rate" in (r.get("curves") or [{}])[0]
-    }
+    Without PPO's first rounds, which teach the critic alone. Pairs without a seed whose records both hold win rates are
+    left out."""
+    rates = {}
+    for r in runs:
+        if "win_rate" in (r.get("curves") or [{}])[0]:
+            still = r["params"]["profile"]["critic_warmup"] * (METHODS[r["method"]].trainer == "ppo")
+            rates[r["method"], r["seed"]] = np.array([row["win_rate"] for row in r["curves"]])[still:]
     lines = []
     for masked, twin in TWINS.items():
         seeds = sorted(seed for name, seed in rates if name == masked and (twin, seed) in rates)

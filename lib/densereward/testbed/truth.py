@@ -1,8 +1,8 @@
 """What only the testbed can tell: true returns of rollouts, how much of the truth a reward model has, oracle rewards,
 span credit.
 
-All of it is measured beside training. The two exceptions are the oracle controls, which train on the truth and say so
-in their name.
+All of it is measured beside training. The exceptions are the oracle controls, which train on the truth or mask by it,
+and say so in their name.
 """
 
 import numpy as np

@@ -160,7 +160,8 @@ def answer(asked: dict[str, int], quality: float, world: World, rng: np.random.G
 
 
 def _repeat(clauses: list[str], named: list[str], rng: np.random.Generator) -> None:
-    """Say something again: one clause in a loop, or one to three of the items `named` anywhere behind."""
+    """Say something again: a clause in a loop, or one to three of the items `named`, some clauses further on. Where a
+    part before has repeated something, a number counts other clauses than items: a loop may be of a remark."""
     again = int(rng.integers(len(named)))
     if rng.random() < 0.3:
         clauses[again + 1 : again + 1] = [clauses[again]] * int(rng.integers(2, 6))

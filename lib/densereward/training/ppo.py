@@ -18,6 +18,7 @@ Left out: adapters, tools, images, adaptive KL coefficients, FSDP.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,17 @@ class DensePPOConfig(GRPOConfig):
                 f"save_steps is {self.save_steps}: make it a multiple of {self.updates_per_rollout}, the updates per "
                 "rollout batch, since a run resumes exactly only between two rollout batches"
             )
+
+
+def _mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(x: torch.Tensor, mask: torch.Tensor, mean: Callable = _mean) -> torch.Tensor:
+    """x [B, T] with mean 0 and variance 1 over the tokens of `mask`, 0 elsewhere; `mean` (x, mask) may span
+    processes."""
+    x = x - mean(x, mask)
+    return x * (mean(x**2, mask) + 1e-8).rsqrt() * mask
 
 
 def gae(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float):
@@ -217,8 +229,7 @@ class DensePPOTrainer(GRPOTrainer):
             seconds = {"seconds_generate": generated - started, "seconds_score": self.scored_at - generated}
             self._open_row(rewards * mask, kl, entropies, values, returns, mask, seconds)
         if self.args.whiten_advantages:
-            advantages = advantages - self._mean(advantages, mask)
-            advantages = advantages * (self._mean(advantages**2, mask) + 1e-8).rsqrt() * mask
+            advantages = whiten(advantages, mask, self._mean)
         return batch | {"advantages": advantages, "returns": returns, "old_values": values}
 
     def _open_row(self, rewards, kl, entropies, values, returns, mask, seconds):

@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 
 from densereward.masks import Masked
-from densereward.sampling import batch_of
+from densereward.sampling import batch_of, continued
 from densereward.tokens import pad_batch, tokenize_prompt
 from densereward.training.appo import shares
 
@@ -28,20 +28,11 @@ ANSWERS = 8  # per prompt, Appendix B; half of them the reference's
 @torch.no_grad()
 def sample_answers(model, tokenizer, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
     """One answer to each prompt, as token ids with EOS where it was reached. Random: torch's global generator."""
-    ids, mask = pad_batch(prompts, tokenizer.pad_token_id, "left")
     training = model.training
     model.eval()
-    found = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **SAMPLING,
-    )
+    found = continued(model, tokenizer, prompts, max_new_tokens, **SAMPLING)
     model.train(training)
-    eos, rows = tokenizer.eos_token_id, found[:, ids.size(1) :].tolist()
-    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+    return found
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def _checked(rewards: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     if (rewards.masked_fill(steps, 0) != 0).any():
         raise ValueError("a reward is paid off the ends of segments: steps need interpolation 'none'")
     if not steps.any(1).all():
-        raise ValueError(f"row {int((~steps.any(1)).nonzero()[0])} has no segment, so there is no reward to normalise")
+        raise ValueError(f"row {int((~steps.any(1)).nonzero()[0])} has no segment, so there is no reward to compare")
     return rewards
 
 
