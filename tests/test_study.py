@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from densereward import identity, pipeline, profiles, study, tuning
+from densereward import data, identity, pipeline, profiles, study, tuning
 from densereward.methods import METHODS, method
 from densereward.pipeline import Run
 from densereward.profiles import profile
@@ -235,3 +235,13 @@ def test_equal_trials_choose_for_each_method_and_the_study_uses_the_choice(tmp_p
 def test_no_group_of_methods_hides_a_method():
     """A planned run names its method on the command line of its own process: a group of that name would run instead."""
     assert not study.GROUPS.keys() & METHODS.keys()
+
+
+def test_records_of_a_file_know_how_it_was_split_and_those_of_the_testbed_need_not():
+    of_file, of_world = (
+        identity.parameters(Run(profile("cpu"), dataset=name), METHODS["bandit"]) for name in ("a.jsonl", "testbed")
+    )
+    assert of_file["shares"] == data.SHARES and of_world["shares"] is None
+    for now, alike in ((of_file, False), (of_world, True)):
+        older = {name: x for name, x in now.items() if name != "shares"}
+        assert identity.same(older, now) == alike

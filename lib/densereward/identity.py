@@ -7,6 +7,7 @@ got; names of figures and sources are no setting.
 import json
 from dataclasses import MISSING, asdict, fields
 
+from densereward.data import SHARES
 from densereward.methods import METHODS, Method
 from densereward.profiles import Profile
 from densereward.records import canonical
@@ -25,7 +26,8 @@ TUNED = (
 def parameters(run, row: Method) -> dict:
     """Everything that tells two runs of a seed apart, in JSON's types."""
     given = {"method": asdict(row), "profile": run.profile.to_dict(), "model": run.model, "contrast": run.contrast}
-    return json.loads(json.dumps(given | {"tuned": run.tuned}))
+    shares = None if run.testbed else SHARES  # of a file; None also in records that are older than these shares
+    return json.loads(json.dumps(given | {"tuned": run.tuned, "shares": shares}))
 
 
 def completed(params: dict) -> dict:
@@ -33,7 +35,7 @@ def completed(params: dict) -> dict:
     profile = _defaults(Profile) | params["profile"]
     profile["world"] = _defaults(World) | profile["world"]
     rest = {"method": _method(params["method"]), "profile": profile}
-    return {"contrast": 0.0, "model": None, "tuned": False, **params, **rest}
+    return {"contrast": 0.0, "model": None, "tuned": False, "shares": None, **params, **rest}
 
 
 def settings(params: dict) -> dict:
