@@ -48,7 +48,7 @@ STYLE = {  # method: colour, marker, line; a variant shares its colour with what
     "token-rloo": ("#E69F00", "p", "--"),
     "tlcr-rloo": ("#882255", "P", "--"),
     "appo-oracle": ("#009E73", "X", ":"),
-    "adpo-oracle": ("#009E73", "P", ":"),
+    "adpo-oracle": ("#009E73", "H", ":"),
     "ars-oracle": ("#009E73", "d", ":"),
     "tlcr-without-negative": ("#009E73", "P", "-"),
     "tlcr-without-positive": ("#E69F00", "X", "-"),
