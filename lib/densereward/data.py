@@ -23,8 +23,8 @@ from datasets import Dataset
 SUFFIXES = (".jsonl", ".jsonl.gz")
 TURN = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
-SHARES = {"sft": 0.17, "preference": 0.34, "ppo": 0.34, "validation": 0.05, "test": 0.10}  # of the conversations: 20 /
-# 40 / 40% (tlcr Section 5) of what is not held out
+# Of the conversations. What is not held out goes 20 / 40 / 40% to SFT, rewards and RL (tlcr Section 5).
+SHARES = {"sft": 0.17, "preference": 0.34, "ppo": 0.34, "validation": 0.05, "test": 0.10}
 
 
 @dataclass
