@@ -433,10 +433,8 @@ def test_masks_of_pairs_are_decided_by_the_token_models_normalised_scores(run, r
     decide = masking.decider(run, METHODS["dpo-masked"], sft, prefs, folder, tokenizer, tmp_path)
     pairs, counts = masking.mask_dataset(load_from_disk(prefs.path / "preference"), decide, tokenizer, 0)
     net = TokenScorer.from_pretrained(folder, dtype=torch.float32)
-    fitted = rewards.fit_normaliser(
-        **dict(zip(("scores", "segment_mask"), pipeline.calibration_scores(run, row, folder, sft, prefs))),
-        **row.normaliser,
-    )
+    scores, lengths = pipeline.calibration_scores(run, row, folder, sft, prefs)
+    fitted = rewards.fit_normaliser(scores=scores, segment_mask=lengths > 0, **row.normaliser)
     pay = dense.reward_function(row, net, fitted, tokenizer)
     values, masks, sides = [], [], []
     for pair in pairs:

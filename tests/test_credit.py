@@ -7,6 +7,7 @@ import torch
 from densereward.evaluation import controlled, credit, summary
 
 SPANS = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, -1, -1, -1]])
+LAST = torch.tensor([[1, 4, 5], [0, 2, 0]])  # the tokens that decide them
 
 
 def test_values_are_pooled_over_the_tokens_of_their_span_and_no_others():
@@ -23,7 +24,7 @@ def test_the_truth_agrees_with_itself_however_it_is_spread_and_shifted():
     credits = torch.tensor([[1.0, -1.0, 0.2], [1.0, -0.5, 0.0]])
     spread = credits.gather(1, SPANS.clamp(min=0)).masked_fill(SPANS < 0, 0)
     even = spread / torch.tensor([[2, 2, 3, 3, 3, 1], [1, 2, 2, 1, 1, 1]])
-    found = credit.fidelity(even, spread + 5.0, SPANS, credits, -credits)
+    found = credit.fidelity(even, spread + 5.0, SPANS, credits, -credits, LAST)
     assert found["rewards_credit_pearson"] == pytest.approx(1) and found["rewards_credit_sign"] == 1
     assert found["advantages_credit_pearson"] == pytest.approx(1), "a constant is no credit"
     assert found["advantages_monte_carlo_pearson"] == pytest.approx(-1)
@@ -33,7 +34,7 @@ def test_everything_on_the_last_token_earns_no_praise():
     credits = torch.tensor([[1.0, -1.0, 0.2], [1.0, -0.5, 0.0]])
     bandit = torch.zeros(2, 6)
     bandit[0, 5], bandit[1, 2] = credits[0].sum(), credits[1, :2].sum()
-    assert credit.fidelity(bandit, torch.zeros(2, 6), SPANS, credits, credits)["rewards_credit_pearson"] < 0.5
+    assert credit.fidelity(bandit, torch.zeros(2, 6), SPANS, credits, credits, LAST)["rewards_credit_pearson"] < 0.5
     flat = credit.agreement(np.zeros(5), np.arange(5.0))
     assert flat == {"pearson": 0.0, "spearman": 0.0, "sign": 0.5}
 

@@ -178,7 +178,7 @@ def test_the_area_under_the_curve_is_that_of_the_truth_and_falls_with_the_revise
     for row in labelled(rows, revise_rows(reviser, conversations(rows, tokenizer)), tokenizer, 128)[0]:
         if row["side"] == "rejected":
             prompt = truth.text_of(tokenizer, row["prompt_ids"])
-            ids, credits, _ = truth.spans_of(tokenizer, [prompt], [row["completion_ids"]])
+            ids, credits, *_ = truth.spans_of(tokenizer, [prompt], [row["completion_ids"]])
             bad += [bool(credits[0][i] < 0) for i in ids[0]]
             out += [label == 0 for label in row["labels"]]
     assert found.auc.iloc[1] == pytest.approx(roc_auc_score(bad, np.array(out, float)))

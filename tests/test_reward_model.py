@@ -93,6 +93,7 @@ def test_equal_seeds_train_equal_scorers(pairs, tmp_path):
 def test_normalisers_see_each_responses_segment_scores_in_order(pairs):
     cut = reward_model.with_segments(pairs, methods.METHODS["token"], TOKENIZER, 0)
     scorer = scorer_from(model())
-    scores, mask = reward_model.segment_scores(scorer, cut, TOKENIZER.pad_token_id)
+    scores, sizes = reward_model.segment_scores(scorer, cut, TOKENIZER.pad_token_id)
+    mask = sizes > 0
     lengths = [len(ids) for side in ("chosen", "rejected") for ids in pairs[f"{side}_completion_ids"]]
     assert len(scores) == 96 and sorted(mask.sum(1).tolist()) == sorted(lengths)

@@ -7,6 +7,7 @@ The same function serves PPO, the credit figures and the notebooks' strips; noth
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -42,7 +43,28 @@ def dense_rewards(
 ) -> torch.Tensor:
     """Normalised, interpolated rewards [B, T] of segment scores [B, S] (segment-ppo Eq. 12 and Section 2.3)."""
     z = R.correct(R.normalise(scores, segment_mask, normaliser), segment_mask, **method.correction)
-    return R.interpolate(z, ids, method.interpolation)
+    return R.interpolate(z, ids, method.interpolation) / normaliser.unit
+
+
+def fitted(method: Method, scores: torch.Tensor, lengths: torch.Tensor) -> R.Normaliser:
+    """The row's normaliser, fitted on calibration answers' segment scores [N, S]; `lengths` [N, S] are the segments' in
+    tokens, 0 beyond the last.
+
+    Its unit, what rewards are divided by, is 1, or with `scale` "totals" the deviation of the totals that these answers
+    are paid: in it KL coefficient and value clip mean the same for every granularity. A bandit's z-scores deviate by 1
+    as they are; summed over segments they deviate by several. Ours; the papers pay the sums. ValueError for another
+    scale, and for totals that do not vary."""
+    mask = lengths > 0
+    normaliser = R.fit_normaliser(scores=scores, segment_mask=mask, **method.normaliser)
+    if method.scale == "none":
+        return normaliser
+    if method.scale != "totals":
+        raise ValueError(f"scale {method.scale!r} of method {method.name!r}: choose none or totals")
+    z = R.correct(R.normalise(scores, mask, normaliser), mask, **method.correction)
+    unit = float((z * (lengths if method.interpolation == "repeat" else mask)).sum(1).double().std())
+    if not unit > 0:
+        raise ValueError(f"the totals that {method.name!r} pays calibration answers do not vary; look at its scorer")
+    return replace(normaliser, unit=unit)
 
 
 def reward_function(

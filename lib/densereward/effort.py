@@ -41,6 +41,15 @@ def recorded(record: dict) -> dict[str, int]:
     return {"preference_labels": labels, "revisions": 0, "tokens": record["provenance"].get("tokens") or 0}
 
 
+def warming(record: dict) -> int:
+    """Rounds of a record in which only the critic learnt. An older record, whose curves do not say, has all of its
+    profile's."""
+    p, curves = record["params"]["profile"], record.get("curves", [])
+    if METHODS[record["method"]].trainer != "ppo":
+        return 0
+    return sum(not row["warm"] for row in curves) if curves and "warm" in curves[0] else p["critic_warmup"]
+
+
 def updates(record: dict) -> int:
     """Optimiser steps that changed a record's policy: PPO's but those of the critic's warm-up, each round's of another
     trainer in rounds, or an epoch's over pairs (FIGA's: over all revisions that were asked for, failed ones too)."""
@@ -49,4 +58,4 @@ def updates(record: dict) -> int:
         return 0
     if trainer in ("dpo", "kto", "figa"):
         return (recorded(record)["revisions"] if trainer == "figa" else p["pairs"]) // p["rm_batch"]
-    return (p["rounds"] - p["critic_warmup"] * (trainer == "ppo")) * p["minibatches"] * p["ppo_epochs"]
+    return (p["rounds"] - warming(record)) * p["minibatches"] * p["ppo_epochs"]

@@ -53,7 +53,7 @@ def row_of(method: Method) -> Method | None:
         raise ValueError(f"{where}: a TD error takes the critic of the token rewards that decide; use PPO on 'token'")
     if method.mask.get("signed") and method.trainer != "ppo":
         raise ValueError(f"{where}: it is signed, which likelihoods and losses on pairs cannot take; use PPO")
-    return replace(by, interpolation="repeat")
+    return replace(by, interpolation="repeat", scale="none")  # offsets are in deviations of token scores
 
 
 def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Path | None:

@@ -13,10 +13,14 @@ from dataclasses import replace
 from densereward import adaptive_rows
 from densereward.row import CONTROL, Method, entropy
 
-_SEGMENT = Method("segment", "Segment (entropy)", "segment-ppo Table 1", segmentation=entropy(1.75))
-_TOKEN = Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"})
-_BANDIT = Method("bandit", "Bandit (sequence)", "segment-ppo Table 1", interpolation="none", value_clip=0.2)
+# Rewards of all rows are on one scale; rows of `_LITERAL` are paid sums of z-scores, as in the papers.
+_TOTALS = {"scale": "totals"}
+_SEGMENT = Method("segment", "Segment (entropy)", "segment-ppo Table 1", segmentation=entropy(1.75), **_TOTALS)
+_TOKEN = Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"}, **_TOTALS)
+_BANDIT = Method("bandit", "Bandit (sequence)", "segment-ppo Table 1", interpolation="none", value_clip=0.2, **_TOTALS)
 _ORACLE = {"scorer": "oracle", "normaliser": {"kind": "none"}, "source": CONTROL}
+# A span begins with its joint: split evenly, part of its credit would be paid before the token that decides it.
+_CAUSAL = Method("oracle-dense", "", segmentation={"kind": "spans"}, interpolation="decided", **_ORACLE)
 _SEQUENCE = {"segmentation": {"kind": "bandit"}, "interpolation": "none", "value_clip": 0.2}
 
 
@@ -28,7 +32,7 @@ def _variant(name: str, label: str, source: str, **changes) -> Method:
 _CORE = (
     Method("sft", "SFT (no RL)", "segment-ppo Table 1", scorer="none", trainer="none"),
     _BANDIT,
-    Method("sentence", "Sentence", "segment-ppo Table 1", segmentation={"kind": "sentence"}),
+    Method("sentence", "Sentence", "segment-ppo Table 1", segmentation={"kind": "sentence"}, **_TOTALS),
     _TOKEN,
     replace(
         _SEGMENT, name="bandit-as-segment", label="Bandit as segment", trained_with={"kind": "bandit"}
@@ -45,11 +49,13 @@ _CONTROLS = (
         "Random segments",
         "a control of this study: as many segments as `segment`, cut anywhere",
         segmentation={"kind": "random", "rate": "matched"},
+        **_TOTALS,
     ),
     Method("oracle-sequence", "Oracle, sequence", **_SEQUENCE, **_ORACLE),
-    Method("oracle-dense", "Oracle, per span", segmentation={"kind": "spans"}, **_ORACLE),
+    replace(_CAUSAL, name="oracle-dense", label="Oracle, per span"),
+    replace(_CAUSAL, name="oracle-dense-even", label="Oracle, span's even split", interpolation="even"),
     Method("oracle-sequence-noisy", "Noisy oracle, sequence", noise=1.0, **_SEQUENCE, **_ORACLE),
-    Method("oracle-dense-noisy", "Noisy oracle, per span", segmentation={"kind": "spans"}, noise=1.0, **_ORACLE),
+    replace(_CAUSAL, name="oracle-dense-noisy", label="Noisy oracle, per span", noise=1.0),
 )
 _ABLATIONS = (
     *(
@@ -99,6 +105,11 @@ _ABLATIONS = (
     ),
 )
 
+_LITERAL = tuple(
+    replace(row, name=f"{row.name}-literal", label=f"{row.label}, unscaled", scale="none")
+    for row in (_CORE[2], _TOKEN, _SEGMENT, _CORE[4])  # sentence, bandit-as-segment
+)
+
 _REVISED = {"kind": "oracle", "error": 0.1}
 _TLCR = Method(
     "tlcr",
@@ -108,6 +119,7 @@ _TLCR = Method(
     revisions=_REVISED,
     segmentation={"kind": "token"},
     normaliser={"kind": "continuous"},
+    **_TOTALS,
 )
 _TLCR_ROWS = (
     replace(
@@ -201,6 +213,7 @@ _EVERY = (
     *_ADAPTIVE,
     *_BASELINES,
     *_CONTROLS,
+    *_LITERAL,
     *_ABLATIONS,
     *_TLCR_ABLATIONS,
     *_CROSS,

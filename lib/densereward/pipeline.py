@@ -249,8 +249,8 @@ def segment_length(rows: Dataset) -> float:
 def calibration_scores(
     run: Run, method: Method, folder_of_scorer: Path, folder_of_sft: Path, prefs: Artifact, n: int = 2_000
 ):
-    """Raw segment scores [2n, S] and mask of the first n preference pairs: what normalisers are fitted on (segment-ppo
-    Appendix F)."""
+    """Raw segment scores and segment lengths [2n, S] of the first n preference pairs: what normalisers are fitted on
+    (segment-ppo Appendix F)."""
     net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32))
     tokenizer = load_causal_lm(folder_of_sft)[1]
     rows = load_from_disk(prefs.path / "preference")

@@ -41,8 +41,8 @@ def train_policy(
             lam=p.lam,
             value_clip=method.value_clip,
             critic_warmup_steps=p.critic_warmup,
+            critic_warmup_level=p.critic_warmup_level,
         )
-        warm = p.critic_warmup * p.minibatches * p.ppo_epochs
         make, further = (appo.MaskedPPOTrainer, {"decide": decide}) if decide else (ppo.DensePPOTrainer, {})
         trainer = make(
             policy,
@@ -53,18 +53,16 @@ def train_policy(
             train_dataset=rollouts.prompts(run, tokenizer),
             processing_class=tokenizer,
             metrics=watched,
-            callbacks=[SaveCritic(folder, warm)],
             **further,
         )
-        if warm == 0:
-            critic.save_pretrained(folder / "critic")
+        trainer.add_callback(SaveCritic(folder, trainer))
         trainer.train()
         trainer.save_model(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
     given = [given for given in (folder_of_scorer, advisor, folder_of_mask) if given is not None]
     masked = [appo, masking, *masking.CODE] if method.mask else []
-    fields = (*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup")
+    fields = (*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup", "critic_warmup_level")
     return stage(
         "ppo",
         build_policy,
@@ -138,9 +136,12 @@ class SaveCritic(TrainerCallback):
     """Keeps the critic as it is after its warm-up, when the policy is still the SFT model: what credit fidelity is
     measured with."""
 
-    def __init__(self, folder: Path, step: int):
-        self.folder, self.step = folder, step
+    def __init__(self, folder: Path, trainer: ppo.DensePPOTrainer):
+        self.folder, self.trainer = folder / "critic", trainer
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        model.critic.save_pretrained(self.folder)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step == self.step:
-            model.critic.save_pretrained(self.folder / "critic")
+        if not self.trainer.warm and state.global_step % args.updates_per_rollout == 0:
+            model.critic.save_pretrained(self.folder)

@@ -46,7 +46,8 @@ class Profile:
     critic_learning_rate: float = 1e-3
     kl_coef: float = 0.1
     lam: float = 1.0  # of GAE; no paper gives it
-    critic_warmup: int = 4  # rounds in which only the critic learns
+    critic_warmup: int = 4  # rounds in which only the critic learns, at most
+    critic_warmup_level: float = 1.0  # and no more once it explains this share of a fresh round's returns
     # DPO on the same pairs, one epoch; FIGA on their revisions, at the same learning rate
     dpo_beta: float = 0.1
     dpo_learning_rate: float = 3e-4

@@ -42,6 +42,7 @@ class Normaliser:
     estimator: str | None = None  # regression only: huber or ols
     locations: int = 0  # distinct p with two samples or more
     samples: int = 0  # scores that the fit rests on
+    unit: float = 1.0  # what token rewards are divided by (`dense.fitted`)
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
@@ -52,7 +53,7 @@ class Normaliser:
         names = [field.name for field in dataclasses.fields(cls)]
         if wrong := sorted(set(names) ^ set(record)):
             raise ValueError(f"normaliser record: field {wrong[0]!r} is missing or unknown; fit the normaliser again")
-        numbers = ["w_mean", "b_mean", "w_std", "b_std"] + ["floor"] * (record["floor"] is not None)
+        numbers = ["w_mean", "b_mean", "w_std", "b_std", "unit"] + ["floor"] * (record["floor"] is not None)
         for name in numbers:
             if not (isinstance(record[name], int | float) and math.isfinite(record[name])):
                 raise ValueError(f"normaliser record: {name} is {record[name]!r}, no number; fit the normaliser again")

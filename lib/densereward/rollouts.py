@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
-from densereward import dense, rewards
+from densereward import dense
 from densereward.methods import Method
 from densereward.models import TokenScorer
 from densereward.pipeline import Run, calibration_scores, to_device
@@ -79,8 +79,8 @@ def reward(
         unit = truth.return_deviation(tokenizer, load_from_disk(prefs.path / "preference"), returns)
         save_json(folder / "unit.json", unit)
         return truth.oracle_rewards(method, tokenizer, returns, unit, generator(run.seed, "oracle noise")), None
-    scores, segment_mask = calibration_scores(run, method, folder_of_scorer, folder_of_sft, prefs)
-    normaliser = rewards.fit_normaliser(scores=scores, segment_mask=segment_mask, **method.normaliser)
+    scores, lengths = calibration_scores(run, method, folder_of_scorer, folder_of_sft, prefs)
+    normaliser = dense.fitted(method, scores, lengths)
     save_json(folder / "normaliser.json", normaliser.to_dict())
     net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32))
     draw = generator(run.seed, "segments", method.name)

@@ -36,6 +36,7 @@ class Method:
     )  # segment-ppo Eq. 6, Appendix F
     correction: dict = field(default_factory=lambda: {"kind": "none"})  # of the constant per segment; ours
     interpolation: str = "even"  # segment-ppo Section 2.3
+    scale: str = "none"  # of the rewards: "totals" divides them by the deviation of calibration answers' totals; ours
     shaping: dict = field(default_factory=lambda: {"kind": "none"})  # RTO, ABC
     trainer: str = "ppo"
     options: dict = field(default_factory=dict)

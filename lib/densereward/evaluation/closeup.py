@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from datasets import Dataset, load_from_disk
 
-from densereward import dense, rewards, sampling, show
+from densereward import dense, sampling, show
 from densereward.methods import METHODS, Method, entropy
 from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run, calibration_scores, resolve, segment_length, to_device
@@ -105,8 +105,8 @@ def accuracies(scorers: dict[str, tuple[Path, dict]]) -> pd.DataFrame:
 
 def fit(run: Run, row: Method, folder_of_scorer: Path, folder_of_sft: Path, prefs: Artifact) -> tuple:
     """(scores [B, S], mask, normaliser): a scorer's calibration scores and what is fitted on them."""
-    scores, mask = calibration_scores(run, row, folder_of_scorer, folder_of_sft, prefs)
-    return scores, mask, rewards.fit_normaliser(scores=scores, segment_mask=mask, **row.normaliser)
+    scores, lengths = calibration_scores(run, row, folder_of_scorer, folder_of_sft, prefs)
+    return scores, lengths > 0, dense.fitted(row, scores, lengths)
 
 
 @torch.no_grad()

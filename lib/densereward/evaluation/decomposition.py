@@ -109,7 +109,7 @@ def token_truth(tokenizer, batch: dict, how: str = "repeat") -> tuple[torch.Tens
     mask = batch["completion_mask"].cpu()
     completions = [ids[:n] for ids, n in zip(batch["completion_ids"].tolist(), mask.sum(1).tolist())]
     prompts = [on_testbed.text_of(tokenizer, ids) for ids in batch["prompt_ids"].tolist()]
-    ids, credits, _ = on_testbed.spans_of(tokenizer, prompts, completions)
+    ids, credits, *_ = on_testbed.spans_of(tokenizer, prompts, completions)
     ids = torch.nn.functional.pad(ids, (0, mask.shape[1] - ids.shape[1]), value=-1)
     starts = torch.nn.functional.pad(ids[:, 1:] != ids[:, :-1], (1, 0))
     return interpolate(credits.double(), ids, how), segment_ids(starts, mask)

@@ -26,7 +26,7 @@ def auc(run: Run, tokenizer, rows, errors) -> pd.DataFrame:
         made, _ = labelled(rows, revise_rows(reviser, texts), tokenizer, run.profile.max_completion_length)
         made = made.filter(lambda row: row["side"] == "rejected")
         prompts = [truth.text_of(tokenizer, ids) for ids in made["prompt_ids"][:]]
-        spans, credits, _ = truth.spans_of(tokenizer, prompts, made["completion_ids"][:])
+        spans, credits, *_ = truth.spans_of(tokenizer, prompts, made["completion_ids"][:])
         bad = [(c[s[s >= 0]] < 0).numpy() for s, c in zip(spans, credits)]
         out = [np.asarray(labels) == 0 for labels in made["labels"][:]]
         # a label of two values: the area is the mean of the two rates

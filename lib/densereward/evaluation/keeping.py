@@ -58,7 +58,7 @@ def read(payers: dict[str, paying.Payer], model, tokenizer, answers: pd.DataFram
     credit = ends = None
     if "text" in answers:
         texts = [truth.text_of(tokenizer, x) for x in prompts]
-        spans, credits, _ = truth.spans_of(tokenizer, texts, ids)
+        spans, credits, *_ = truth.spans_of(tokenizer, texts, ids)
         credit = credits.gather(1, spans.clamp(min=0)).masked_fill(spans < 0, 0)
         ends = (spans >= 0) & (spans != F.pad(spans[:, 1:], (0, 1), value=-1))
     return Read(rewards, mask, torch.arange(len(ids)) < len(ids) // 2, segments, credit, ends)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from densereward import pipeline, policy, sampling, tokens
+from densereward import dense, pipeline, policy, sampling, tokens
 from densereward.evaluation import credit, signals
 from densereward.methods import Method
 from densereward.models import load_causal_lm
 from densereward.pipeline import Run, to_device
-from densereward.seeding import derive
+from densereward.seeding import derive, generator
 from densereward.stages import load_json, save_json, stage
 from densereward.testbed import build, monte_carlo, oracle, truth
 
@@ -128,8 +128,13 @@ def credit_of(
     found = reference_credit(run, folder_of_sft)
     told = paid(run, row, folder_of_sft, folder_of_scorer, folder_of_policy, found)
     advantages = signals.advantages(run, row, folder_of_sft, folder_of_policy, told, found)
-    spans, credits, mc = (torch.tensor(found[k]) for k in ("span_ids", "credits", "advantages"))
-    result = credit.fidelity(told.batch["rewards"].cpu(), advantages.cpu(), spans, credits, mc)
+    spans, credits, mc, deciding = (torch.tensor(found[k]) for k in ("span_ids", "credits", "advantages", "deciding"))
+    result = credit.fidelity(told.batch["rewards"].cpu(), advantages.cpu(), spans, credits, mc, deciding)
+    cut = spans
+    if row.segmentation["kind"] != "spans":
+        draw = generator(run.seed, "segments", row.name)
+        cut = dense.segment_ids(row, told.batch, told.tokenizer, draw).cpu()
+    result["causal_share"] = credit.causal_share(cut, deciding, credits, row.interpolation)
     if row.scorer != "oracle":
         result |= truth.boundaries(row, told.batch, spans, told.tokenizer, run.seed)
     return {**result, "value_se": found["value_se"]}

@@ -54,9 +54,8 @@ def payers(run: pipeline.Run, rows: list[Method], folder_of_sft: Path, prefs: Ar
             folder = revised.scorer(run, row, folder_of_sft, prefs)[0]
             net = pipeline.to_device(TokenScorer.from_pretrained(folder, dtype=torch.float32)).eval()
             seen[key] = folder, net, *pipeline.calibration_scores(run, row, folder, folder_of_sft, prefs)
-        folder, net, scores, mask = seen[key]
-        fitted = rewards.fit_normaliser(scores=scores, segment_mask=mask, **row.normaliser)
-        found[row.name] = Payer(row, folder, net, fitted, scores, mask)
+        folder, net, scores, lengths = seen[key]
+        found[row.name] = Payer(row, folder, net, dense.fitted(row, scores, lengths), scores, lengths > 0)
     return found
 
 
@@ -110,7 +109,7 @@ def spans(payers: dict[str, Payer], model, tokenizer, answers: pd.DataFrame) -> 
     parts = []
     for index, batch in batches(model, tokenizer, answers):
         prompts, completions = list(answers.prompt[index]), list(answers.completion_ids[index])
-        ids, credits, _ = truth.spans_of(tokenizer, prompts, completions)
+        ids, credits, *_ = truth.spans_of(tokenizer, prompts, completions)
         held = torch.arange(credits.size(1)) <= ids.max(1, keepdim=True).values
         answer, span = held.nonzero(as_tuple=True)
         columns = {"answer": index.to_numpy()[answer.numpy()], "span": span.numpy(), "credit": credits[held].numpy()}

@@ -84,7 +84,7 @@ def agreement(tokenizer, rejected: tuple, revised: tuple) -> dict[str, float]:
 def _marks(tokenizer, prompts, completions, labels, marked) -> tuple:
     """(whether each token's span is `marked`, the label, whether it is in a span, all [B, T]; a function that says of
     every marked span [N] whether a token of a mask [B, T] lies in it)."""
-    ids, _, parsed = truth.spans_of(tokenizer, prompts, [list(map(int, ids)) for ids in completions])
+    ids, *_, parsed = truth.spans_of(tokenizer, prompts, [list(map(int, ids)) for ids in completions])
     given = [torch.tensor(x, dtype=torch.float32) for x in labels]
     given = pad_sequence(given, batch_first=True, padding_value=NO_LABEL)
     kinds = [torch.tensor([bool(marked(s)) for s in spans]) for spans in parsed]

@@ -7,6 +7,7 @@ printed averages is the mean of its column, so differences and ranks are given b
 import numpy as np
 import pandas as pd
 
+from densereward import effort
 from densereward.evaluation import summary, tables, wins
 from densereward.evaluation.published_rows import ROWS, printed
 from densereward.evaluation.stats import mean_interval
@@ -59,7 +60,7 @@ def through_training(runs: list[dict]) -> pd.DataFrame:
     rates = {}
     for r in runs:
         if "win_rate" in (r.get("curves") or [{}])[0]:
-            still = r["params"]["profile"]["critic_warmup"] * (METHODS[r["method"]].trainer == "ppo")
+            still = effort.warming(r)
             rates[r["method"], r["seed"]] = np.array([row["win_rate"] for row in r["curves"]])[still:]
     lines = []
     for masked, twin in TWINS.items():

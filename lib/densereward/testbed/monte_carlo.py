@@ -23,13 +23,13 @@ def monte_carlo(
     seed: int,
     returns: str = "additive",
 ) -> dict:
-    """Span ids [B, T], credits [B, N] and Monte Carlo advantages [B, N] of sampled answers, with the mean standard
-    error of a value.
+    """Span ids [B, T], credits, deciding tokens and Monte Carlo advantages [B, N] of sampled answers, with the mean
+    standard error of a value.
 
     V of a prefix is the mean true return of `samples` continuations by `model`; V of a finished answer is its true
     return. An advantage V(after) - V(before) holds the span's own credit and what it does to the rest of the answer.
     Random: `seed`."""
-    ids, credits, parsed = truth.spans_of(tokenizer, prompts, completions)
+    ids, credits, deciding, parsed = truth.spans_of(tokenizer, prompts, completions)
     prefixes, where = [], []
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         prompt_ids = tokenize_prompt(tokenizer, messages(prompt))
@@ -53,7 +53,7 @@ def monte_carlo(
         else None
     )
     advantages = torch.from_numpy(np.nan_to_num(values[:, 1:] - values[:, :-1])).float()
-    return {"span_ids": ids, "credits": credits, "advantages": advantages, "value_se": error}
+    return {"span_ids": ids, "credits": credits, "deciding": deciding, "advantages": advantages, "value_se": error}
 
 
 def eval_prompts(world: w.World, split: str, n: int) -> list[str]:

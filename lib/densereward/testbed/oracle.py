@@ -7,8 +7,11 @@ final full stop belongs to the last span, so spans partition the text.
 Where a prompt asks for several kinds, each kind's number is counted for itself, and the order of the kinds does not
 matter.
 
-Left out: partial worth inside a span. Where a span's credit sits among its tokens is not defined; fidelity is measured
-per span.
+Each span says which character decides it (`Span.decided`): that of its item, of the word that tells a remark from all
+other phrases, and for a closing what comes behind it, since only the last one counts as a closing. A reward that is
+paid before the token of that character is no part of its reward to go.
+
+Left out: partial worth inside a span.
 """
 
 import re
@@ -38,6 +41,8 @@ class Span:
     credit: float
     item: str | None = None  # the item meant, spelt right
     misspelt: bool = False
+    decided: int = 0  # the credit rests on the answer's characters before this one, and on none behind
+    ending: float = 0.0  # the part of the credit that the answer's end decides (`world.UNFINISHED`)
 
 
 def ask(prompt: str) -> dict[str, int]:
@@ -61,13 +66,14 @@ def parse(prompt: str, response: str) -> list[Span]:
     `world.UNFINISHED` on top."""
     left = ask(prompt)  # how many of each kind are still to come
     if not response:
-        return [Span("junk", 0, 0, w.EMPTY)]
+        return [Span("junk", 0, 0, w.EMPTY, ending=w.EMPTY)]
     spans, seen = [], set()
     pieces = _pieces(response)
     for i, (start, body, end) in enumerate(pieces):
+        last = i == len(pieces) - 1
         text = response[body:end].strip()
-        text = text[:-1] if i == len(pieces) - 1 and text.endswith(".") else text
-        what, item, misspelt = _classify(text, left, first=i == 0, last=i == len(pieces) - 1)
+        text = text[:-1] if last and text.endswith(".") else text
+        what, item, misspelt = _classify(text, left, first=i == 0, last=last)
         if what == "correct":
             kind = w.KIND_OF[item]
             what = "repetition" if item in seen else "correct" if left[kind] else "not_asked"
@@ -75,9 +81,16 @@ def parse(prompt: str, response: str) -> list[Span]:
         elif what in ("off_topic", "greeting", "closing") and text in seen:
             what = "repetition"
         seen.add(item or text)
-        spans.append(Span(what, start, end, w.CREDITS[what] + (w.MISSPELT if misspelt else 0.0), item, misspelt))
+        if item:
+            decided = body + response[body:end].index(text) + _ITEM.fullmatch(text).end("item")
+        elif text in w.CLOSINGS and what != "repetition":  # what stands behind it says whether it closes
+            decided = end if last else end + len(response[end : pieces[i + 1][1]].rstrip())
+        else:
+            decided = body + _TELLING[text] if text in _TELLING else end
+        credit = w.CREDITS[what] + (w.MISSPELT if misspelt else 0.0)
+        spans.append(Span(what, start, end, credit, item, misspelt, decided))
     if not response.rstrip().endswith("."):
-        spans[-1] = replace(spans[-1], credit=spans[-1].credit + w.UNFINISHED)
+        spans[-1] = replace(spans[-1], credit=spans[-1].credit + w.UNFINISHED, ending=w.UNFINISHED)
     return spans
 
 
@@ -129,6 +142,23 @@ def _neighbours() -> dict[str, str]:
 _NEAR = _neighbours()
 
 
+def _telling() -> dict[str, int]:
+    """Of each phrase without an item, how many of its characters tell it from everything else a clause may start
+    with."""
+    phrases = [*w.GREETINGS, *w.CLOSINGS, *w.REMARKS]
+    starts = [x.split() for x in (*phrases, *w.BEFORE, *w.KIND_OF)]
+    found = {}
+    for phrase in phrases:
+        words = phrase.split()
+        others = [start for start in starts if start != words]
+        n = next(n for n in range(1, len(words) + 1) if all(start[:n] != words[:n] for start in others))
+        found[phrase] = len(" ".join(words[:n]))
+    return found
+
+
+_TELLING = _telling()
+
+
 def additive(spans: list[Span], number: int) -> float:
     """The sum of the credits; `number` is of all items that were asked for, here and below."""
     return sum(s.credit for s in spans)
@@ -166,6 +196,15 @@ def token_spans(spans: list[Span], offsets: list[tuple[int, int]]) -> np.ndarray
     ends = np.array([s.end for s in spans])
     last = np.array([end - 1 if end > start else ends[-1] for start, end in offsets])
     return np.minimum(np.searchsorted(ends, last, side="right"), len(spans) - 1)
+
+
+def deciding_tokens(spans: list[Span], offsets: list[tuple[int, int]]) -> np.ndarray:
+    """The index of the token that decides each span, [N] int64: the one with the last character that its credit rests
+    on. What rests on the answer's end is decided by the last token, which is EOS where the answer has one."""
+    ends = np.array([end for _, end in offsets])
+    found = np.searchsorted(ends, [s.decided for s in spans])  # the first token that reaches so far
+    at_end = [s.decided == spans[-1].end and s.item is None for s in spans]
+    return np.where(at_end, len(offsets) - 1, np.minimum(found, len(offsets) - 1))
 
 
 def summary(prompt: str, response: str) -> dict[str, float]:

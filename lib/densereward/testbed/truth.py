@@ -5,6 +5,9 @@ All of it is measured beside training. The exceptions are the oracle controls, w
 and say so in their name.
 """
 
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -127,16 +130,28 @@ def metrics(returns: str) -> list:
     return [measure(name, key) for name, key in names.items()]
 
 
-def spans_of(tokenizer, prompts: list[str], completions: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, list]:
-    """(span ids [B, T], credits [B, N], the spans) of responses given as token ids; span ids are -1 on padding."""
-    parsed, ids = [], []
+class Spans(NamedTuple):
+    """Spans of a batch of responses: the span of each token, `ids` [B, T], -1 on padding; the `credits` of the spans,
+    [B, N], 0 beyond a response's last; the token that decides each (`oracle.deciding_tokens`), `deciding` [B, N]; and
+    what the oracle read, `parsed`."""
+
+    ids: torch.Tensor
+    credits: torch.Tensor
+    deciding: torch.Tensor
+    parsed: list[list[oracle.Span]]
+
+
+def spans_of(tokenizer, prompts: list[str], completions: list[list[int]]) -> Spans:
+    """The spans of responses given as token ids."""
+    parsed, ids, deciding = [], [], []
     for prompt, completion in zip(prompts, completions, strict=True):
         text, offsets = token_offsets(tokenizer, completion)
         parsed.append(oracle.parse(prompt, text))
         ids.append(torch.from_numpy(oracle.token_spans(parsed[-1], offsets)))
+        deciding.append(torch.from_numpy(oracle.deciding_tokens(parsed[-1], offsets)))
     credits = [torch.tensor([s.credit for s in spans]) for spans in parsed]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return pad(ids, batch_first=True, padding_value=-1), pad(credits, batch_first=True), parsed
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    return Spans(pad(ids, padding_value=-1), pad(credits), pad(deciding), parsed)
 
 
 def return_deviation(tokenizer, rows: Dataset, returns: str, limit: int = 2_000) -> float:
@@ -151,25 +166,28 @@ def return_deviation(tokenizer, rows: Dataset, returns: str, limit: int = 2_000)
 def oracle_rewards(method: Method, tokenizer, returns: str, unit: float, draw: torch.Generator):
     """The reward function of the oracle controls: each span's true credit plus noise of `method.noise`, a fresh draw
     per rollout, divided by `unit`, so that its returns are on the scale of z-scored ones. What a return that is no sum
-    of credits has beyond their sum is paid at the last span.
+    of credits has beyond their sum, and what only the end of an answer decides, is paid at the last token.
 
-    Dense: a span's draw is split over its tokens. Sequence: the sum of the same draws, at the last token: the same
-    information. Random: `draw`."""
+    Dense: a span's draw is paid at the token that decides it, or spread over the span's tokens as `interpolation` says.
+    Sequence: the sum of the same draws, at the last token: the same information. Random: `draw`."""
 
     def rewards(batch: dict) -> torch.Tensor:
         mask = batch["completion_mask"]
         lengths = mask.sum(1).tolist()
         completions = [ids[: int(n)] for ids, n in zip(batch["completion_ids"].tolist(), lengths, strict=True)]
         prompts = [text_of(tokenizer, ids) for ids in batch["prompt_ids"].tolist()]
-        ids, credits, parsed = spans_of(tokenizer, prompts, completions)
+        ids, credits, deciding, parsed = spans_of(tokenizer, prompts, completions)
         ids = torch.nn.functional.pad(ids, (0, mask.size(1) - ids.size(1)), value=-1)
         last = ids.max(1, keepdim=True).values
         total = [oracle.RETURNS[returns](s, sum(oracle.ask(p).values())) for p, s in zip(prompts, parsed, strict=True)]
-        credits = credits.scatter_add(
-            1, last, torch.tensor(total)[:, None].to(credits.dtype) - credits.sum(1, keepdim=True)
-        )
+        rest = torch.tensor(total)[:, None].to(credits.dtype) - credits.sum(1, keepdim=True)  # [B, 1]
         held = torch.arange(credits.size(1)) <= last  # [B, N]
-        noisy = (credits + method.noise * torch.randn(credits.shape, generator=draw)) * held / unit
+        noise = method.noise * torch.randn(credits.shape, generator=draw) * held
+        if method.segmentation["kind"] == "spans" and method.interpolation == "decided":
+            ending = torch.tensor([[s[-1].ending] for s in parsed])  # [B, 1]
+            paid = torch.zeros(ids.shape).scatter_add(1, deciding, credits.scatter_add(1, last, -ending) + noise)
+            return (paid.scatter_add(1, mask.sum(1, keepdim=True).cpu() - 1, ending + rest) / unit).to(mask.device)
+        noisy = (credits.scatter_add(1, last, rest) + noise) / unit
         if method.segmentation["kind"] == "bandit":
             ids, noisy = torch.where(mask.cpu().bool(), 0, -1), noisy.sum(1, keepdim=True)
         return interpolate(noisy, ids, method.interpolation).to(mask.device)

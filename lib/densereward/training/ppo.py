@@ -45,7 +45,8 @@ class DensePPOConfig(GRPOConfig):
     lam: float = 1.0  # lambda of GAE; no paper gives it
     value_clip: float = 0.2  # the paper: 0.2 for bandit, 0.25 for segment and token rewards
     vf_coef: float = 1.0
-    critic_warmup_steps: int = 0  # rollout batches during which the policy loss has weight 0
+    critic_warmup_steps: int = 0  # at most so many rollout batches have a policy loss of weight 0,
+    critic_warmup_level: float = 1.0  # and none from the first on whose returns the critic explains to this share
     whiten_advantages: bool = True  # over the real tokens of the whole rollout batch, on all processes
     num_generations: int = 1
     adam_beta2: float = 0.95
@@ -136,8 +137,9 @@ class DensePPOTrainer(GRPOTrainer):
     their names, never trained on. The other arguments are TRL's.
 
     `curves` has one row per rollout batch: means per response of proxy reward, KL (nats, summed over tokens) and
-    length, share of truncated responses, entropy per token (nats), value loss, explained variance, seconds to generate
-    (metrics included), to score and to update. It is a view of `state.log_history`, hence in every checkpoint.
+    length, share of truncated responses, entropy per token (nats), value loss, explained variance (of these returns, by
+    the critic before it learns from them), whether the critic is `warm`, so that the policy learns too, seconds to
+    generate (metrics included), to score and to update. It is a view of `state.log_history`, hence in every checkpoint.
     Raises ValueError on shared weights and on rewards of a wrong shape or not finite."""
 
     _name = "Dense PPO"
@@ -248,6 +250,9 @@ class DensePPOTrainer(GRPOTrainer):
         row |= {name: logged[f"rewards/{name}/mean"][-1] for name in self.metric_names}
         for name, number in row.items():
             logged[f"ppo/{name}"].append(number)
+        before = self.curves[-1] if self.curves else {"warm": False}
+        level, most = self.args.critic_warmup_level, self.args.critic_warmup_steps
+        row["warm"] = self.warm = before["warm"] or len(self.curves) >= most or bool(row["explained_variance"] >= level)
         self.state.log_history.append({"rollout": len(self.curves), "step": self.state.global_step, **row, **seconds})
 
     def _compute_loss(self, model, inputs):
@@ -259,8 +264,7 @@ class DensePPOTrainer(GRPOTrainer):
             return loss + self.args.vf_coef * losses.sum() / tokens
         value = losses.sum() / (tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation)
         self.value_losses.append(value.detach())
-        warmed_up = self.state.global_step >= self.args.critic_warmup_steps * self.args.updates_per_rollout
-        return loss * float(warmed_up) + self.args.vf_coef * value
+        return loss * float(self.warm) + self.args.vf_coef * value
 
     def _save(self, output_dir=None, state_dict=None):
         output_dir = Path(output_dir or self.args.output_dir)

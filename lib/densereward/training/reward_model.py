@@ -133,17 +133,20 @@ def margins(scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 1
 def segment_scores(
     scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 128
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Raw scores [N, S] and their mask of both sides' responses: what normalisers are fitted on."""
+    """Raw scores of both sides' responses and the lengths of their segments (tokens, 0 beyond the last), both [N, S]:
+    what normalisers are fitted on."""
     scorer.eval()
-    scores = []
+    scores, lengths = [], []
     for start in range(0, len(rows), batch_size):
-        batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list(), pad_id)
+        part = rows.select(range(start, min(start + batch_size, len(rows)))).to_list()
+        ids = [row[f"{side}_segment_ids"] for side in SIDES for row in part]
+        lengths += [torch.bincount(torch.tensor(row) + 1)[1:] for row in ids]
+        batch = collate(part, pad_id)
         batch = {name: tensor.to(scorer.device) for name, tensor in batch.items()}
         tokens = scorer.token_scores(batch["input_ids"], batch["attention_mask"]).cpu()
         scores += [row[ends.bool().cpu()] for row, ends in zip(tokens, batch["segment_ends"], strict=True)]
-    padded = torch.nn.utils.rnn.pad_sequence(scores, batch_first=True)
-    lengths = torch.tensor([len(row) for row in scores])
-    return padded, torch.arange(padded.size(1))[None] < lengths[:, None]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(scores, batch_first=True), pad(lengths, batch_first=True)
 
 
 def resolve(method: Method, pairs: Dataset, tokenizer, like: Method) -> Method:
