@@ -1,34 +1,150 @@
 """Sampling completions, and reading them back as batches. Temperature 1, no truncation of the distribution (segment-ppo
 Appendix D).
 
-Left out: vLLM, beam search. Greedy decoding makes small models loop, so nothing here is evaluated with it.
+For small models `generate` costs several times what the model does. `decode` is a loop around the model's own forward:
+equal prompts are read once, rows that reached EOS leave the batch, and a token is one uniform number looked up in the
+cumulative distribution. It draws from the same distribution as `generate`, not the same tokens; greedy ones are equal.
+Nothing is read of a model's generation_config.json: some come with penalties or truncations of their own.
+
+Left out: vLLM, beam search, penalties, models whose state is not a cache of keys and values (Mamba). Greedy decoding
+makes small models loop, so nothing here is evaluated with it.
 """
 
+import inspect
+from collections.abc import Callable
+
 import torch
+from transformers import DynamicCache, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
 
 from densereward.logprobs import logprobs_and_entropy
 from densereward.tokens import pad_batch
 
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # the model's own distribution
 GREEDY = {"do_sample": False}
+COMPACT = 3  # finished rows are dropped when they are this part of the batch: each time copies the cache of the others
+
+
+def drawn(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The token [B] of each row of logits [B, V] at which the cumulative distribution passes `uniform` [B], in [0, 1).
+
+    In double precision: a token's share of the unit interval is its probability, however large the vocabulary."""
+    cumulative = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+    at = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    return at.clamp(max=logits.size(1) - 1)
 
 
 @torch.no_grad()
+def decode(
+    model,
+    prefixes: list[list[int]],
+    max_new_tokens: int,
+    eos_ids: list[int],
+    pad_id: int,
+    *,
+    do_sample: bool,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    compact: int = COMPACT,
+) -> list[list[int]]:
+    """One continuation per prefix of token ids, in order, up to the first of `eos_ids`, which it includes.
+
+    Temperature, then `top_k` (0: all), then `top_p`, as `generate` applies them; without `do_sample` the likeliest
+    token. Random: one uniform number per row and step off torch's global generator of the model's device, whatever is
+    drawn. Raises ValueError for an empty prefix, and where the model's logits are not finite."""
+    if not all(prefixes):
+        raise ValueError(f"prefix {[bool(p) for p in prefixes].index(False)} has no token to continue from")
+    warpers = [TemperatureLogitsWarper(temperature)] if temperature not in (None, 1.0) else []
+    warpers += [TopKLogitsWarper(top_k)] if top_k else []
+    warpers += [TopPLogitsWarper(top_p)] if top_p not in (None, 1.0) else []
+    device, rows = model.device, len(prefixes)
+    number: dict[tuple, int] = {}
+    which = torch.tensor([number.setdefault(tuple(p), len(number)) for p in prefixes], device=device)
+    ids, mask = (x.to(device) for x in pad_batch([list(p) for p in number], pad_id, "left"))
+    step, cache = _forward(model), DynamicCache(config=model.config)
+    logits = step(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)  # [B, V]
+    if len(number) < rows:
+        cache.batch_select_indices(which)
+        mask, logits = mask[which], logits[which]
+    width, position = mask.size(1), mask.sum(1)  # position [B]: of the next token
+    mask = torch.cat([mask, mask.new_ones(rows, max_new_tokens)], 1)
+    uniform = torch.rand(rows, max_new_tokens, dtype=torch.float64, device=device) if do_sample else None
+    found = torch.full((rows, max_new_tokens), pad_id, device=device)
+    ends, alive = torch.tensor(eos_ids, device=device), torch.arange(rows, device=device)
+    finite, over = torch.ones((), dtype=torch.bool, device=device), torch.zeros_like(alive, dtype=torch.bool)
+    for t in range(max_new_tokens):
+        finite &= logits.sum().isfinite()
+        for warp in warpers if do_sample else ():
+            logits = warp(None, logits)
+        token = drawn(logits, uniform[alive, t]) if do_sample else logits.argmax(-1)
+        found[alive, t] = token  # beyond EOS too, until the row is dropped
+        over |= torch.isin(token, ends)
+        finished = int(over.sum())
+        if finished == len(over) or t == max_new_tokens - 1:
+            break
+        if finished * compact >= len(over):
+            keep = (~over).nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            alive, over, token, mask, position = (x[keep] for x in (alive, over, token, mask, position))
+        logits = step(token[:, None], mask[:, : width + t + 1], position[:, None], cache)
+        position = position + 1
+    if not finite:
+        raise ValueError("the model's logits are not finite: it has diverged, or its weights are broken")
+    last = set(eos_ids)
+    stops = ((next((i for i, token in enumerate(row) if token in last), len(row)), row) for row in found.tolist())
+    return [row[: stop + 1] for stop, row in stops]
+
+
+def _forward(model) -> Callable:
+    """(ids [B, L], mask, positions [B, L], cache) -> logits of the last column, float32 [B, V]."""
+    takes = inspect.signature(type(model).forward).parameters
+    last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    def forward(ids, mask, positions, cache):
+        where = {"position_ids": positions} if "position_ids" in takes else {}
+        made = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **where, **last)
+        return made.logits[:, -1].float()
+
+    return forward
+
+
 def continued(model, tokenizer, prefixes: list[list[int]], max_new_tokens: int, **settings) -> list[list[int]]:
-    """One continuation per prefix of token ids, as one batch, EOS included where it was reached; `settings` are those
-    of `generate`. Random: torch's global generator, where they sample."""
-    ids, mask = pad_batch(prefixes, tokenizer.pad_token_id, "left")
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    found = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=eos,
-        **settings,
-    )
-    rows = found[:, ids.size(1) :].tolist()
-    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+    """`decode` of one batch with the tokenizer's EOS."""
+    return decode(model, prefixes, max_new_tokens, [tokenizer.eos_token_id], tokenizer.pad_token_id, **settings)
+
+
+class Decoding:
+    """Mixin before TRL's GRPOTrainer or RLOOTrainer, which then samples with `decode`.
+
+    TRL's own generation stays for vLLM, continuous batching, images, parameters sharded over processes (ZeRO-3, FSDP),
+    and any generation setting that `decode` does not know."""
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *rest, **named):
+        settings = self.own_settings()
+        if images or multimodal_fields or settings is None:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named)
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            found = decode(model, prompt_ids, pad_id=self.processing_class.pad_token_id, **settings)
+        return (found, None) if isinstance(self, GRPOTrainer) else found  # GRPO's has log-probabilities beside it
+
+    def own_settings(self) -> dict | None:
+        """What `decode` is asked for in place of TRL's generation; None where it cannot."""
+        sharded = self.is_fsdp_enabled or (
+            self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
+        )
+        if self.use_vllm or self.use_transformers_continuous_batching or sharded:
+            return None
+        given = {name: x for name, x in self.generation_kwargs.items() if name not in ("pad_token_id", "bos_token_id")}
+        settings = {name: given.pop(name) for name in ("do_sample", "temperature", "top_k", "top_p", "max_new_tokens")}
+        settings["eos_ids"] = given.pop("eos_token_id")
+        neutral = {"min_p": (None, 0.0), "repetition_penalty": (None, 1.0), "cache_implementation": (None,)}
+        return settings if all(x in neutral.get(name, ()) for name, x in given.items()) else None
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import time
 import torch
 from transformers import TrainerCallback
 
+from densereward.sampling import Decoding
 from densereward.training.padding import by_length, forward_by_length
 
 
@@ -22,7 +23,7 @@ class CloseRow(TrainerCallback):
         self.trainer.curves[-1]["seconds_update"] = time.perf_counter() - self.trainer.scored_at
 
 
-class Counted:
+class Counted(Decoding):
     """Mixin before TRL's RLOOTrainer or GRPOTrainer.
 
     `curves` has one row per rollout batch, with the names of `DensePPOTrainer.curves`: every reward function's mean

@@ -29,6 +29,7 @@ from trl.models import prepare_deepspeed
 from trl.trainer.utils import disable_dropout_in_model
 
 from densereward.logprobs import attach_critic, completion_forward, fused_head
+from densereward.sampling import Decoding
 from densereward.training.padding import by_length, forward_by_length
 
 
@@ -128,7 +129,7 @@ def no_metric(completions, **unused) -> list[float]:
     return [0.0] * len(completions)
 
 
-class DensePPOTrainer(GRPOTrainer):
+class DensePPOTrainer(Decoding, GRPOTrainer):
     """PPO with a reward per token.
 
     `reward_fn(batch) -> rewards [B, T]` gets a dict of `prompt_ids`, `prompt_mask` [B, P], `completion_ids`,

@@ -21,7 +21,7 @@ from densereward.sampling import batch_of, continued
 from densereward.tokens import pad_batch, tokenize_prompt
 from densereward.training.appo import shares
 
-SAMPLING = {"do_sample": True, "temperature": 0.95, "top_p": 0.99, "top_k": 100, "num_beams": 1}  # Appendix B
+SAMPLING = {"do_sample": True, "temperature": 0.95, "top_p": 0.99, "top_k": 100}  # Appendix B
 ANSWERS = 8  # per prompt, Appendix B; half of them the reference's
 
 
