@@ -14,7 +14,8 @@ per span.
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -42,6 +43,11 @@ class Span:
 
 def ask(prompt: str) -> dict[str, int]:
     """What a prompt asks for, number by kind, in its order; ValueError if it is not a prompt of this world."""
+    return dict(_ask(prompt))
+
+
+@lru_cache(1 << 14)
+def _ask(prompt: str) -> dict[str, int]:
     found = {kind: w.NUMBERS[number] for number, kind in _ASKED.findall(prompt)}
     if not found:
         raise ValueError(f"not a testbed prompt: {prompt!r} names no number and kind, such as 'four fruits'")
@@ -62,22 +68,26 @@ def parse(prompt: str, response: str) -> list[Span]:
     left = ask(prompt)  # how many of each kind are still to come
     if not response:
         return [Span("junk", 0, 0, w.EMPTY)]
-    spans, seen = [], set()
-    pieces = _pieces(response)
+    spans, seen, pieces = [], set(), _pieces(response)
+    finished = response.rstrip().endswith(".")
     for i, (start, body, end) in enumerate(pieces):
+        first, last = i == 0, i == len(pieces) - 1
         text = response[body:end].strip()
-        text = text[:-1] if i == len(pieces) - 1 and text.endswith(".") else text
-        what, item, misspelt = _classify(text, left, first=i == 0, last=i == len(pieces) - 1)
-        if what == "correct":
+        text = text[:-1] if last and text.endswith(".") else text
+        what, item, misspelt = _classify(text)
+        if what == "item":
             kind = w.KIND_OF[item]
-            what = "repetition" if item in seen else "correct" if left[kind] else "not_asked"
-            left[kind] -= what == "correct"
-        elif what in ("off_topic", "greeting", "closing") and text in seen:
-            what = "repetition"
+            if kind not in left:
+                what = "wrong"
+            else:
+                what = "repetition" if item in seen else "correct" if left[kind] else "not_asked"
+                left[kind] -= what == "correct"
+        elif what != "junk":
+            out_of_place = (what == "greeting" and not first) or (what == "closing" and not last)
+            what = "repetition" if text in seen else "off_topic" if out_of_place else what
         seen.add(item or text)
-        spans.append(Span(what, start, end, w.CREDITS[what] + (w.MISSPELT if misspelt else 0.0), item, misspelt))
-    if not response.rstrip().endswith("."):
-        spans[-1] = replace(spans[-1], credit=spans[-1].credit + w.UNFINISHED)
+        credit = w.CREDITS[what] + (w.MISSPELT if misspelt else 0.0) + (0.0 if finished or not last else w.UNFINISHED)
+        spans.append(Span(what, start, end, credit, item, misspelt))
     return spans
 
 
@@ -98,21 +108,18 @@ def _pieces(response: str) -> list[tuple[int, int, int]]:
     return pieces
 
 
-def _classify(text: str, asked: Iterable[str], first: bool, last: bool) -> tuple[str, str | None, bool]:
-    """(kind of span, item, misspelt) of one piece of text, before repetition and number are looked at."""
-    if text in w.GREETINGS:
-        return ("greeting" if first else "off_topic"), None, False
-    if text in w.CLOSINGS:
-        return ("closing" if last else "off_topic"), None, False
-    if text in w.REMARKS:
-        return "off_topic", None, False
+@lru_cache(1 << 14)
+def _classify(text: str) -> tuple[str, str | None, bool]:
+    """(kind of span, item, misspelt) of one piece of text by itself: "item" for any item, and a greeting or a closing
+    wherever it is."""
+    for what, words in (("greeting", w.GREETINGS), ("closing", w.CLOSINGS), ("off_topic", w.REMARKS)):
+        if text in words:
+            return what, None, False
     found = _ITEM.fullmatch(text)
     if not found:
         return "junk", None, False
     item = found["item"] if found["item"] in w.KIND_OF else _NEAR.get(found["item"])
-    if item is None:
-        return "junk", None, False
-    return ("correct" if w.KIND_OF[item] in asked else "wrong"), item, item != found["item"]
+    return ("junk", None, False) if item is None else ("item", item, item != found["item"])
 
 
 def _neighbours() -> dict[str, str]:
