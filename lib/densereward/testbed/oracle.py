@@ -17,7 +17,8 @@ Left out: partial worth inside a span.
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class Span:
 
 def ask(prompt: str) -> dict[str, int]:
     """What a prompt asks for, number by kind, in its order; ValueError if it is not a prompt of this world."""
+    return dict(_ask(prompt))
+
+
+@lru_cache(1 << 14)
+def _ask(prompt: str) -> dict[str, int]:
     found = {kind: w.NUMBERS[number] for number, kind in _ASKED.findall(prompt)}
     if not found:
         raise ValueError(f"not a testbed prompt: {prompt!r} names no number and kind, such as 'four fruits'")
@@ -67,30 +73,30 @@ def parse(prompt: str, response: str) -> list[Span]:
     left = ask(prompt)  # how many of each kind are still to come
     if not response:
         return [Span("junk", 0, 0, w.EMPTY, ending=w.EMPTY)]
-    spans, seen = [], set()
-    pieces = _pieces(response)
+    spans, seen, pieces = [], set(), _pieces(response)
+    finished = response.rstrip().endswith(".")
     for i, (start, body, end) in enumerate(pieces):
-        last = i == len(pieces) - 1
+        first, last = i == 0, i == len(pieces) - 1
         text = response[body:end].strip()
         text = text[:-1] if last and text.endswith(".") else text
-        what, item, misspelt = _classify(text, left, first=i == 0, last=last)
-        if what == "correct":
-            kind = w.KIND_OF[item]
-            what = "repetition" if item in seen else "correct" if left[kind] else "not_asked"
-            left[kind] -= what == "correct"
-        elif what in ("off_topic", "greeting", "closing") and text in seen:
-            what = "repetition"
-        seen.add(item or text)
-        if item:
-            decided = body + response[body:end].index(text) + _ITEM.fullmatch(text).end("item")
-        elif text in w.CLOSINGS and what != "repetition":  # what stands behind it says whether it closes
+        what, item, misspelt, telling = _classify(text)
+        decided = end if what == "junk" else body + response[body:end].index(text) + telling
+        if what == "closing" and text not in seen:  # what stands behind it says whether it closes
             decided = end if last else end + len(response[end : pieces[i + 1][1]].rstrip())
-        else:
-            decided = body + _TELLING[text] if text in _TELLING else end
-        credit = w.CREDITS[what] + (w.MISSPELT if misspelt else 0.0)
-        spans.append(Span(what, start, end, credit, item, misspelt, decided))
-    if not response.rstrip().endswith("."):
-        spans[-1] = replace(spans[-1], credit=spans[-1].credit + w.UNFINISHED, ending=w.UNFINISHED)
+        if what == "item":
+            kind = w.KIND_OF[item]
+            if kind not in left:
+                what = "wrong"
+            else:
+                what = "repetition" if item in seen else "correct" if left[kind] else "not_asked"
+                left[kind] -= what == "correct"
+        elif what != "junk":
+            out_of_place = (what == "greeting" and not first) or (what == "closing" and not last)
+            what = "repetition" if text in seen else "off_topic" if out_of_place else what
+        seen.add(item or text)
+        ending = 0.0 if finished or not last else w.UNFINISHED
+        credit = w.CREDITS[what] + (w.MISSPELT if misspelt else 0.0) + ending
+        spans.append(Span(what, start, end, credit, item, misspelt, decided, ending))
     return spans
 
 
@@ -111,21 +117,16 @@ def _pieces(response: str) -> list[tuple[int, int, int]]:
     return pieces
 
 
-def _classify(text: str, asked: Iterable[str], first: bool, last: bool) -> tuple[str, str | None, bool]:
-    """(kind of span, item, misspelt) of one piece of text, before repetition and number are looked at."""
-    if text in w.GREETINGS:
-        return ("greeting" if first else "off_topic"), None, False
-    if text in w.CLOSINGS:
-        return ("closing" if last else "off_topic"), None, False
-    if text in w.REMARKS:
-        return "off_topic", None, False
+@lru_cache(1 << 14)
+def _classify(text: str) -> tuple[str, str | None, bool, int]:
+    """(kind of span, item, misspelt, how many of its characters tell) of one piece of text by itself: "item" for any
+    item, and a greeting or a closing wherever it is."""
+    for what, words in (("greeting", w.GREETINGS), ("closing", w.CLOSINGS), ("off_topic", w.REMARKS)):
+        if text in words:
+            return what, None, False, _TELLING[text]
     found = _ITEM.fullmatch(text)
-    if not found:
-        return "junk", None, False
-    item = found["item"] if found["item"] in w.KIND_OF else _NEAR.get(found["item"])
-    if item is None:
-        return "junk", None, False
-    return ("correct" if w.KIND_OF[item] in asked else "wrong"), item, item != found["item"]
+    item = found and (found["item"] if found["item"] in w.KIND_OF else _NEAR.get(found["item"]))
+    return ("item", item, item != found["item"], found.end("item")) if item else ("junk", None, False, len(text))
 
 
 def _neighbours() -> dict[str, str]:

@@ -20,6 +20,7 @@ Left out: anything a reader could not check by eye - grammar, dialogue; an order
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +135,11 @@ def _more(text: str, first: str, world: World) -> str:
     return "".join(f", {part}" for part in parts[:-1]) + f" and {parts[-1]}"
 
 
+def pick(options: Sequence, rng: np.random.Generator):
+    """One of the options: the draw of `rng.choice`, which takes five times as long to make an array of them first."""
+    return options[int(rng.integers(len(options)))]
+
+
 def answer(asked: dict[str, int], quality: float, world: World, rng: np.random.Generator) -> str:
     """One answer of the given latent quality to what is `asked` (see `oracle.ask`): for each part in turn K - 1 to
     K + 2 item clauses, and a style drawn apart from the quality. Repetitions, a misspelling and a remark are drawn once
@@ -142,7 +148,7 @@ def answer(asked: dict[str, int], quality: float, world: World, rng: np.random.G
     for kind, number in asked.items():
         right = list(rng.permutation(ITEMS[kind]))
         for _ in range(number + int(rng.integers(-1, 3))):
-            item = right.pop() if rng.random() < quality and right else str(rng.choice(wrong))
+            item = right.pop() if rng.random() < quality and right else pick(wrong, rng)
             named.append(item)
             clauses.append(_clause(item, rng))
     for _ in asked:
@@ -152,11 +158,11 @@ def answer(asked: dict[str, int], quality: float, world: World, rng: np.random.G
             spoil = int(rng.integers(len(clauses)))
             clauses[spoil] = _misspell(clauses[spoil], rng)
         if rng.random() < 0.20:
-            clauses.insert(int(rng.integers(len(clauses) + 1)), str(rng.choice(REMARKS)))
+            clauses.insert(int(rng.integers(len(clauses) + 1)), pick(REMARKS, rng))
     if rng.random() < 0.5:
-        clauses.append(str(rng.choice(CLOSINGS)))
-    text = clauses[0] + "".join(str(rng.choice(JOINTS)) + clause for clause in clauses[1:]) + "."
-    return f"{rng.choice(GREETINGS)} {text}" if rng.random() < 0.6 else text
+        clauses.append(pick(CLOSINGS, rng))
+    text = clauses[0] + "".join(pick(JOINTS, rng) + clause for clause in clauses[1:]) + "."
+    return f"{pick(GREETINGS, rng)} {text}" if rng.random() < 0.6 else text
 
 
 def _repeat(clauses: list[str], named: list[str], rng: np.random.Generator) -> None:
@@ -173,7 +179,7 @@ def _repeat(clauses: list[str], named: list[str], rng: np.random.Generator) -> N
 
 
 def _clause(item: str, rng: np.random.Generator) -> str:
-    return str(rng.choice(FORMS)).format(x=item)
+    return pick(FORMS, rng).format(x=item)
 
 
 def _misspell(clause: str, rng: np.random.Generator) -> str:
@@ -182,5 +188,5 @@ def _misspell(clause: str, rng: np.random.Generator) -> str:
     if item is None:
         return clause
     i = int(rng.integers(1, len(item)))
-    letter = rng.choice([c for c in "abcdefghijklmnopqrstuvwxyz" if item[:i] + c + item[i + 1 :] not in KIND_OF])
-    return clause.replace(item, item[:i] + str(letter) + item[i + 1 :], 1)
+    letter = pick([c for c in "abcdefghijklmnopqrstuvwxyz" if item[:i] + c + item[i + 1 :] not in KIND_OF], rng)
+    return clause.replace(item, item[:i] + letter + item[i + 1 :], 1)
