@@ -9,11 +9,20 @@ import pandas as pd
 from densereward.evaluation import summary
 from densereward.evaluation.stats import at_matched_kl, length_controlled
 
+KL = 2.0  # nats per response, at which runs are compared where they have moved equally far
+WINDOW = 3  # rollout batches that a point of a smoothed curve is the mean of: its own and those before
 
-def return_at_kl(record: dict, kl: float, window: int = 3) -> float | None:
+
+def smoothed(record: dict, names: tuple[str, ...]) -> pd.DataFrame:
+    """The columns `names` of a run's curves, each row the mean of `WINDOW` rollout batches, by the number of the last
+    (from 0); batches before the first whole window, or with a gap in theirs, are left out."""
+    return pd.DataFrame(record["curves"])[list(names)].astype(float).rolling(WINDOW).mean().dropna()
+
+
+def return_at_kl(record: dict, kl: float) -> float | None:
     """True return in training where a run's KL to the SFT model first reaches `kl` (nats per response), both curves
-    averaged over `window` rollout batches first. None for a run that never reaches it."""
-    smooth = pd.DataFrame(record["curves"])[["kl", "true_return"]].astype(float).rolling(window).mean().dropna()
+    `smoothed` first. None for a run that never reaches it."""
+    smooth = smoothed(record, ("kl", "true_return"))
     return at_matched_kl(smooth["kl"], smooth["true_return"], kl) if len(smooth) else None
 
 

@@ -1,15 +1,24 @@
-"""Intervals and comparisons for few seeds and many responses.
+"""Intervals, comparisons and tests for few seeds and many responses.
 
 Two kinds of spread are kept apart. Over seeds (3 to 10 values) the interval is Student's t: at 3 seeds it is wide, 4.3
 standard errors to either side at 95%, and that width is the honest one. A bootstrap of 3 values has ten distinct
-resamples and is far too narrow. Over prompts or responses (10 values or more) it is the percentile bootstrap. Left
-out: corrections for many comparisons, which a claim states for itself.
+resamples and covers 73% where it says 95; of 5 values 90%, of 10 93% (normal values, `iqm_interval`), so that below 10
+there is none. Over prompts or responses (10 values or more) it is the percentile bootstrap.
+
+`iqm_interval` and `improvement` are those of rliable (Agarwal et al. 2021, arXiv 2108.13264, Sections 4.2 and 4.3),
+whose runs are our seeds and whose tasks are our conditions. Two departures: quartiles that fall within a value take
+their share of it (`scipy.stats.trim_mean` drops it whole, or keeps it), and one seed in all methods may be a pair.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
+
+FEW = 10  # values below which a percentile bootstrap is too narrow
+EXACT = 12  # seeds up to which all sign flips are tried
+ALPHA = 0.05
+POWER = 0.8
 
 
 def _column(values, name: str = "values") -> np.ndarray:
@@ -40,7 +49,7 @@ def bootstrap_ci(values, rng: np.random.Generator, level: float = 0.95, n: int =
     Raises ValueError for fewer than 10 values, where it is too narrow: use `mean_interval`.
     """
     column = _column(values)
-    if column.size < 10:
+    if column.size < FEW:
         raise ValueError(f"{column.size} values are too few for a bootstrap; use mean_interval")
     batch = max(1, 10**6 // column.size)  # 8 MB at a time
     found = stats.bootstrap(
@@ -59,9 +68,10 @@ def bootstrap_ci(values, rng: np.random.Generator, level: float = 0.95, n: int =
 def paired_contrast(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> dict:
     """Mean of a - b over the seeds that both share, with its t interval; `a` and `b` map a seed to its result.
 
-    Returns difference, low, high, seeds (how many), wins (seeds at which a is above b) and sign: 1 or -1 when the whole
-    interval lies on that side of zero, 0 when it does not or when there is one seed. Raises ValueError when the seeds
-    differ: a pair with one side missing is no pair.
+    Returns difference, low, high, seeds (how many), wins (seeds at which a is above b), sign: 1 or -1 when the whole
+    interval lies on that side of zero, 0 when it does not or when there is one seed; sd of the differences and p, of
+    the two-sided paired t test, both nan for one seed. Raises ValueError when the seeds differ: a pair with one side
+    missing is no pair.
     """
     pairs_a, pairs_b = dict(a), dict(b)
     if len(pairs_a) != len(a) or len(pairs_b) != len(b):
@@ -78,7 +88,120 @@ def paired_contrast(a: Mapping[int, float], b: Mapping[int, float], level: float
         "seeds": gaps.size,
         "wins": int((gaps > 0).sum()),
         "sign": int(low > 0) - int(high < 0),
+        "sd": float(gaps.std(ddof=1)) if gaps.size > 1 else float("nan"),
+        "p": _t_test(gaps),
     }
+
+
+def _t_test(gaps: np.ndarray) -> float:
+    """Two-sided p of a mean of zero. Differences that are all the same leave no doubt: 0, or 1 where they are zero."""
+    if gaps.size == 1:
+        return float("nan")
+    error = gaps.std(ddof=1) / np.sqrt(gaps.size)
+    if error == 0:
+        return float(gaps[0] == 0)
+    return float(2 * stats.t.sf(abs(gaps.mean()) / error, gaps.size - 1))
+
+
+def sign_flip_p(differences) -> float:
+    """Exact two-sided p of paired differences over 2 to 12 seeds: the share of all 2^n choices of their signs whose
+    mean is as far from zero. It supposes that a difference and its negative are equally likely, and no normality; it
+    is never below 2^(1-n), .25 at 3 seeds, .002 at 10. Raises ValueError for another number of seeds.
+    """
+    gaps = _column(differences, "differences")
+    if not 2 <= gaps.size <= EXACT:
+        raise ValueError(f"{gaps.size} differences: sign flips are tried for 2 to {EXACT}; use paired_contrast")
+    signs = 1 - 2 * (np.arange(2**gaps.size)[:, None] >> np.arange(gaps.size) & 1)  # [2^n, n]
+    means = np.abs(signs @ gaps)
+    return float((means >= means[0] * (1 - 1e-12)).mean())
+
+
+def holm(p) -> np.ndarray:
+    """p values of a family of tests, adjusted by Holm's step-down (1979): the chance of one false finding among all is
+    at most the level, however tests depend on each other. nan (no test) stays nan and counts for nothing. Raises
+    ValueError for values outside 0..1."""
+    p = np.asarray(p, dtype=np.float64)
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError("p values lie in 0..1")
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # nan last
+    adjusted = np.full_like(p, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(order.size, 0, -1)), 1)
+    return adjusted
+
+
+def detectable(sd: float, seeds: int, alpha: float = ALPHA) -> float:
+    """Smallest mean difference that a two-sided paired t test finds, with its sign, at power .8: differences of
+    standard deviation `sd` over `seeds` pairs, level `alpha`, by the noncentral t. In units of `sd`; nan for one seed.
+
+    At 10 seeds it is 1.00 sd, at 3 it is 3.26: the normal approximation says 0.89 and 1.62.
+    """
+    if seeds < 2:
+        return float("nan")
+    cut = stats.t.isf(alpha / 2, seeds - 1)
+    shift = optimize.brentq(lambda x: stats.nct.sf(cut, seeds - 1, x) - POWER, 0, 2 * (cut + 1))
+    return float(shift * sd / np.sqrt(seeds))
+
+
+def _middle(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half of the last axis, [..., N] -> [...]."""
+    n = values.shape[-1]
+    place = np.arange(n)  # the value of rank i fills i..i+1
+    share = np.clip(np.minimum(place + 1, 0.75 * n) - np.maximum(place, 0.25 * n), 0, None)
+    return np.sort(values, axis=-1) @ share / share.sum()
+
+
+def _by_seed(values, name: str = "values") -> np.ndarray:
+    """[seeds, conditions] of a list over seeds, or of such a table."""
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim not in (1, 2):
+        raise ValueError(f"{name}: pass [seeds] or [seeds, conditions], not shape {table.shape}")
+    _column(table.ravel(), name)
+    return table.reshape(len(table), -1)
+
+
+def iqm_interval(values, rng: np.random.Generator, level: float = 0.95, n: int = 10_000) -> tuple[float, float, float]:
+    """(interquartile mean, low, high) of [seeds] or [seeds, conditions], all values as one; the interval is the
+    percentile bootstrap that draws seeds anew within each condition, `n` resamples. Below 10 seeds it is nan.
+
+    Follows rliable, see above. Raises ValueError for none or non-finite.
+    """
+    table = _by_seed(values)
+    seeds, conditions = table.shape
+    middle = float(_middle(table.ravel()))
+    if seeds < FEW:
+        return middle, float("nan"), float("nan")
+    picks = rng.integers(seeds, size=(n, seeds, conditions))
+    drawn = np.take_along_axis(table[None], picks, axis=1).reshape(n, -1)
+    return middle, *_quantiles(_middle(drawn), level)
+
+
+def improvement(
+    a, b, rng: np.random.Generator, paired: bool, level: float = 0.95, n: int = 10_000
+) -> tuple[float, float, float]:
+    """(P(a > b), low, high), a tie counted half, of [seeds] or [seeds, conditions], mean over conditions: `paired`, a
+    seed of a against the same of b; else any seed against any (rliable's: Mann-Whitney's U over all pairs).
+
+    The interval is the percentile bootstrap over pairs, or over the seeds of each, within conditions, `n` resamples.
+    It is nan below 10 seeds, and a point where one side wins on all: `sign_flip_p` tells more there. Raises ValueError
+    for none, non-finite, unequal conditions, or pairs of unequal length.
+    """
+    a, b = _by_seed(a, "a"), _by_seed(b, "b")
+    if a.shape[1] != b.shape[1] or (paired and len(a) != len(b)):
+        raise ValueError(f"a has [seeds, conditions] {a.shape} and b {b.shape}; pass the same of both")
+    won = (a[:, None] > b) + 0.5 * (a[:, None] == b)  # [seeds of a, seeds of b, conditions]
+    if paired:
+        won = np.einsum("iic->ic", won)[:, None]  # [seeds, 1, conditions]
+    share = float(won.mean())
+    if min(len(a), len(b)) < FEW:
+        return share, float("nan"), float("nan")
+    one, other = (rng.multinomial(k, np.full(k, 1 / k), (n, won.shape[2])) for k in won.shape[:2])  # how often each
+    drawn = np.einsum("nca,abc,ncb->n", one, won, other, optimize=True) / won.size
+    return share, *_quantiles(drawn, level)
+
+
+def _quantiles(drawn: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def length_controlled(returns, lengths, reference_length: float) -> float | None:

@@ -239,3 +239,8 @@ def round_cost(records: list[dict]) -> pd.DataFrame:
 def interval_text(mean: float, low: float, high: float, digits: int = 2) -> str:
     """Text such as "1.23 [1.01, 1.45]", or the mean alone where there is no interval."""
     return f"{mean:.{digits}f}" + ("" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
+
+
+def p_text(p: float) -> str | None:
+    """A p value to three digits; None for none."""
+    return None if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -13,6 +13,7 @@ from scipy import stats
 
 from densereward import effort
 from densereward.evaluation import controlled, summary
+from densereward.evaluation.controlled import KL
 from densereward.evaluation.published_rows import FIGURE_3, LENGTH, MAIN, ROWS, printed
 from densereward.identity import settings
 from densereward.methods import METHODS
@@ -22,7 +23,6 @@ from densereward.seeding import rng
 LENGTHS = ("length-10", "length-13", "length-17", "length-22")  # Figure 3 by its segment lengths
 DEPARTURES = ("ols", "unfloored", "eos-released")  # where the paper and its released code disagree
 RETURN = "final.true_return"
-KL = 2.0  # nats per response, at which runs are compared where they have moved equally far
 SEVERAL = 6  # methods that a rank correlation needs
 SIGNS = {  # of a difference here against the printed one
     "same": "same sign as printed, interval clear of zero",
