@@ -32,7 +32,7 @@ def train_in_rounds(
     if p.rollouts % rounds.ANSWERS:
         raise ValueError(f"rollouts is {p.rollouts}: make it a multiple of {rounds.ANSWERS}, the answers to a prompt")
     folder_of_mask = masking.scorer(run, method, folder_of_sft, prefs)
-    watched = winning.metrics(run, folder_of_sft, in_rounds=True)
+    watched, heldout = winning.metrics(run, folder_of_sft, in_rounds=True), winning.heldout_scorer(run, folder_of_sft)
 
     def build(folder: Path) -> None:
         (policy, tokenizer), (reference, _) = load_causal_lm(folder_of_sft), load_causal_lm(folder_of_sft)
@@ -67,7 +67,7 @@ def train_in_rounds(
         tokenizer.save_pretrained(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
-    given = [given for given in (folder_of_scorer, folder_of_mask) if given is not None]
+    given = [given for given in (folder_of_scorer, folder_of_mask, heldout) if given is not None]
     code = [rollouts, rounds, online, appo, preference, masking, *masking.CODE, rewards, truth, winning]
     fields = (*SAMPLED, BETA[method.trainer], "online_learning_rate")
     return stage(

@@ -30,7 +30,7 @@ def train_without_critic(
     """RLOO, GRPO or ReMax, as `method.trainer` says, on the total that the row's rewards pay a response, or the first
     two on the rewards of its segments: policy, curves, normaliser. Random: rollouts, prompt order (seed, as PPO's)."""
     p, folder_of_mask = run.profile, masking.scorer(run, method, folder_of_sft, prefs)
-    watched = winning.metrics(run, folder_of_sft)
+    watched, heldout = winning.metrics(run, folder_of_sft), winning.heldout_scorer(run, folder_of_sft)
 
     def build(folder: Path) -> None:
         policy, tokenizer = load_causal_lm(folder_of_sft)
@@ -60,7 +60,11 @@ def train_without_critic(
         build,
         key=run.key(*rollouts.FIELDS, method=asdict(method), **masking.key(method)),
         sources=[*DATA, *SCORING, rollouts, *CODE, padding, rewards, truth, winning, *own_code(method)],
-        inputs=[*inputs_of(folder_of_sft), prefs, *(x for x in (folder_of_scorer, folder_of_mask) if x is not None)],
+        inputs=[
+            *inputs_of(folder_of_sft),
+            prefs,
+            *(x for x in (folder_of_scorer, folder_of_mask, heldout) if x is not None),
+        ],
         root=run.root,
     )
 

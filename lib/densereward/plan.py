@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from densereward import masking
-from densereward.methods import LEARNED
+from densereward.methods import LEARNED, METHODS, Method
 
 SECONDS = {"sft": 120.0, "preferences": 60.0, "scorer": 150.0, "run": 110.0}  # first guess, on one core
 
@@ -52,15 +52,25 @@ def plan(runs: list[tuple]) -> dict[str, Task]:
             needs = (add(Task(f"preferences, seed {run.seed}", "preferences", row.name, run.seed, needs)),)
         learned = [r for r in (row, masking.row_of(row)) if r and r.scorer in LEARNED and not run.committed]
         shared, needs = needs, () if learned else needs
+        if run.profile.heldout_proxy and run.testbed and row.trainer not in ("none", "dpo", "kto", "figa"):
+            before = needs[:0] if run.committed or run.model else (add(Task("sft", "sft", row.name, run.seed)),)
+            pairs = add(Task(f"preferences, seed {run.seed + 1}", "preferences", "bandit", run.seed + 1, before))
+            needs += (
+                add(Task(scorer_name(METHODS["bandit"], run.seed + 1), "scorer", "bandit", run.seed + 1, (pairs,))),
+            )
         for r in learned:
-            made = [r.trained_on, r.aggregate] if r.scorer == "bradley-terry" else r.scorer
-            trained = json.dumps([made, r.revisions], sort_keys=True)
-            task = add(Task(f"scorer {trained}, seed {run.seed}", "scorer", r.name, run.seed, shared))
+            task = add(Task(scorer_name(r, run.seed), "scorer", r.name, run.seed, shared))
             needs += () if task in needs else (task,)
         if row.shaping["kind"] == "rto":
             needs += tuple({f"dpo, seed {run.seed}"} & asked)
         add(Task(f"{row.name}, seed {run.seed}", "run", row.name, run.seed, needs))
     return tasks
+
+
+def scorer_name(row: Method, seed: int) -> str:
+    """The name of the task that trains a row's scorer: one for all rows that are trained alike."""
+    made = [row.trained_on, row.aggregate] if row.scorer == "bradley-terry" else row.scorer
+    return f"scorer {json.dumps([made, row.revisions], sort_keys=True)}, seed {seed}"
 
 
 def ahead(tasks: dict[str, Task], seconds: dict[str, float]) -> dict[str, float]:

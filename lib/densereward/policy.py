@@ -24,7 +24,7 @@ def train_policy(
     normaliser. Random: rollouts, prompt order (seed)."""
     p, advisor = run.profile, dpo_policy(run, method, folder_of_sft, prefs)
     folder_of_mask = masking.scorer(run, method, folder_of_sft, prefs)
-    watched = winning.metrics(run, folder_of_sft)
+    watched, heldout = winning.metrics(run, folder_of_sft), winning.heldout_scorer(run, folder_of_sft)
 
     def build_policy(folder: Path) -> None:
         policy, tokenizer = load_causal_lm(folder_of_sft)
@@ -60,7 +60,7 @@ def train_policy(
         trainer.save_model(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
-    given = [given for given in (folder_of_scorer, advisor, folder_of_mask) if given is not None]
+    given = [given for given in (folder_of_scorer, advisor, folder_of_mask, heldout) if given is not None]
     masked = [appo, masking, *masking.CODE] if method.mask else []
     fields = (*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup", "critic_warmup_level")
     return stage(

@@ -55,6 +55,7 @@ class Profile:
     online_learning_rate: float = 1e-4
     online_dpo_beta: float = 0.5
     # evaluation
+    heldout_proxy: bool = False  # whether curves record the score of the next seed's reward model (`winning.py`)
     eval_prompts: int = 256
     credit_responses: int = 96
     credit_samples: int = 16  # continuations per prefix of the Monte Carlo advantage

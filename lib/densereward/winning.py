@@ -1,4 +1,8 @@
-"""How often a policy's answer beats the reference's while it learns: what adaptive-mask Figure 5 draws.
+"""What curves record beside training and no method learns from: the truth, a held-out proxy, and how often a policy's
+answer beats the reference's, which adaptive-mask Figure 5 draws.
+
+The held-out proxy is what one would choose a checkpoint by: the bandit's reward model of the next seed, trained on
+other pairs, the same for all methods of a seed.
 
 The reference, the SFT model, answers every prompt of a seed's rollouts once, sampled as the policy is: trainers in
 rounds have a temperature of their own (`rounds.SAMPLING`). So an untrained policy stands at one half, and what trains
@@ -7,12 +11,14 @@ paper's judge is a large model.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from densereward import pipeline, rollouts, sampling
-from densereward.models import load_causal_lm
+from densereward import dense, pipeline, rewards, rollouts, sampling
+from densereward.methods import METHODS
+from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run, inputs_of, to_device
 from densereward.seeding import derive
 from densereward.stages import load_json, save_json, stage
@@ -60,11 +66,32 @@ def sampled_in_rounds(
     return answers
 
 
+def heldout_scorer(run: Run, folder_of_sft: Path) -> Path | None:
+    """The folder of the held-out proxy, trained where it is not there yet; None for a profile without one, and on
+    text."""
+    if not (run.profile.heldout_proxy and run.testbed):
+        return None
+    other = replace(run, seed=run.seed + 1)
+    return pipeline.scorer(other, METHODS["bandit"], folder_of_sft, pipeline.preferences(other, folder_of_sft))[0]
+
+
+def heldout_proxy(folder: Path, tokenizer) -> Callable:
+    """The score e(x, y) of the held-out proxy in `folder`, as a metric of TRL's."""
+    net = to_device(TokenScorer.from_pretrained(folder, dtype=torch.float32))
+    raw = rewards.Normaliser("none", 0.0, 0.0, 0.0, 1.0, unit=1 / net.config.scale)
+    metric = rollouts.per_response(dense.reward_function(METHODS["bandit"], net, raw, tokenizer), tokenizer)
+    metric.__name__ = "heldout_proxy"
+    return metric
+
+
 def metrics(run: Run, folder_of_sft: Path, in_rounds: bool = False) -> list[Callable]:
-    """What curves record of every rollout batch, by TRL's reward-function interface, never trained on: `truth.metrics`
-    and `win_rate`. None of it without the testbed."""
+    """What curves record of every rollout batch, by TRL's reward-function interface, never trained on: `truth.metrics`,
+    `heldout_proxy` where the profile has one, and `win_rate`. None of it without the testbed."""
     if not run.testbed:
         return []
+    folder, held = heldout_scorer(run, folder_of_sft), []
+    if folder:
+        held = [heldout_proxy(folder, load_causal_lm(folder_of_sft)[1])]
     theirs, returns = reference_returns(run, folder_of_sft, in_rounds), run.profile.world.returns
 
     def win_rate(prompts, completions, **unused) -> list[float]:
@@ -75,4 +102,4 @@ def metrics(run: Run, folder_of_sft: Path, in_rounds: bool = False) -> list[Call
             found.append(0.5 if abs(gap) < 1e-9 else float(gap > 0))
         return found
 
-    return [*truth.metrics(returns), win_rate]
+    return [*truth.metrics(returns), *held, win_rate]

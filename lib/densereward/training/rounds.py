@@ -126,6 +126,6 @@ class Rounds:
         row["length"] = sum(map(len, own)) / len(own)
         row["truncated"] = sum(a[-1] != self.tokenizer.eos_token_id for a in own) / len(own)
         for metric in self.metrics:
-            values = [x for x in metric(prompts=told, completions=said) if x is not None]
+            values = [x for x in metric(prompts=told, completions=said, completion_ids=own) if x is not None]
             row[metric.__name__] = sum(values) / len(values) if values else float("nan")
         return row
