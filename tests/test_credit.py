@@ -39,6 +39,16 @@ def test_everything_on_the_last_token_earns_no_praise():
     assert flat == {"pearson": 0.0, "spearman": 0.0, "sign": 0.5}
 
 
+def test_signs_are_those_of_what_is_above_or_below_the_mean():
+    """Rewards that are all positive, or truths that are, hold no sign of their own: without centring, a constant would
+    agree with every span."""
+    rising = np.array([1.0, 2.0, 3.0, 4.0])
+    assert credit.agreement(rising[::-1] + 10, rising)["sign"] == 0
+    assert credit.agreement(rising + 10, rising - 2.5)["sign"] == 1, "the estimate is centred"
+    assert credit.agreement(rising - 2.5, rising + 10)["sign"] == 1, "the truth is centred"
+    assert credit.agreement(np.array([-2.0, 1.0, 1.0]), np.array([5.0, 4.0, 6.0]))["sign"] == 1 / 2, "no sign, no vote"
+
+
 def test_matched_kl_reads_the_smoothed_curve_and_leaves_out_runs_that_stay_below():
     rounds = range(9)
     near = {"method": "bandit", "seed": 0, "curves": [{"kl": 0.1 * r, "true_return": 1.0 * r} for r in rounds]}

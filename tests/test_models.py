@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from densereward import sampling
 from densereward.models import TokenScorer, TokenScorerConfig, build_tokenizer, load_causal_lm, scorer_from, tiny_llama
 
 TOKENIZER = build_tokenizer(["please name four fruits. apple, pear, plum and lemon."] * 4, 300)
@@ -79,3 +80,18 @@ def test_a_tokenizer_without_a_chat_template_is_one_clear_error(tmp_path, lm):
     bare.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks a chat template"):
         load_causal_lm(tmp_path)
+
+
+def test_the_seed_of_sampling_decides_the_answers_alone(lm):
+    """One that is ignored makes every seed of a study the same answers, or none of them repeatable."""
+
+    def drawn(seed, state):
+        torch.manual_seed(state)
+        made = sampling.sample(lm, TOKENIZER, [[5, 6], [7, 8, 9]] * 4, 12, seed)
+        return made, torch.rand(1).item()
+
+    (a, after), (again, other), (b, _) = drawn(1, 0), drawn(1, 99), drawn(2, 0)
+    assert a == again and a != b
+    for state, number in ((0, after), (99, other)):
+        torch.manual_seed(state)
+        assert number == torch.rand(1).item(), "the global generator went on"

@@ -259,6 +259,17 @@ def test_values_are_those_of_the_state_before_each_token(tmp_path):
     torch.testing.assert_close(batch["old_values"], expected)
 
 
+@pytest.mark.parametrize("zero_critic", [True, False])
+def test_explained_variance_is_the_share_that_the_critic_takes_away(tmp_path, zero_critic):
+    """0 for a critic that knows nothing; else one less the variance of its errors over that of returns, real tokens."""
+    run = trainer(tmp_path, models(zero_critic=zero_critic), bandit)
+    batch, found = scored(run), run.curves[0]["explained_variance"]
+    real = batch["completion_mask"].bool()
+    returns, errors = batch["returns"][real], (batch["returns"] - batch["old_values"])[real]
+    assert found == pytest.approx(1 - (errors.var(correction=0) / returns.var(correction=0)).item(), abs=1e-4)
+    assert zero_critic == (abs(found) < 1e-6) and abs(found - 0.5) > 1e-3, "one half would be one less itself"
+
+
 def test_rewards_of_a_wrong_shape_or_not_finite_are_refused(tmp_path):
     for bad in (lambda batch: torch.zeros(8, 1), lambda batch: batch["completion_mask"] * float("nan")):
         with pytest.raises(ValueError, match="reward_fn"):

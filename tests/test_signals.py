@@ -8,8 +8,11 @@ import torch
 from densereward import masking, sampling, study
 from densereward.evaluation import measure, signals
 from densereward.methods import METHODS
+from densereward.models import build_tokenizer
 from densereward.pipeline import Run
 from densereward.profiles import profile
+from densereward.stages import save_json
+from densereward.tokens import tokenize_prompt, tokenize_response
 from test_baselines import TINY
 
 SMALL = TINY | {"rounds": 1, "credit_responses": 6, "eval_prompts": 8}
@@ -31,6 +34,26 @@ def told(run):
         paid = measure.paid(run, found["row"], folder_of_sft, found["scorer"], policy.path, answers)
         made[name] = paid, signals.advantages(run, found["row"], folder_of_sft, policy.path, paid, answers), answers
     return made
+
+
+def test_the_seed_decides_the_noise_of_an_oracle_and_each_batch_draws_anew(tmp_path):
+    """Noise that ignores the seed is a part of the reward: seeds of a study would share it."""
+    texts = ["list three fruits.", "sure: apple, pear. hammer."]
+    tokenizer, row = build_tokenizer(texts * 4, 300), METHODS["oracle-dense-noisy"]
+    prompt = tokenize_prompt(tokenizer, [{"role": "user", "content": texts[0]}])
+    answer = torch.tensor([tokenize_response(tokenizer, texts[1])])
+    batch = {"prompt_ids": torch.tensor([prompt]), "completion_ids": answer, "completion_mask": torch.ones_like(answer)}
+    save_json(tmp_path / "unit.json", 1.0)
+
+    def paid(seed, state):
+        torch.manual_seed(state)
+        of_seed = Run(profile("smoke"), seed, root=tmp_path)
+        reward_fn, _ = signals.reward_of(of_seed, row, None, tmp_path, tokenizer)
+        return reward_fn(batch), reward_fn(batch)
+
+    (first, second), (again, next_one), (other, _) = paid(0, 0), paid(0, 99), paid(1, 0)
+    assert torch.equal(first, again) and torch.equal(second, next_one), "the global generator decides"
+    assert not torch.allclose(first, other) and not torch.allclose(first, second)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,5 @@
-"""The noise of a gradient: what is compared has the same totals and the same expected gradient, and nothing but its
-noise differs."""
+"""The noise of a gradient and its mean: what is compared has the same totals; whether it has the same expected gradient
+depends on where they are paid, and a page that says otherwise sells less credit as less noise."""
 
 import itertools
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from densereward import reward_figures
-from densereward.evaluation import paying, variance
+from densereward.evaluation import expected_gradient, paying, variance
 from densereward.methods import METHODS
 from densereward.models import tiny_llama
 from densereward.pipeline import Run
@@ -54,22 +54,110 @@ def test_padding_is_in_no_mean():
     assert variance.advantages(torch.tensor([[1.0, 2.0, 9.0]]), mask[:1], "constant")[0].tolist() == [0.5, -0.5, 0.0]
 
 
-def test_paying_at_the_end_leaves_the_expected_gradient_as_it_is():
-    """Every sequence of three tokens under a small policy, weighted by its probability."""
-    theta = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rows = torch.tensor(list(itertools.product((0, 1), repeat=3)))
-    logs = theta.log_softmax(1)
-    chance = logs[torch.arange(3), rows].sum(1).exp()
-    score = torch.nn.functional.one_hot(rows, 2) - logs.exp()  # of token t, with respect to theta[t]
-    reward, mask = torch.randn(8, 3, generator=torch.Generator().manual_seed(1)).double(), torch.ones(8, 3)
-    reward = torch.stack(
-        [reward[:2, 0][rows[:, 0]], reward[:4, 1][rows[:, :2] @ torch.tensor([2, 1])], reward[:, 2]], 1
+# --- the expected gradient, over all answers
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return expected_gradient.compare(draws=4, seed=1)
+
+
+CAUSAL = [
+    "credit, at the token that decides it",
+    "credit, one token later",
+    "credit, half there and half one token later",
+    "score of each token, at the token",
+    "score at a segment's end, at its end",
+]
+
+
+def test_causal_rewards_have_the_expected_gradient_of_their_total_at_the_end_and_no_others(exact):
+    """What reads later tokens (an even split of a later score, a length, a place in the answer) is biased."""
+    assert exact.paid[exact.causal].unique().tolist() == CAUSAL
+    assert exact.bias[exact.causal].max() < 1e-12 and exact.cosine[exact.causal].min() > 1 - 1e-12
+    early = exact[~exact.causal]
+    assert early.paid.nunique() == 5 and early.groupby("paid").bias.mean().min() > 0.01
+    assert early.bias[early.paid.str.contains("which begins before")].min() > 0.05
+
+
+def test_an_exact_critic_biases_nothing_and_mends_nothing_and_none_is_biased_below_lambda_one(exact):
+    assert (exact.critic - exact.bias).abs().max() < 1e-12
+    assert exact.alone.min() > 0.01
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """ids, mask, prefixes of all answers; logits, scores drawn for each prefix, log-probabilities."""
+    ids, mask, prefixes = expected_gradient.answers()
+    draw, many = torch.Generator().manual_seed(0), int(prefixes.max()) + 1
+    logits = torch.randn(many, 3, generator=draw, dtype=torch.float64).requires_grad_()
+    scores = torch.randn(many, generator=draw, dtype=torch.float64)[prefixes[:, 1:]] * mask
+    return ids, mask, prefixes, logits, scores, expected_gradient.log_probs(logits, ids, mask, prefixes)
+
+
+def to_go(rewards):
+    return rewards.flip(1).cumsum(1).flip(1)
+
+
+def test_every_answer_is_counted_once(tiny):
+    ids, mask, prefixes, _, _, logps = tiny
+    texts = {tuple(row[m].tolist()) for row, m in zip(ids, mask)}
+    ended = {(*t, 0) for n in range(4) for t in itertools.product((1, 2), repeat=n)}
+    assert len(ids) == len(texts) and texts == ended | set(itertools.product((1, 2), repeat=4))
+    assert logps.sum(1).exp().sum().item() == pytest.approx(1.0, abs=1e-12)
+    for t in range(5):
+        same = (ids[:, None, :t] == ids[None, :, :t]).all(2)
+        assert torch.equal(same, prefixes[:, None, t] == prefixes[None, :, t])
+
+
+def test_equal_totals_paid_causally_have_the_gradient_of_the_expected_total(tiny):
+    """The reference is the derivative of sum_y pi(y) R(y) itself, with no reward to go in it."""
+    ids, mask, _, logits, scores, logps = tiny
+    found = expected_gradient.streams(scores, ids, mask)
+    total = found[CAUSAL[0]].sum(1)
+    reference = torch.autograd.grad(logps.sum(1).exp() @ total, logits, retain_graph=True)[0].flatten()
+    for name in ("at the end", *CAUSAL[:3]):
+        rewards = variance.at_end(found[CAUSAL[0]], mask) if name == "at the end" else found[name]
+        assert torch.allclose(rewards.sum(1), total, atol=1e-12), name
+        for gained in (to_go(rewards) * mask, *(variance.advantages(rewards, mask, b) for b in variance.BASELINES)):
+            gradient = expected_gradient.expected_gradient(logps, logits, gained)
+            assert (gradient - reference).norm() < 1e-12 * reference.norm(), name
+    assert not torch.allclose(reference, torch.zeros_like(reference), atol=1e-3)
+
+
+def test_of_an_even_split_the_token_that_decides_last_gets_its_share_only(tiny):
+    """One credit, decided by the third token of three: its logits get one third of the gradient, the first's all."""
+    ids, mask, prefixes, logits, scores, logps = tiny
+    long = (mask.sum(1) == 4)[:, None]
+    credit = scores[:, 2:3] * long
+    early = torch.cat([credit / 3, credit / 3, credit / 3, 0 * credit], 1)
+    late = torch.cat([0 * credit, 0 * credit, credit, 0 * credit], 1)
+    got, due = (
+        expected_gradient.expected_gradient(logps, logits, to_go(r) * mask).reshape(logits.shape) for r in (early, late)
     )
-    means = [
-        (chance[:, None, None] * variance.advantages(r, mask, "constant")[..., None] * score).sum(0)
-        for r in (reward, variance.at_end(reward, mask))
-    ]
-    assert torch.allclose(*means)
+    for t, share in enumerate((1.0, 2 / 3, 1 / 3)):
+        rows = prefixes[:, t].unique()
+        rows = rows[due[rows].abs().sum(1) > 0]
+        assert len(rows) and torch.allclose(got[rows], share * due[rows], atol=1e-12)
+
+
+def test_a_stream_is_causal_where_equal_beginnings_are_paid_equally(tiny):
+    """Told by comparing all pairs of answers, not by averages."""
+    ids, mask, prefixes, _, scores, _ = tiny
+    for name, rewards in expected_gradient.streams(scores, ids, mask).items():
+        same = prefixes[:, None, 1:] == prefixes[None, :, 1:]
+        apart = (rewards[:, None] - rewards[None]).abs() > 1e-12
+        assert (not (same & apart).any()) == (name in CAUSAL), name
+
+
+def test_the_table_prints_exact_zeros_and_ranges(exact):
+    shown = expected_gradient.table(exact).set_index("what is paid, and where")
+    for name, row in shown.iterrows():
+        assert (row.causal == "yes") == (name in CAUSAL) == (row.difference == "0") == (row.cosine == "1")
+    even = exact[exact.paid == "score at a segment's end, evenly over it"].bias
+    assert shown.difference["score at a segment's end, evenly over it"] == (
+        f"{even.mean():.2f} [{even.min():.2f}, {even.max():.2f}]"
+    )
 
 
 # --- gradients
