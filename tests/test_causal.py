@@ -141,3 +141,16 @@ def test_totals_of_calibration_answers_deviate_by_one_whatever_the_granularity(n
         assert literal.unit == 1 and (name != "bandit" or fitted.unit == pytest.approx(1) or how == "repeat")
     with pytest.raises(ValueError, match="choose none or totals"):
         dense.fitted(method(name, scale="total"), scores, lengths)
+
+
+def test_a_perfect_answer_is_worth_what_no_answer_exceeds():
+    text = "sure: apple, pear. maybe plum and lemon; have a nice day."
+    assert oracle.true_return(ASKED, text) == pytest.approx(oracle.perfect(ASKED)) == pytest.approx(4.2)
+    for returns in oracle.RETURNS:
+        best = oracle.perfect(ASKED, returns)
+        assert oracle.true_return(ASKED, text, returns) == pytest.approx(best)
+        assert all(
+            oracle.true_return(row["prompt"][0]["content"], row["completion"][0]["content"], returns)
+            <= oracle.perfect(row["prompt"][0]["content"], returns) + 1e-9
+            for row in ROWS[:200]
+        )

@@ -57,7 +57,7 @@ class Run:
         it. What is not `seeded`, the SFT model, does not depend on how pairs are labelled either."""
         profile = {name: getattr(self.profile, name) for name in fields}
         world = self.profile.world
-        answers = {"kinds": world.kinds, "parts": world.parts, "repeats": world.repeats}
+        answers = {"kinds": world.kinds, "parts": world.parts, "repeats": world.sft_repeats}
         source = (asdict(world) | {"contrast": self.contrast} if seeded else answers) if self.testbed else self.dataset
         return {
             "dataset": source,

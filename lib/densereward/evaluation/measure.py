@@ -21,7 +21,8 @@ from densereward.testbed import build, monte_carlo, oracle, truth
 def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str = "test") -> dict:
     """Samples one answer per evaluation prompt of the split: length (tokens), KL to the SFT model (nats per response,
     from the samples), and on the testbed the oracle's means, over ordinary and held-out combinations together and
-    apart. `answers` has length and true return of each, in the order of the prompts. Random: `run.seed`."""
+    apart, and what perfect answers would be worth (`perfect`). `answers` has length and true return of each, in the
+    order of the prompts. Random: `run.seed`."""
     p = run.profile
     model, tokenizer = load_causal_lm(folder_of_policy)
     reference = to_device(load_causal_lm(folder_of_sft)[0]).eval()
@@ -57,6 +58,7 @@ def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str =
             float(returns.mean()),
             float(returns.std(ddof=1) / len(returns) ** 0.5),
         )
+        result["perfect"] = float(np.mean([oracle.perfect(s["prompt"], p.world.returns) for s in samples]))
         for name, chosen in (("ordinary", ~held), ("held_out", held)):
             if chosen.any():
                 result[f"true_return_{name}"] = float(returns[chosen].mean())

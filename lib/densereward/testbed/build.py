@@ -5,6 +5,8 @@ What a method may see is in these rows: texts and a preference label. True retur
 asks the oracle.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
@@ -52,7 +54,9 @@ def _draw(pool: list[str], world: World, rng: np.random.Generator) -> tuple[str,
 
 
 def dialogues(world: World, split: str, n: int, rng: np.random.Generator) -> list[dict]:
-    """n dialogues {"prompt", "completion"}, answers of mixed quality (random: prompts, qualities, answers)."""
+    """n dialogues {"prompt", "completion"}, answers of mixed quality that repeat themselves at `world.sft_repeats`
+    (random: prompts, qualities, answers)."""
+    world = replace(world, repeats=world.sft_repeats)
     pool, rows = w.prompts(world, split), []
     for _ in range(n):
         prompt, asked = _draw(pool, world, rng)

@@ -191,6 +191,13 @@ def true_return(prompt: str, response: str, returns: str = "additive") -> float:
     return RETURNS[returns](parse(prompt, response), sum(ask(prompt).values()))
 
 
+def perfect(prompt: str, returns: str = "additive") -> float:
+    """The return of a perfect answer to a prompt: everything that was asked for, nothing else, and a closing."""
+    number = sum(ask(prompt).values())
+    spans = [Span("correct", 0, 0, w.CREDITS["correct"])] * number + [Span("closing", 0, 0, w.CREDITS["closing"])]
+    return RETURNS[returns](spans, number)
+
+
 def token_spans(spans: list[Span], offsets: list[tuple[int, int]]) -> np.ndarray:
     """The index of the span that holds each token, [T] int64, from the tokens' character offsets: the span of a token's
     last character. A token without characters (the end-of-sequence token) belongs to the last span."""

@@ -86,6 +86,7 @@ class World:
     parts: int = 1
     temperature: float = 0.5  # of the Bradley-Terry label, in units of return
     repeats: float = 0.5  # share of answers that repeat something, per part: one to three items, or a clause in a loop
+    sft_repeats: float = 0.5  # the same of the dialogues for fine-tuning; at .5 a model learns to forget what it named
     returns: str = "additive"  # a key of oracle.RETURNS
 
     def __post_init__(self):
