@@ -1,5 +1,6 @@
 """The advantages whose credit is recorded: those of another trainer would praise or blame the wrong method."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -93,7 +94,8 @@ def test_a_mask_lies_on_its_twins_advantages(told):
 
 
 def test_which_answers_a_mask_takes_for_preferred(run, told, monkeypatch):
-    """Above the mean total for PPO, above 0 for the advantages of a group."""
+    """Above the mean total of these answers for PPO, as in a round of training; above 0 for the advantages of a group;
+    by the advantages of the row that says so."""
     seen = {}
 
     class Everything(masking.Decider):
@@ -112,3 +114,11 @@ def test_which_answers_a_mask_takes_for_preferred(run, told, monkeypatch):
         else:
             kept = gained.abs().sum(1) > 0
             assert torch.equal(seen["chosen"][kept], gained.sum(1)[kept] > 0)
+    paid, _, answers = told["appo"]
+    by_advantage = replace(METHODS["appo"], mask=METHODS["appo"].mask | {"preferred": "advantage"})
+    folder_of_sft, policy, _ = study.trained(run, METHODS["appo"])
+    gained = signals.advantages(run, by_advantage, folder_of_sft, policy.path, paid, answers)
+    whole = told["bandit"][1]
+    mask = paid.batch["completion_mask"].bool()
+    whole = (whole - whole[mask].mean()) * mask  # as PPO centres them
+    assert torch.equal(seen["chosen"], whole.sum(1) > 0) and (gained != 0).any()

@@ -99,10 +99,12 @@ class Decider:
         ids = self.cut and dense.segment_ids(self.cut, batch, self.tokenizer)
         if self.baseline == "td":
             baseline = td_baseline(values, real, gamma)
+        elif self.baseline in ("round", "running mean"):
+            baseline = (self.mean if self.baseline == "running mean" else RunningMean())(rewards, real)
         elif self.baseline == "fixed":
             baseline = 0.0
         else:
-            baseline = (RunningMean() if self.baseline == "round" else self.mean)(rewards, real)
+            raise ValueError(f"baseline is {self.baseline!r}; choose one of {', '.join(BASELINES)}")
         return adaptive_mask(rewards, real, chosen, baseline, segment_ids=ids, **self.settings)
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from densereward.segments import segment_lengths, spread
 
 EMPTY = ("drop", "whole")
+PREFERRED = ("round", "group", "advantage")
 
 
 class Masked(NamedTuple):
@@ -99,6 +100,7 @@ def preferred_by(how, rewards, advantages, mask):
     are above 0 on average; a trainer with groups makes them 0 at the mean of a prompt's answers. `mask` [B, T]. Always
     of this batch alone: against the mean of all rounds almost every answer is preferred once the policy has improved.
     """
+    _choose("preferred", how, PREFERRED)
     if how == "round":
         totals = (rewards * mask).sum(1)  # [B]
         return totals > totals.mean()

@@ -96,10 +96,10 @@ class Rounds:
         row = self._measured(policy, conversations, asked, own, batch, scores)
         row |= {"responses": batch["completion_mask"].size(0), "tokens": int(batch["completion_mask"].sum())}
         row |= {"pairs": len(rows), "tied": sum(tied), "best_from_policy": sum(b < half for b in best) / self.size}
-        for side, picked in (("chosen", best), ("rejected", worst)) if found else ():
+        for side, of, picked in (("chosen", "preferred", best), ("rejected", "rejected", worst)) if found else ():
             places = [i * ANSWERS + k for i, k in enumerate(picked) if not tied[i]]
             row |= shares(Masked(*(x[places] for x in found)), batch["completion_mask"][places], f"_{side}")
-            row[f"good_{'preferred' if side == 'chosen' else side}"] = good(found, batch["completion_mask"], places)
+            row[f"good_{of}"] = good(found, batch["completion_mask"], places)
         row |= {"seconds_generate": sampled - started, "seconds_score": time.perf_counter() - sampled}
         return rows, row
 
