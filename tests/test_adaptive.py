@@ -48,7 +48,7 @@ def ones(batch, chosen, *unused):
     return masking.Masked(batch["completion_mask"].bool(), batch["completion_mask"], torch.zeros_like(chosen))
 
 
-ones.preferred = "reward"
+ones.preferred = "round"
 
 
 @pytest.fixture
@@ -131,6 +131,25 @@ def test_a_round_counts_all_that_it_samples_and_measures_the_policys_own(answers
     assert row["kl"] == pytest.approx(kl, abs=1e-4)
 
 
+def test_a_rounds_curve_is_of_the_policys_answers_alone(monkeypatch):
+    """Of three prompts' answers the policy's are short, five of twelve cut off, and two bests are its own; all of the
+    reference's are long, cut off, and score otherwise."""
+    policy, reference, _ = models()
+    add_fused_lm_head(policy)
+    own = [[10, EOS], [12, 13], [14, 15, 17, EOS], [11, EOS], [16, 19], [17, EOS], [13, 15], [19, EOS]]
+    own += [[12, 14, EOS], [15, EOS], [14, 13], [17, 19]]
+    theirs = [[11, 13, 15, 17, 19, 21, 23, 12]] * 4 + [[20, 22, 24, 26, 28, 30, 32, 34]] * 4 + [[13] * 8] * 4
+    monkeypatch.setattr(rounds, "sample_answers", lambda model, *unused: own if model is policy else theirs)
+    row = made_rounds(reference, size=3)(policy)[1]
+    share = [[sum(i % 2 == 0 for i in a) / len(a) for a in part] for part in (own, theirs)]
+    scores = [share[0][i : i + 4] + share[1][i : i + 4] for i in (0, 4, 8)]
+    assert row["proxy_reward"] == pytest.approx(sum(share[0]) / 12) != pytest.approx(sum(map(sum, scores)) / 24)
+    assert row["spread"] == pytest.approx(sum(max(part) - min(part) for part in scores) / 3)
+    assert row["truncated"] == 5 / 12 and row["length"] == sum(map(len, own)) / 12
+    assert [part.index(max(part)) < 4 for part in scores] == [True, False, True]
+    assert row["best_from_policy"] == pytest.approx(2 / 3)
+
+
 def test_pairs_that_teach_nothing_are_skipped_and_counted(tmp_path, answers):
     trainer = learner("online-dpo", tmp_path, None, pay=lambda batch: torch.zeros_like(parity(batch)))
     before = weights(trainer.model)
@@ -173,15 +192,15 @@ def test_appo_with_a_mask_of_ones_is_ppo_to_the_bit(tmp_path):
     assert same(*found) and not same(start, found[0])
 
 
-def ppo(folder, make, parts=None, **more):
+def ppo(folder, make, parts=None, pay=bandit, steps=2, **more):
     policy, ref, critic = parts or models()
     args = DensePPOConfig(
-        str(folder), per_device_train_batch_size=16, max_completion_length=10, max_steps=2, learning_rate=1e-2,
+        str(folder), per_device_train_batch_size=16, max_completion_length=10, max_steps=steps, learning_rate=1e-2,
         critic_learning_rate=1e-2, kl_coef=0.1, use_cpu=True, bf16=False, gradient_checkpointing=False,
         report_to="none", disable_tqdm=True, seed=7,
     )  # fmt: skip
     return make(
-        policy, reward_fn=bandit, ref_model=ref, critic=critic, args=args, processing_class=TOKENIZER,
+        policy, reward_fn=pay, ref_model=ref, critic=critic, args=args, processing_class=TOKENIZER,
         train_dataset=Dataset.from_list(PROMPTS), **more,
     )  # fmt: skip
 
@@ -203,6 +222,49 @@ def test_rejection_sampling_is_trls_likelihood_and_the_exact_kl(tmp_path, answer
         for t in range(len(row["prompt_ids"]) - 1, len(ids) - 1):
             terms.append(sum(p[t].exp() * (p[t] - q[t])).item())
     assert ours.item() == pytest.approx(expected + kl_coef * sum(terms) / len(terms), abs=1e-5)
+
+
+def test_a_kept_token_weighs_in_rejection_sampling_what_it_weighs_without_a_mask(tmp_path, answers):
+    """Likelihood and KL are sums over the same number, all tokens of the answers: a mask of half of them does not
+    double what the other half weighs against its KL."""
+    rows = [row | {"chosen_mask": kept, "rejected_mask": []} for row, kept in zip(ROWS, KEPT)]
+    found = []
+    for masked in (rows, ROWS):
+        trainer = learner("rs", tmp_path, ones, beta=0.0)
+        found.append(last_hidden_gradient(trainer, trainer.data_collator(masked)))
+    for i, (row, kept) in enumerate(zip(ROWS, KEPT)):
+        for t, keep in enumerate(kept, len(row["prompt_ids"]) - 1):
+            torch.testing.assert_close(found[0][i, t], keep * found[1][i, t], atol=1e-9, rtol=1e-5)
+            assert found[1][i, t].any()
+    trainer = learner("rs", tmp_path, ones, beta=0.7)
+    for counted in (None, torch.tensor(99)):  # the training loop counts kept tokens
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows), num_items_in_batch=counted)
+        likelihood = kl = count = 0
+        for row, kept in zip(ROWS, KEPT):
+            ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]])
+            with torch.no_grad():
+                p, q = (type(m).forward(m, ids).logits[0].log_softmax(1) for m in (trainer.model, trainer.reference))
+            for t, keep in enumerate(kept, len(row["prompt_ids"])):
+                likelihood += keep * p[t - 1, ids[0, t]].item()
+                kl += (p[t - 1].exp() * (p[t - 1] - q[t - 1])).sum().item()
+                count += 1
+        assert loss.item() == pytest.approx((0.7 * kl - likelihood) / count, abs=1e-5)
+
+
+def test_minibatches_are_drawn_anew_each_epoch_by_the_seed(tmp_path, answers):
+    def order(seed):
+        trainer = learner("online-dpo", tmp_path, None)
+        trainer.args.seed = seed
+        trainer.data_collator = list
+        trainer.rounds = lambda policy: (list(range(12)), {})
+        parts = list(trainer.get_train_dataloader())  # two rounds, two epochs, two minibatches
+        assert [len(part) for part in parts] == [6] * 8
+        return [parts[i] + parts[i + 1] for i in range(0, 8, 2)]
+
+    first = order(7)
+    assert all(sorted(epoch) == list(range(12)) for epoch in first), "an epoch sees every pair once"
+    assert list(range(12)) not in first and len(set(map(tuple, first))) == 4, "not shuffled, or but once"
+    assert order(7) == first and order(8) != first
 
 
 def test_online_dpos_loss_is_trls(tmp_path, answers):
@@ -247,9 +309,10 @@ def test_masked_tokens_get_exactly_no_gradient(tmp_path, answers, kind):
 
 def test_a_policy_of_which_every_token_is_masked_stays_and_its_critic_learns(tmp_path):
     def nothing(batch, chosen, *unused):
-        return masking.Masked(torch.zeros_like(batch["completion_mask"]), None, torch.ones_like(chosen))
+        none = torch.zeros_like(batch["completion_mask"])
+        return masking.Masked(none, none, torch.ones_like(chosen))
 
-    nothing.preferred = "reward"
+    nothing.preferred = "round"
     trainer = ppo(tmp_path, MaskedPPOTrainer, decide=nothing)
     before = weights(trainer.model)
     trainer.train()
@@ -259,20 +322,29 @@ def test_a_policy_of_which_every_token_is_masked_stays_and_its_critic_learns(tmp
     assert [(row["kept"], row["emptied"]) for row in trainer.curves] == [(0.0, 16)] * 2
 
 
-def test_preferred_responses_are_those_above_the_mean_so_far_or_of_positive_advantage(tmp_path):
+def rising(pay, by):
+    """`pay`, and at every real token `by` times the number of earlier batches: a policy that improves from round to
+    round."""
+    rounds_before = iter(range(10**6))
+
+    def paid(batch):
+        return pay(batch) + by * next(rounds_before) * batch["completion_mask"]
+
+    return paid
+
+
+def test_preferred_responses_are_those_above_the_mean_of_their_round_or_of_positive_advantage(tmp_path):
     seen = []
 
     def watch(batch, chosen, values, gamma):
-        seen.append((bandit(batch).sum(1), chosen))
+        seen.append((batch["rewards"].sum(1), chosen))
         return ones(batch, chosen)
 
-    watch.preferred = "reward"
-    trainer = ppo(tmp_path, MaskedPPOTrainer, decide=watch)
+    watch.preferred = "round"
+    trainer = ppo(tmp_path, MaskedPPOTrainer, pay=rising(bandit, 0.5), decide=watch)
     trainer.train()
-    totals: list[float] = []
     for paid, chosen in seen:
-        totals += paid.tolist()
-        mean = sum(totals) / len(totals)
+        mean = sum(paid.tolist()) / len(paid)
         clear = (paid - mean).abs() > 1e-6
         assert chosen[clear].tolist() == (paid[clear] > mean).tolist() and 0 < chosen.sum() < len(chosen)
     assert [row["preferred"] for row in trainer.curves] == [c.float().mean().item() for _, c in seen]
@@ -284,6 +356,66 @@ def test_preferred_responses_are_those_above_the_mean_so_far_or_of_positive_adva
         assert chosen.item() == (sum(row[mask.bool()].tolist()) > 0)
 
 
+def test_a_policy_that_improves_keeps_two_sides_and_curves_say_what_is_good_on_each(tmp_path):
+    """Eight rounds, each of them paid more than the one before by more than answers differ. Against the mean of all
+    rounds every answer would be preferred from the second on, and every token good: the mask would be all ones."""
+    seen = []
+
+    class Watched(masking.Decider):
+        def __call__(self, batch, chosen, *rest):
+            found = super().__call__(batch, chosen, *rest)
+            seen.append((batch["completion_mask"], chosen, found.states))
+            return found
+
+    decide = Watched(rising(parity, 5.0), {"by": "token", "baseline": "round", "preferred": "round"})
+    trainer = ppo(tmp_path, MaskedPPOTrainer, pay=rising(bandit, 20.0), steps=8, decide=decide)
+    trainer.train()
+    assert len(trainer.curves) == 8
+    for row, (mask, chosen, states) in zip(trainer.curves, seen, strict=True):
+        assert row["preferred"] == sum(chosen.tolist()) / 16 and 0.2 < row["preferred"] < 0.8
+        for name, side in (("good_preferred", chosen), ("good_rejected", ~chosen)):
+            good = [
+                s == 1
+                for i in side.nonzero()[:, 0].tolist()
+                for real, s in zip(mask[i].tolist(), states[i].tolist())
+                if real
+            ]
+            assert row[name] == pytest.approx(sum(good) / len(good)) and 0.1 < row[name] < 0.9
+
+
+def test_curves_say_nothing_of_a_side_that_nobody_is_on(tmp_path):
+    def same_for_all(batch):
+        return torch.zeros_like(parity(batch))
+
+    trainer = ppo(tmp_path, MaskedPPOTrainer, pay=same_for_all, decide=ones, steps=1)
+    trainer.train()
+    row = trainer.curves[0]
+    assert row["preferred"] == 0.0 and row["good_preferred"] is None and row["good_rejected"] == 1.0
+
+
+def test_the_values_of_a_td_error_are_the_critics_before_the_update(tmp_path):
+    seen = []
+
+    def watch(batch, chosen, values, gamma):
+        seen.append((batch, values, gamma))
+        return ones(batch, chosen)
+
+    watch.preferred = "round"
+    parts = models()
+    with torch.no_grad():
+        parts[2].head.weight.mul_(20)  # values that differ from returns and from token to token
+    trainer = ppo(tmp_path, MaskedPPOTrainer, parts, decide=watch)
+    made = trainer._generate_and_score_completions([trainer.train_dataset[i] for i in range(16)])
+    ((batch, values, gamma),) = seen
+    assert gamma == trainer.args.gamma and (values - made["returns"]).abs().max() > 0.1
+    for i, n in enumerate(batch["completion_mask"].sum(1).tolist()):
+        prompt = batch["prompt_ids"][i][batch["prompt_mask"][i].bool()]
+        ids = torch.cat([prompt, batch["completion_ids"][i, :n]])[None]
+        with torch.no_grad():
+            alone = trainer.model.critic.token_scores(ids, torch.ones_like(ids))[0, len(prompt) - 1 : -1]
+        torch.testing.assert_close(values[i, :n], alone, atol=1e-4, rtol=1e-4)
+
+
 # --- what decides
 
 
@@ -292,9 +424,9 @@ def toy_batch():
     return collate_prompt_completion(rows, TOKENIZER.pad_token_id)
 
 
-def test_the_baseline_is_the_mean_of_all_rewards_so_far_or_fixed_or_the_critics():
+def test_the_baseline_is_the_mean_of_the_rewards_or_fixed_or_the_critics():
     batch, chosen = toy_batch(), torch.tensor([True, False, True])
-    decide = masking.Decider(parity, {"by": "token"})
+    decide = masking.Decider(parity, {"by": "token", "baseline": "round"})
     assert decide(batch, chosen).mask.int().tolist() == [[1, 0, 1, 0], [1, 0, 0, 0], [1, 0, 0, 1]]  # b = 4/8
     high = masking.Decider(lambda b: 5 * parity(b), {"by": "token", "baseline": "fixed", "decision": "three-way"})
     high.settings["delta"] = 5.0
@@ -308,22 +440,42 @@ def test_the_baseline_is_the_mean_of_all_rewards_so_far_or_fixed_or_the_critics(
             assert bool(found[b, t]) == ((error > 0) == chosen[b].item())
 
 
-def test_a_running_mean_sees_every_batch():
-    decide, batch = masking.Decider(parity, {"by": "token"}), toy_batch()
+def test_a_running_mean_sees_every_batch_and_that_of_a_round_its_own():
+    batch, three = toy_batch(), torch.ones(3, dtype=torch.bool)
     odd = batch | {"completion_ids": batch["completion_ids"] * 2 + 1}  # all rewards 0
-    three = torch.ones(3, dtype=torch.bool)
+    low = masking.Decider(lambda b: parity(b) - 9 * (b is odd), {"by": "token", "baseline": "round"})
+    low(odd, three)
+    assert low(batch, three).states.tolist() == [[1, -1, 1, 0], [-1, 0, 0, 0], [1, -1, -1, 1]]
+    decide = masking.Decider(parity, {"by": "token", "baseline": "running mean"})
     assert decide(odd, three).emptied.all()  # nothing is above b = 0
     assert decide.mean.total == 0 and decide.mean.count == 8
     decide(batch, three)
     assert decide.mean.total == 4 and decide.mean.count == 16
 
 
+def test_a_baseline_that_is_none_of_them_is_named():
+    with pytest.raises(ValueError, match="baseline is None; choose one of round, running mean, fixed, td"):
+        masking.Decider(parity, {"by": "token"})(toy_batch(), torch.ones(3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("baseline, above", [("round", 0.0), ("running mean", 0.775), ("fixed", 1.55)])
+def test_as_rewards_rise_the_mean_of_a_round_alone_keeps_half_of_the_tokens_good(baseline, above):
+    """32 rounds of normal rewards whose mean rises by .05 deviations a round. The last one's mean lies `above` b: by
+    nothing, by half of the rise, by all of it. Good are half of its tokens, 78%, 94%."""
+    drawn = torch.Generator().manual_seed(0)
+    batch = {"completion_mask": torch.ones(64, 64), "completion_ids": torch.zeros(64, 64)}
+    paid = rising(lambda b: torch.randn(64, 64, generator=drawn), 0.05)
+    decide, chosen = masking.Decider(paid, {"by": "token", "baseline": baseline}), torch.arange(64) < 32
+    share = [(decide(batch, chosen).states == 1).float().mean().item() for _ in range(32)]
+    last = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(above)).item()
+    assert share[0] == pytest.approx(0.5, abs=0.02) and share[-1] == pytest.approx(last, abs=0.02)
+
+
 def test_a_signed_mask_is_refused_where_minus_one_would_train_as_one():
-    signed = {"by": "token", "signed": True}
-    assert masking.row_of(method("appo", mask=signed)).name == "token"
+    assert masking.row_of(method("appo", mask=METHODS["appo"].mask | {"signed": True})).name == "token"
     for name in ("adpo", "ars", "dpo-masked"):
         with pytest.raises(ValueError, match="it is signed, which likelihoods and losses on pairs cannot take"):
-            masking.row_of(method(name, mask=signed))
+            masking.row_of(method(name, mask=METHODS[name].mask | {"signed": True}))
 
 
 @pytest.mark.parametrize(
@@ -336,11 +488,22 @@ def test_a_signed_mask_is_refused_where_minus_one_would_train_as_one():
         ({"mask": {"by": "oracle-sequence"}}, "'oracle-sequence' has no rewards of parts"),
         ({"mask": {"by": "dpo"}}, "'dpo' has no rewards of parts"),
         (
-            {"mask": {"by": "token", "baseline": "mode"}},
-            "unknown baseline 'mode'; choose one of running mean, fixed, td",
+            {"mask": {"by": "token", "baseline": "mode", "preferred": "round"}},
+            "baseline is 'mode'; with trainer 'ppo' give 'round', 'running mean', 'fixed', 'td'",
         ),
-        ({"mask": {"by": "token", "preferred": "luck"}}, "unknown preferred 'luck'; choose one of reward, advantage"),
-        ({"mask": {"by": "token", "baseline": "td"}}, "a TD error takes the critic of the token rewards that decide"),
+        (
+            {"mask": {"by": "token", "baseline": "round", "preferred": "group"}},
+            "preferred is 'group'; with trainer 'ppo' give 'round', 'advantage'",
+        ),
+        ({"mask": {"by": "token"}}, "baseline is None; with trainer 'ppo' give"),
+        ({"mask": {"by": "token", "baseline": "round"}}, "preferred is None; with trainer 'ppo' give"),
+        (
+            {"mask": {"by": "token", "baseline": "td", "preferred": "round"}},
+            "a TD error takes the critic of the token rewards that decide",
+        ),
+        ({"trainer": "rs"}, "preferred is 'round'; with trainer 'rs' give nothing"),
+        ({"trainer": "grpo"}, "preferred is 'round'; with trainer 'grpo' give 'group'"),
+        ({"trainer": "dpo"}, "baseline is 'round'; with trainer 'dpo' give nothing, 'fixed'"),
     ],
 )
 def test_masks_that_cannot_be_are_refused_before_anything_is_trained(changes, message):
@@ -370,6 +533,31 @@ def test_a_row_recorded_before_masks_is_the_same_method_and_a_mask_another():
     new = asdict(METHODS["bandit"])
     old = {name: x for name, x in new.items() if name != "mask"}
     assert identity.same_method(old, new) and not identity.same_method(old, asdict(METHODS["appo"]))
+
+
+def test_a_record_of_a_mask_by_all_rounds_is_of_no_row_by_the_round():
+    """The masks of rows as records of older code have them, where what is now said was not yet, or meant another."""
+    old = {
+        "appo": {"by": "token"},
+        "adpo": {"by": "token"},
+        "ars": {"by": "token"},
+        "appo-fixed": {"by": "token", "baseline": "fixed"},
+        "appo-td": {"by": "token", "baseline": "td"},
+        "appo-advantage": {"by": "token", "preferred": "advantage"},
+        "appo-oracle": {"by": "oracle-dense"},
+        "adpo-three-way": {"by": "token", "decision": "three-way", "delta": 0.5},
+        "ars-schmitt": {"by": "token", "decision": "schmitt", "delta": 0.5},
+        "grpo-masked": {"by": "token"},
+    }
+    for name, mask in old.items():
+        params = identity.parameters(Run(profile("cpu"), 0), METHODS[name])
+        assert identity.as_listed(params)
+        recorded = params | {"method": params["method"] | {"mask": mask}}
+        assert not identity.as_listed(recorded) and not identity.same(params, recorded), name
+    for name, row in METHODS.items():  # and no row leaves it to a default
+        if row.mask and row.trainer not in masking.OFFLINE:
+            assert {"by", "baseline"} <= row.mask.keys() and masking.row_of(row), name
+            assert ("preferred" in row.mask) == (row.trainer in masking.PREFERRED), name
 
 
 def test_twins_differ_in_the_mask_alone_and_all_get_as_many_trials():
@@ -408,12 +596,14 @@ def test_records_hold_the_curves_of_the_book_and_what_masks_kept(records):
     for name in (*ADAPTIVE, "appo-td", "adpo-per-segment"):
         masks = (
             {"kept", "emptied", "preferred"} if METHODS[name].trainer == "ppo" else {"kept_chosen", "emptied_rejected"}
-        )
+        ) | {"good_preferred", "good_rejected"}
         for row in records[name]["curves"]:
             assert wanted <= row.keys() and (masks <= row.keys()) == bool(METHODS[name].mask)
         assert records[name]["final"]["length"] > 0
     kept = records["dpo-masked"]["mask"]
     assert 0 < kept["chosen"]["kept"] < kept["chosen"]["tokens"] and kept["rejected"]["samples"] == 32
+    assert kept["chosen"]["good"] == kept["chosen"]["kept"]
+    assert kept["rejected"]["good"] == kept["rejected"]["tokens"] - kept["rejected"]["kept"]
     assert records["dpo-masked"]["preference_curve"][-1]["loss"] != records["dpo"]["preference_curve"][-1]["loss"]
     assert records["appo"]["stage_seconds"]["mask"] > 0
 

@@ -141,20 +141,22 @@ class Gradient(TrainerCallback):
 
 @pytest.mark.parametrize("changes", [{}, {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}])
 def test_remaxs_first_gradient_is_that_of_reinforce_with_the_greedy_answer_as_baseline(tmp_path, folder, changes):
-    """- mean over tokens of (score - score of the greedy answer - KL from here on) x gradient of log p."""
+    """- mean over tokens of (score - score of the greedy answer - KL from here on) x gradient of log p. Some prompts
+    are worth more than others, whatever the answer: a baseline that is not of the prompt itself would show."""
     seen, gradient, kl_coef = [], Gradient(), 0.3
 
-    def score(ids) -> float:
-        return sum(i % 7 for i in ids) / 10
+    def score(prompt, ids) -> float:
+        return sum(i % 7 for i in ids) / 10 + len(prompt[-1]["content"]) / 4
 
     def reward(prompts, completion_ids, **unused):
         seen.append((prompts, [list(ids) for ids in completion_ids]))
-        return [score(ids) for ids in completion_ids]
+        return [score(prompt, ids) for prompt, ids in zip(prompts, completion_ids, strict=True)]
 
     run = trainer("remax", tmp_path, load(folder, 0.05), reward, (), kl_coef, [gradient], max_grad_norm=0.0, **changes)
     run.train()
     (prompts, answers), (again, greedy) = seen
-    assert prompts == again and answers != greedy and min(map(score, greedy)) > 0.1
+    baselines = list(map(score, prompts, greedy))
+    assert prompts == again and answers != greedy and min(baselines) > 0.1 and max(baselines) > min(baselines) + 1
     model, reference = load(folder, 0.05), load(folder)
     total, tokens = 0.0, sum(map(len, answers))
     for prompt, answer, best in zip(prompts, answers, greedy):
@@ -165,14 +167,14 @@ def test_remaxs_first_gradient_is_that_of_reinforce_with_the_greedy_answer_as_ba
         assert best == expected
         logps = slow_logps(model, ids, answer)
         kl = (logps - slow_logps(reference, ids, answer)).detach()
-        gain = score(answer) - score(best)
+        gain = score(prompt, answer) - score(prompt, best)
         for t in range(len(answer)):
             total = total - (gain - kl_coef * kl[t:].sum()) * logps[t]
     (total / tokens).backward()
     for name, p in model.named_parameters():
         torch.testing.assert_close(gradient.found[name], p.grad, atol=2e-5, rtol=1e-3)
     row = run.curves[0]
-    assert row["greedy_reward"] == pytest.approx(sum(map(score, greedy)) / 16)
+    assert row["greedy_reward"] == pytest.approx(sum(baselines) / 16)
     assert (row["responses"], row["tokens"]) == (32, tokens + sum(map(len, greedy)))
 
 

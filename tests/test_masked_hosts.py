@@ -59,7 +59,9 @@ def test_preferred_are_the_responses_above_their_groups_mean(tmp_path, folder): 
     decide = decide_by(lambda ids, chosen: chosen[:, None].expand_as(ids))
     made = grpo(tmp_path, load(folder), decide)
     assert torch.equal(decide.chosen, decide.advantages > 0) and 0 < decide.chosen.sum() < len(decide.chosen)
-    assert 0 < made.curves[0]["kept"] < 1
+    row = made.curves[0]
+    assert 0 < row["kept"] < 1 and row["preferred"] == decide.chosen.float().mean().item()
+    assert row["good_preferred"] == 1.0 and row["good_rejected"] == 0.0  # what this decider takes for good
 
 
 def test_only_grpo_of_these_takes_a_mask_and_not_without_a_reference(tmp_path, folder):  # noqa: F811

@@ -204,7 +204,7 @@ def test_masks_that_would_train_something_else_are_refused(mask, message):
 # --- KTO
 
 
-def test_kto_reads_the_same_mask_and_its_reference_point_whole_completions(tmp_path):
+def test_kto_reads_the_same_mask_and_its_reference_point_whole_completions_of_other_rows(tmp_path):
     data = [
         {"prompt_ids": p["prompt_ids"], "completion_ids": p["chosen_ids"], "label": i != 1, "kept": m["chosen_mask"]}
         for i, (p, m) in enumerate(zip(PAIRS, MASKS))
@@ -228,6 +228,9 @@ def test_kto_reads_the_same_mask_and_its_reference_point_whole_completions(tmp_p
     )
     found = [kto.train_dataset[i] for i in range(3)]
     batch = collator(found)
+    for i, (ids, mask) in enumerate(zip(batch["KL_input_ids"], batch["KL_attention_mask"], strict=True)):
+        mismatched = data[i]["prompt_ids"] + data[i - 1]["completion_ids"]  # a row's own answer would be no mismatch
+        assert ids[mask.bool()].tolist() == mismatched
     assert batch["completion_mask"].sum() == sum(sum(row["kept"]) for row in data)
     assert batch["KL_completion_mask"].sum() == sum(len(row["completion_ids"]) for row in data)
     *_, gradient = backward(kto, found)
@@ -244,7 +247,7 @@ def test_sft_learns_kept_tokens_only_and_averages_over_them(tmp_path):
     data = Dataset.from_dict({"input_ids": sequences, "completion_mask": whole})
     rewards = [[2 * m - 1 for m in row["chosen_mask"]] for row in MASKS]
     masked, counts = mask_completions(data, rewards, baseline=0.0)
-    assert counts["completion"] == {"samples": 3, "emptied": 2, "tokens": 9, "kept": 2}
+    assert counts["completion"] == {"samples": 3, "emptied": 2, "tokens": 9, "kept": 2, "good": 2}
     model, _ = policy_and_reference()
     args = SFTConfig(
         **common(tmp_path, model, 0) | {"report_to": "none"}, completion_only_loss=True, max_length=None, max_steps=1
@@ -281,8 +284,8 @@ def test_masks_of_pairs_lie_beside_them_and_what_was_emptied_is_counted():
     assert pairs["chosen_mask"][:] == [[1, 0, 1], [0]] and pairs["rejected_mask"][:] == [[0, 1], [1, 0, 0, 0]]
     assert counts == {
         "baseline": 0.0,
-        "chosen": {"samples": 2, "emptied": 1, "tokens": 4, "kept": 2},
-        "rejected": {"samples": 2, "emptied": 0, "tokens": 6, "kept": 2},
+        "chosen": {"samples": 2, "emptied": 1, "tokens": 4, "kept": 2, "good": 2},
+        "rejected": {"samples": 2, "emptied": 0, "tokens": 6, "kept": 2, "good": 4},
     }
     pairs, counts = mask_pairs(tokenised(), REWARDS, baseline=0.0, empty="whole")
     assert pairs["chosen_mask"][1] == [1] and counts["chosen"]["emptied"] == 1 and counts["chosen"]["kept"] == 3

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densereward.masks import DECISIONS, RunningMean, adaptive_mask, flips, segment_means, td_baseline
+from densereward.masks import DECISIONS, RunningMean, adaptive_mask, flips, preferred_by, segment_means, td_baseline
 from densereward.segments import segment_ids
 
 OFFSETS = [name for name in DECISIONS if name != "threshold"]
@@ -207,6 +207,23 @@ def test_with_memory_changes_of_class_grow_by_the_undecided_beginning_at_most(dr
     assert (counts[1] <= counts[0] + 1).all()
 
 
+# --- who is preferred
+
+
+@given(batches(), st.integers(-3, 3))
+def test_preferred_is_what_stands_above_its_round_wherever_that_stands(drawn, shift):
+    """A loop's; and as many of a round as of the same round where every answer is paid `shift` more."""
+    rewards, mask = drawn[0]["rewards"].nan_to_num(0, 0), drawn[0]["mask"]
+    totals = [sum(row[:n]) for row, n in zip(rewards.tolist(), mask.sum(1).tolist())]
+    found = preferred_by("round", rewards, None, mask)
+    assert found.tolist() == [total > sum(totals) / len(totals) for total in totals]
+    more = rewards + shift * (torch.arange(mask.shape[1]) == 0)
+    assert torch.equal(preferred_by("round", more, None, mask), found)
+    assert preferred_by("advantage", None, rewards, mask).tolist() == [total > 0 for total in totals]
+    alone = torch.tensor(totals)[:, None]
+    assert preferred_by("group", None, alone, mask).tolist() == [total > 0 for total in totals]
+
+
 # --- baselines
 
 
@@ -241,6 +258,8 @@ def test_bad_input_is_named():
     rewards, mask, chosen = torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([True, False])
     with pytest.raises(ValueError, match="unknown decision 'fuzzy'; choose one of threshold, three-way, schmitt"):
         adaptive_mask(rewards, mask, chosen, decision="fuzzy")
+    with pytest.raises(ValueError, match="unknown preferred 'luck'; choose one of round, group, advantage"):
+        preferred_by("luck", rewards, rewards, mask)
     with pytest.raises(ValueError, match="unknown empty 'skip'"):
         adaptive_mask(rewards, mask, chosen, empty="skip")
     with pytest.raises(ValueError, match="delta is 1.0; give an offset of 0 or more, and 0 for decision 'threshold'"):

@@ -1,5 +1,6 @@
 """The advantages whose credit is recorded: those of another trainer would praise or blame the wrong method."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -116,7 +117,8 @@ def test_a_mask_lies_on_its_twins_advantages(told):
 
 
 def test_which_answers_a_mask_takes_for_preferred(run, told, monkeypatch):
-    """Above the mean total for PPO, above 0 for the advantages of a group."""
+    """Above the mean total of these answers for PPO, as in a round of training; above 0 for the advantages of a group;
+    by the mean advantage where the row says so."""
     seen = {}
 
     class Everything(masking.Decider):
@@ -135,3 +137,12 @@ def test_which_answers_a_mask_takes_for_preferred(run, told, monkeypatch):
         else:
             kept = gained.abs().sum(1) > 0
             assert torch.equal(seen["chosen"][kept], gained.sum(1)[kept] > 0)
+    paid, _, _ = told["appo"]
+    folder_of_sft, policy, _ = study.trained(run, METHODS["appo"])
+    mask, totals = paid.batch["completion_mask"], paid.batch["rewards"].sum(1)
+    against = (totals.mean() - totals)[:, None] * mask  # advantages that praise what is paid least
+    centred = (against - against[mask.bool()].mean()).masked_fill(mask == 0, 0).sum(1)  # as PPO centres them
+    for how, expected in (("round", totals > totals.mean()), ("advantage", centred > 0)):
+        row = replace(METHODS["appo"], mask=METHODS["appo"].mask | {"preferred": how})
+        signals.masked(run, row, folder_of_sft, policy.path, paid, against, None)
+        assert torch.equal(seen["chosen"], expected), how

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from densereward.testbed import build, monte_carlo, oracle
+from densereward.testbed import build, monte_carlo, oracle, truth
 from densereward.testbed import world as w
 from densereward.testbed.world import World
 
@@ -127,6 +127,12 @@ def test_an_exchanged_item_changes_that_credit_and_nothing_else():
     before, after = oracle.parse(PROMPT, text), oracle.parse(PROMPT, changed)
     assert [s.kind != t.kind for s, t in zip(before, after, strict=True)].count(True) == 1
     assert oracle.true_return(PROMPT, text) - oracle.true_return(PROMPT, changed) == pytest.approx(2.0)
+
+
+def test_an_equal_score_is_no_drop():
+    """Pairs of scores, before and after: lower, equal, higher. A scorer that sees no difference flips nothing."""
+    assert truth._drops(np.array([2.0, 1.0, 1.0, 1.0, 0.0, 1.0, 3.0, 3.0])) == 0.25
+    assert truth._drops(np.zeros(6)) == 0.0 and truth._drops(np.zeros(0)) is None
 
 
 def test_returns_that_are_no_sum_over_spans():

@@ -8,19 +8,27 @@ from dataclasses import replace
 
 from densereward.row import CONTROL, Method, entropy
 
-BY_TOKEN = {"by": "token"}  # rewards of that row of methods.py decide; the rest are defaults of masking.Decider
+BY_TOKEN = {"by": "token"}  # rewards of that row of methods.py decide
+SAID = {  # by trainer; said in every row, so that a record of another choice is of another method
+    "ppo": {"baseline": "round", "preferred": "round"},
+    "grpo": {"baseline": "round", "preferred": "group"},
+    "online-dpo": {"baseline": "round"},
+    "rs": {"baseline": "round"},
+}
 HALF = {"delta": 0.5}  # of a standard deviation of token scores
 TABLE = "adaptive-mask Table 1"
 OPEN = "adaptive-mask leaves it open"
 NAMED = "adaptive-mask names it"
 TRIGGER = "adaptive-mask Section 4.1, Appendix E"  # its runs had something like it; it gives no offset
+UPDATED = "adaptive-mask Section 3.2.1"  # b "dynamically" updated, by "offline inference results" or the TD error
 
 
 def rows(bandit: Method, token: Method, grpo: Method) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
     """(core rows, ablations) on the rows that they start from."""
 
     def masked(row: Method, name: str, label: str, source: str, **mask) -> Method:
-        return replace(row, name=name, label=label, source=source, mask=BY_TOKEN | mask)
+        mask = BY_TOKEN | SAID.get(row.trainer, {}) | mask
+        return replace(row, name=name, label=label, source=source, mask=mask)
 
     dpo = replace(bandit, name="online-dpo", label="DPO, online", source=TABLE, trainer="online-dpo")
     rs = replace(bandit, name="rs", label="Rejection sampling", source=TABLE, trainer="rs")
@@ -37,8 +45,9 @@ def rows(bandit: Method, token: Method, grpo: Method) -> tuple[tuple[Method, ...
         masked(kto, "kto-masked", "KTO, masked", NAMED),
         masked(grpo, "grpo-masked", "GRPO, masked", NAMED),
         dense,
-        masked(token, "appo-td", "APPO, TD error", "adaptive-mask Section 3.2.1", baseline="td"),
-        masked(bandit, "appo-fixed", "APPO, fixed baseline", OPEN, baseline="fixed"),
+        masked(token, "appo-td", "APPO, TD error", UPDATED, baseline="td"),
+        masked(bandit, "appo-fixed", "APPO, fixed baseline", UPDATED, baseline="fixed"),
+        masked(bandit, "appo-running", "APPO, running baseline", UPDATED, baseline="running mean"),
         masked(bandit, "appo-advantage", "APPO, by advantage", OPEN, **preferred),
         masked(
             bandit,
@@ -50,7 +59,7 @@ def rows(bandit: Method, token: Method, grpo: Method) -> tuple[tuple[Method, ...
             **HALF,
         ),
         masked(bandit, "appo-segment", "APPO, segment rewards", OPEN, by="segment"),
-        masked(dpo, "adpo-fixed", "ADPO, fixed baseline", OPEN, baseline="fixed"),
+        masked(dpo, "adpo-fixed", "ADPO, fixed baseline", UPDATED, baseline="fixed"),
         masked(dpo, "adpo-three-way", "ADPO, neutral zone", "adaptive-mask Eq. 17", decision="three-way", **HALF),
         masked(bandit, "appo-schmitt", "APPO, Schmitt trigger", TRIGGER, decision="schmitt", **HALF),
         masked(dpo, "adpo-schmitt", "ADPO, Schmitt trigger", TRIGGER, decision="schmitt", **HALF),

@@ -4,9 +4,13 @@ Follows adaptive-mask Section 3.2.1, Eq. 13, 17, 18. The rewards of the row `mas
 model on the same pairs, TLCR's discriminator, or the oracle, a control), normalised as that row does and repeated over
 a segment's tokens, are compared with the baseline. What the paper leaves open is chosen here and in the trainers:
 
-- b is the mean reward of all tokens sampled so far, or fixed at 0, the mean on the preference pairs that the normaliser
-  was fitted on ("offline inference results"), or the critic's, which makes the difference a TD error. A TD error takes
+- b is updated "dynamically" by the reward model's results. "round": the mean reward of the batch's tokens. "running
+  mean": that of all tokens sampled so far, which lags: as answers improve, ever more tokens are good, and the mask of a
+  rejected answer empties. "fixed": 0, the mean on the preference pairs that the normaliser was fitted on (its "offline
+  inference results"), which drifts most. "td": the critic's, which makes the difference a TD error. A TD error takes
   the critic of the rewards that decide: the row's own must be the same. What the critic knows of the KL penalty stays.
+- Preferred are the answers of a PPO row above the mean total of their round, or with a mean advantage above 0; those of
+  GRPO above their group; elsewhere a pair's chosen answers, or a prompt's best.
 - Offsets are in standard deviations of the deciding scores.
 
 Left out: means over several processes; each has its own.
@@ -29,14 +33,17 @@ from densereward.tokens import collate_prompt_completion
 from densereward.training import masked
 from densereward.training.reward_model import SIDES, with_segments
 
-BASELINES = ("running mean", "fixed", "td")
-PREFERRED = ("reward", "advantage")
+BASELINES = ("round", "running mean", "fixed", "td")
+PREFERRED = {"ppo": ("round", "advantage"), "grpo": ("group",)}  # trainer: of `masks.preferred_by`; PPO has no groups
+OFFLINE = ("dpo", "kto")  # trainers on fixed pairs: b is the mean of all of them, or fixed
 ROWS = 64  # responses per pass of a scorer over a dataset
 
 
 def row_of(method: Method) -> Method | None:
     """The row whose rewards decide a row's mask, None without a mask. ValueError for one that has none to give, for
-    unknown names, for a TD error where no critic learns those rewards, and for a sign where it has no use."""
+    unknown names, for a mask that does not say its baseline or who is preferred where its trainer leaves a choice (a
+    default that changed would make two methods look alike), for a TD error where no critic learns those rewards, and
+    for a sign where it has no use."""
     if method.mask is None:
         return None
     by, where = METHODS[method.mask["by"]], f"mask of method {method.name!r}"
@@ -44,9 +51,11 @@ def row_of(method: Method) -> Method | None:
         raise ValueError(
             f"{where}: {by.name!r} has no rewards of parts; take 'token', 'segment', 'tlcr' or 'oracle-dense'"
         )
-    for name, known in {"baseline": BASELINES, "preferred": PREFERRED}.items():
-        if (given := method.mask.get(name, known[0])) not in known:
-            raise ValueError(f"{where}: unknown {name} {given!r}; choose one of {', '.join(known)}")
+    baselines = (None, "fixed") if method.trainer in OFFLINE else BASELINES
+    for name, known in {"baseline": baselines, "preferred": PREFERRED.get(method.trainer, (None,))}.items():
+        if (given := method.mask.get(name)) not in known:
+            choice = ", ".join("nothing" if x is None else repr(x) for x in known)
+            raise ValueError(f"{where}: {name} is {given!r}; with trainer {method.trainer!r} give {choice}")
     alike = all(getattr(method, part) == getattr(by, part) for part in ("scorer", "revisions", "segmentation"))
     per_token = by.segmentation == {"kind": "token"} and method.trainer == "ppo"
     if method.mask.get("baseline") == "td" and not (alike and per_token):
@@ -78,7 +87,7 @@ class Decider:
     def __init__(self, rewards, mask: dict, tokenizer=None):
         self.rewards, self.mean = rewards, RunningMean()
         self.settings = {name: x for name, x in mask.items() if name not in ("by", "baseline", "preferred", "segments")}
-        self.baseline, self.preferred = mask.get("baseline", BASELINES[0]), mask.get("preferred", PREFERRED[0])
+        self.baseline, self.preferred = mask.get("baseline"), mask.get("preferred")
         self.cut = mask.get("segments") and replace(METHODS["token"], segmentation=mask["segments"])
         self.tokenizer = tokenizer
 
@@ -90,8 +99,12 @@ class Decider:
         ids = self.cut and dense.segment_ids(self.cut, batch, self.tokenizer)
         if self.baseline == "td":
             baseline = td_baseline(values, real, gamma)
+        elif self.baseline in ("round", "running mean"):
+            baseline = (self.mean if self.baseline == "running mean" else RunningMean())(rewards, real)
+        elif self.baseline == "fixed":
+            baseline = 0.0
         else:
-            baseline = self.mean(rewards, real) if self.baseline == "running mean" else 0.0
+            raise ValueError(f"baseline is {self.baseline!r}; choose one of {', '.join(BASELINES)}")
         return adaptive_mask(rewards, real, chosen, baseline, segment_ids=ids, **self.settings)
 
 
@@ -116,7 +129,8 @@ def decider(
 
 def mask_dataset(pairs: Dataset, decide: Decider, tokenizer, seed: int) -> tuple[Dataset, dict]:
     """(preference pairs with a mask per side, counts), by `training.masked.mask_pairs`: what `decide` says of a batch,
-    said of the whole dataset; a running mean is that of all pairs. Entropies are those of the dataset's columns."""
+    said of the whole dataset; b is the mean of all pairs unless it is fixed. Entropies are those of the dataset's
+    columns."""
     if decide.cut:
         pairs = with_segments(pairs, decide.cut, tokenizer, seed)
     rewards: dict[str, list] = {side: [] for side in SIDES}

@@ -5,10 +5,11 @@ where it stands below; a preferred sample teaches by its good tokens, a rejected
 makes good and bad is a row of DECISIONS: the two-way threshold of Eq. 13, the three-way one of Eq. 17, and the Schmitt
 trigger that Appendix E names: Eq. 17 has no memory, a Schmitt trigger holds its last decision while the reward is
 between the thresholds. b is a number, a `RunningMean`, or what makes reward less b the TD error of a critic
-(`td_baseline`).
+(`td_baseline`). Which sampled answers are preferred the paper leaves open ("based on rewards or advantages"):
+`preferred_by`.
 
-Where the padding mask is 0 nothing counts, not even NaN. Left out: which samples are preferred (an argument; the paper
-leaves it open for PPO), and how b and the offset are chosen, which it does not say.
+Where the padding mask is 0 nothing counts, not even NaN. Left out: how b and the offset are chosen, which it does not
+say.
 """
 
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from densereward.segments import segment_lengths, spread
 
 EMPTY = ("drop", "whole")
+PREFERRED = ("round", "group", "advantage")
 
 
 class Masked(NamedTuple):
@@ -92,9 +94,22 @@ def schmitt(excess, delta):
 DECISIONS = {"threshold": threshold, "three-way": three_way, "schmitt": schmitt}
 
 
+def preferred_by(how, rewards, advantages, mask):
+    """Which sampled answers are preferred, bool [B]. "round": those whose total of `rewards` [B, T] is above the mean
+    total of this batch. "group", "advantage": those whose `advantages` ([B, T], or [B, 1] where it is one per answer)
+    are above 0 on average; a trainer with groups makes them 0 at the mean of a prompt's answers. `mask` [B, T]. Always
+    of this batch alone: against the mean of all rounds almost every answer is preferred once the policy has improved.
+    """
+    _choose("preferred", how, PREFERRED)
+    if how == "round":
+        totals = (rewards * mask).sum(1)  # [B]
+        return totals > totals.mean()
+    return (advantages * mask).sum(1) > 0
+
+
 class RunningMean:
-    """b as the mean of all token rewards so far, those of the batch at hand among them: Section 3.2.1's threshold that
-    is updated as training goes on. Call it with rewards and mask [B, T]; it returns a scalar tensor."""
+    """b as the mean of all token rewards so far, those of the batch at hand among them. Call it with rewards and mask
+    [B, T]; it returns a scalar tensor. It lags behind rewards that rise, and more tokens become good."""
 
     def __init__(self):
         self.total = self.count = 0

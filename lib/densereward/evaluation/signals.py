@@ -7,8 +7,8 @@ PPO's advantages are whitened before, as in training, so that this is their mean
 
 At the SFT model, where these are measured, log-ratios to the reference are 0, and so is the KL penalty of any of them.
 
-A mask's running mean and the level above which an answer is preferred are those of these answers. Left out: DPO and
-rejection sampling, whose losses hold no advantages.
+These answers are a mask's round: its means, the running one too, and who is preferred are those of this one batch, but
+for the groups of GRPO. Left out: DPO and rejection sampling, whose losses hold no advantages.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from densereward import baselines, dense, masking, rewards, sampling
+from densereward.masks import preferred_by
 from densereward.methods import Method
 from densereward.models import TokenScorer
 from densereward.pipeline import Run, preferences, to_device
@@ -108,9 +109,5 @@ def masked(
     of_mask = masking.scorer(run, row, folder_of_sft, prefs)
     reward_fn, _ = reward_of(run, decides, of_mask, folder_of_policy / "mask", told.tokenizer)
     decide = masking.Decider(reward_fn, row.mask, told.tokenizer)
-    if decide.preferred == "advantage" or row.trainer != "ppo":
-        chosen = gained.sum(1) > 0  # [B]
-    else:
-        totals = (batch["rewards"] * batch["completion_mask"]).sum(1)
-        chosen = totals > totals.mean()
+    chosen = preferred_by(decide.preferred, batch["rewards"], gained, batch["completion_mask"])  # [B]
     return mask_advantages(batch | {"advantages": gained}, decide(batch, chosen, values).mask)["advantages"]

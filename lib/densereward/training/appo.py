@@ -3,14 +3,13 @@
 The mask comes last: advantages are estimated, whitened over all tokens and then masked, so a kept token learns what it
 would without the mask, and no other token is weighed up for those that are gone. The critic learns from all tokens.
 
-Which responses are preferred the paper leaves open ("based on rewards or advantages"). "reward": those whose whole
-reward is above the mean of all responses so far, this batch's among them. "advantage": those whose mean whitened
-advantage is above 0. Left out: means over several processes; each has its own.
+Which responses are preferred is `masks.preferred_by`'s: by their total among those of the round, or by their mean
+whitened advantage. One answer to a prompt has no group. Left out: means over several processes; each has its own.
 """
 
 import torch
 
-from densereward.masks import Masked, RunningMean
+from densereward.masks import Masked, preferred_by
 from densereward.training.masked import mask_advantages
 from densereward.training.ppo import DensePPOTrainer
 
@@ -23,13 +22,28 @@ def shares(found: Masked, mask: torch.Tensor, of: str = "") -> dict[str, float]:
     return {f"kept{of}": kept / tokens if tokens else None, f"emptied{of}": emptied}
 
 
+def good(found: Masked, mask: torch.Tensor, rows) -> float | None:
+    """The share of the real tokens of some rows that a mask takes for good, None where there is none; `rows` is an
+    index of [B]."""
+    real = mask[rows].bool()
+    hits, tokens = torch.stack([((found.states[rows] == 1) & real).sum(), real.sum()]).tolist()
+    return hits / tokens if tokens else None
+
+
+def sides(found: Masked, mask: torch.Tensor, chosen: torch.Tensor) -> dict[str, float | None]:
+    """What a row of curves says of a mask's two sides: the share of responses that are `preferred` (`chosen`, bool
+    [B]), and the share of tokens that are `good` among these and among the others."""
+    parts = {f"good_{side}": good(found, mask, x) for side, x in (("preferred", chosen), ("rejected", ~chosen))}
+    return {"preferred": chosen.float().mean().item()} | parts
+
+
 class MaskedPPOTrainer(DensePPOTrainer):
     """`DensePPOTrainer` whose policy learns from the tokens that `decide` keeps, a `masking.Decider`: (batch with
     rewards, preferred bool [B], values [B, T], gamma) -> `masks.Masked`. `curves` say what was kept
-    (`shares`), and the share of responses that were `preferred`."""
+    (`shares`), who was preferred and what was good (`sides`)."""
 
     def __init__(self, model, *, reward_fn, decide, **rest):
-        self.pay, self.decide, self.mean = reward_fn, decide, RunningMean()
+        self.pay, self.decide = reward_fn, decide
         super().__init__(model, reward_fn=self._pay, **rest)
 
     def _pay(self, batch: dict) -> torch.Tensor:
@@ -41,12 +55,8 @@ class MaskedPPOTrainer(DensePPOTrainer):
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         mask = batch["completion_mask"]
-        if self.decide.preferred == "advantage":
-            chosen = (batch["advantages"] * mask).sum(1) > 0  # [B]
-        else:
-            totals = (self._scored["rewards"] * mask).sum(1, keepdim=True)  # [B, 1]
-            chosen = (totals > self.mean(totals, torch.ones_like(totals)))[:, 0]
+        chosen = preferred_by(self.decide.preferred, self._scored["rewards"], batch["advantages"], mask)  # [B]
         found = self.decide(self._scored, chosen, batch["old_values"], self.args.gamma)
         if self.model.training:
-            self.curves[-1] |= shares(found, mask) | {"preferred": chosen.float().mean().item()}
+            self.curves[-1] |= shares(found, mask) | sides(found, mask, chosen)
         return mask_advantages(batch, found.mask)

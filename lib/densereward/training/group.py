@@ -12,7 +12,8 @@ moves the policy. Left out: every option of TRL's beyond its defaults.
 import torch
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from densereward.training.appo import shares
+from densereward.masks import preferred_by
+from densereward.training.appo import shares, sides
 from densereward.training.counting import Counted, Referenced
 from densereward.training.masked import mask_advantages
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
@@ -30,7 +31,7 @@ class CountedGRPO(Counted, GRPOTrainer):
 class MaskedGRPO(Referenced, GRPOTrainer):
     """TRL's, whose policy learns from the tokens that `decide` keeps, a `masking.Decider`: adaptive-mask's mask on the
     surrogate (Eq. 14), which the paper says serves GRPO too. Preferred are the responses whose advantage in their group
-    is above 0. `curves` say what was kept (`appo.shares`)."""
+    is above 0. `curves` say what was kept (`appo.shares`) and what was good (`appo.sides`)."""
 
     def __init__(self, model, *, decide, **trl):
         super().__init__(model, **trl)
@@ -39,8 +40,10 @@ class MaskedGRPO(Referenced, GRPOTrainer):
     @torch.no_grad()
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
-        found = self.decide(self.with_reference(batch), batch["advantages"] > 0)
-        self.noted |= shares(found, batch["completion_mask"])
+        mask = batch["completion_mask"]
+        chosen = preferred_by("group", None, batch["advantages"][:, None], mask)  # [B]
+        found = self.decide(self.with_reference(batch), chosen)
+        self.noted |= shares(found, mask) | sides(found, mask, chosen)
         return mask_advantages(batch, found.mask)
 
 

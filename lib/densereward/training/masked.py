@@ -70,8 +70,8 @@ def mask_pairs(pairs: Dataset, rewards: dict[str, list], baseline: float | None 
 
     baseline: None is the mean of all token rewards of these pairs. `settings` are `masks.adaptive_mask`'s; segments are
     those of the columns `..._segment_ids` where there are any (`reward_model.with_segments`). counts, per side:
-    samples, emptied, tokens, kept; and the baseline. ValueError: a response without a reward per token (naming row and
-    side), or a signed mask, which no loss on pairs can take.
+    samples, emptied, tokens, kept, good; and the baseline. ValueError: a response without a reward per token (naming
+    row and side), or a signed mask, which no loss on pairs can take.
     """
     padded = {side: _pad(pairs[f"{side}_completion_ids"], rewards[side], side) for side in SIDES}
     if baseline is None:
@@ -130,6 +130,6 @@ def _lists(factor, mask) -> list[list[int]]:
 
 
 def _count(found: Masked, mask) -> dict[str, int]:
-    kept = (found.mask.bool() & mask).sum()
-    numbers = {"samples": torch.tensor(len(mask)), "emptied": found.emptied.sum(), "tokens": mask.sum(), "kept": kept}
+    numbers = {"samples": torch.tensor(len(mask)), "emptied": found.emptied.sum(), "tokens": mask.sum()}
+    numbers |= {"kept": (found.mask.bool() & mask).sum(), "good": (found.states == 1).sum()}
     return {name: int(value) for name, value in numbers.items()}

@@ -5,11 +5,13 @@ One training run whose batches are made as it goes on: each round is sampled fro
 moments live through all rounds. A round of fewer pairs than minibatches makes fewer updates, which `curves` count.
 
 - Online DPO is TRL's DPO loss on best and worst; ADPO (Eq. 15) has the mask inside both sums (`masked.py`).
-- Rejection sampling is TRL's likelihood of the best, a mean over kept tokens, plus `kl_coef` times KL(policy ||
-  reference) of Eq. 7 and 16: exact over the vocabulary, at every token of the best, kept or not, and a mean over these.
-  (Eq. 16 has no coefficient.) Its answers are the best ones, not the policy's own, and so are the prefixes of that KL.
+- Rejection sampling is TRL's likelihood of the best plus `kl_coef` times KL(policy || reference) of Eq. 7 and 16: exact
+  over the vocabulary, at every token of the best, kept or not. (Eq. 16 has no coefficient.) Both are sums divided by
+  all tokens of the best answers, kept or not, as Appendix D sums over kept tokens, and as PPO's masked loss is divided:
+  a token that is kept weighs, against its KL, what it weighs without a mask. Divided by kept tokens, a mask of half of
+  them would double that. Its answers are the best ones, not the policy's own, and so are the prefixes of that KL.
 
-Left out: several processes.
+Left out: several processes, updates of several micro-batches.
 """
 
 import time
@@ -83,7 +85,7 @@ class RejectionTrainer(InRounds, SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         answer = inputs.pop("completion_mask")[:, 1:].bool()  # token t is predicted at t - 1
-        loss = super().compute_loss(model, dict(inputs), return_outputs, num_items_in_batch)
+        loss = super().compute_loss(model, dict(inputs), return_outputs, answer.sum())  # not of labels, which are kept
         if not self.kl_coef:
             return loss
         read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}

@@ -19,7 +19,7 @@ from datasets import Dataset
 from densereward.masks import Masked
 from densereward.sampling import batch_of, continued
 from densereward.tokens import pad_batch, tokenize_prompt
-from densereward.training.appo import shares
+from densereward.training.appo import good, shares
 
 SAMPLING = {"do_sample": True, "temperature": 0.95, "top_p": 0.99, "top_k": 100}  # Appendix B
 ANSWERS = 8  # per prompt, Appendix B; half of them the reference's
@@ -87,7 +87,7 @@ class Rounds:
         best, worst, tied = best_and_worst(scores, answers)
         chosen = torch.zeros_like(scores, dtype=torch.bool)
         chosen[torch.arange(self.size), best] = True
-        found = self.decide and self.decide(batch, chosen.flatten())  # of all answers: a running mean sees all
+        found = self.decide and self.decide(batch, chosen.flatten())  # of all answers: b is a mean of all
         rows = [
             {"prompt_ids": ids[i], **self._sides(answers[i], i * ANSWERS, best[i], worst[i], found)}
             for i in range(self.size)
@@ -96,9 +96,10 @@ class Rounds:
         row = self._measured(policy, conversations, asked, own, batch, scores)
         row |= {"responses": batch["completion_mask"].size(0), "tokens": int(batch["completion_mask"].sum())}
         row |= {"pairs": len(rows), "tied": sum(tied), "best_from_policy": sum(b < half for b in best) / self.size}
-        for side, picked in (("chosen", best), ("rejected", worst)) if found else ():
+        for side, of, picked in (("chosen", "preferred", best), ("rejected", "rejected", worst)) if found else ():
             places = [i * ANSWERS + k for i, k in enumerate(picked) if not tied[i]]
             row |= shares(Masked(*(x[places] for x in found)), batch["completion_mask"][places], f"_{side}")
+            row[f"good_{of}"] = good(found, batch["completion_mask"], places)
         row |= {"seconds_generate": sampled - started, "seconds_score": time.perf_counter() - sampled}
         return rows, row
 
