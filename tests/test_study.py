@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from densereward import data, identity, pipeline, profiles, study, tuning
+from densereward import data, identity, pipeline, policy, profiles, study, tuning
+from densereward.evaluation import tables
 from densereward.methods import METHODS, method
 from densereward.pipeline import Run
 from densereward.profiles import profile
@@ -196,6 +197,37 @@ def test_a_scorer_can_be_used_with_other_segments_than_it_was_trained_with(root,
     run = Run(profile("smoke", **TINY), 0, root=root)
     ours, theirs = study.trained(run, method("bandit-as-segment"))[2], study.trained(run, method("bandit"))[2]
     assert ours["scorer"] == theirs["scorer"] and ours["row"].segmentation["kind"] == "entropy"
+
+
+def test_a_rows_options_reach_ppo(root, monkeypatch):
+    """Left out, the row would be `segment` under another name."""
+    seen, run = [], Run(profile("smoke", **TINY), 0, root=root)
+
+    def stop(*args, **settings):
+        seen.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(policy.ppo, "DensePPOConfig", stop)
+    for name in ("segment", "loss-released"):
+        with pytest.raises(KeyboardInterrupt):
+            study.trained(run, method(name))
+    assert seen[1]["loss_type"] == "grpo" and "loss_type" not in seen[0]
+
+
+def test_a_row_that_pays_in_another_unit_has_no_records_from_before():
+    """`normaliser-none` paid the bare head, `segment-as-bandit` the last segment's score; their rows pay other sums."""
+    run = Run(profile("smoke"), 0)
+    for name in ("normaliser-none", "segment-as-bandit"):
+        new = identity.parameters(run, method(name))
+        old = json.loads(json.dumps(new))
+        del old["method"]["scores"]
+        assert not identity.same(old, new) and not identity.as_listed(old)
+        made = {"method": name, "params": old}
+        assert not tables._as_listed(made) and tables._as_listed(made | {"params": new})
+    untouched = identity.parameters(run, method("segment"))
+    older = json.loads(json.dumps(untouched))
+    del older["method"]["scores"]
+    assert identity.same(older, untouched) and identity.as_listed(older)
 
 
 def test_a_mean_length_becomes_the_cutoff_that_gives_it(root):

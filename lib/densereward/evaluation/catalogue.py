@@ -12,8 +12,8 @@ import pandas as pd
 from densereward.evaluation import tables
 from densereward.methods import METHODS, Method
 
-SAID = """name label source scorer segmentation revisions trained_with aggregate normaliser correction interpolation
-    shaping trainer options value_clip noise""".split()  # fields that `_line` puts in words; any other, where it is set
+SAID = """name label source scorer segmentation revisions trained_with aggregate scores normaliser correction
+    interpolation shaping trainer options value_clip noise""".split()  # what `_line` puts in words; others where set
 
 
 def catalogue(records: list[dict]) -> pd.DataFrame:
@@ -36,6 +36,7 @@ def _line(row: Method) -> dict[str, str]:
     scored = trains and row.scorer != "none"
     scorer = row.scorer + (f", noise {row.noise:g}" if row.noise else "")
     scorer += ", sum over segments" if row.aggregate == "sum" else ""
+    scorer += ", read as e(x, y)" if row.scores == "evaluator" else ""
     if row.trained_with:
         scorer += f", trained with {words(row.trained_with)}"
     if row.revisions:
