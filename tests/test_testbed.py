@@ -40,6 +40,13 @@ def test_misspelling_truncation_and_emptiness_cost_what_the_table_says():
     assert kinds("good luck with it, apple.") == ["off_topic", "correct"], "a closing at the start answers nothing"
 
 
+def test_a_remark_said_twice_is_a_repetition_and_so_is_a_greeting():
+    """Else a policy could fill an answer with one remark at the price of new ones."""
+    remark = w.REMARKS[0]
+    assert kinds(f"apple, {remark}, {remark}, {w.REMARKS[1]}.") == ["correct", "off_topic", "repetition", "off_topic"]
+    assert kinds("sure: apple, sure.")[0] == "greeting" and kinds(f"{remark}, apple, {remark}.")[2] == "repetition"
+
+
 def test_endless_junk_costs_without_end():
     assert oracle.true_return(PROMPT, "x" * 480 + ".") < 2 * oracle.true_return(PROMPT, "x" * 240 + ".") + 1
 
