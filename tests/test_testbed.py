@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
+from densereward.pipeline import ROOT
+from densereward.profiles import PROFILES
 from densereward.testbed import build, monte_carlo, oracle
 from densereward.testbed import world as w
 from densereward.testbed.world import World
@@ -89,6 +91,15 @@ def test_prompts_of_all_splits_are_disjoint_and_held_out_combinations_are_in_the
         assert any(map(monte_carlo.is_held_out, pool)) == (split == "test")
     shares = {split: len(pool) for split, pool in pools.items()}
     assert shares["sft"] > shares["preference"] > shares["ppo"] > shares["test"] > shares["validation"] > 200
+
+
+def test_the_book_says_how_many_prompts_a_run_of_ppo_has():
+    """All of its split, and some of them twice: 2,048 rollouts are not as many prompts."""
+    p = PROFILES["cpu"]
+    pool, wanted = w.prompts(p.world, "ppo"), p.rounds * p.rollouts
+    rows = build.build(p.world, 0, ppo=wanted)["ppo"]
+    assert len({row["prompt"][-1]["content"] for row in rows}) == len(pool) < wanted
+    assert f"and {len(pool):,} prompts for {wanted:,} rollouts" in (ROOT / "book" / "deviations.md").read_text()
 
 
 def test_the_data_of_committed_records_do_not_drift():

@@ -36,12 +36,12 @@ def _line(row: Method) -> dict[str, str]:
     scored = trains and row.scorer != "none"
     scorer = row.scorer + (f", noise {row.noise:g}" if row.noise else "")
     scorer += ", sum over segments" if row.aggregate == "sum" else ""
-    scorer += ", read as e(x, y)" if row.scores == "evaluator" else ""
     if row.trained_with:
         scorer += f", trained with {words(row.trained_with)}"
+    scorer += ", read as e(x, y)" if row.scores == "evaluator" else ""
     if row.revisions:
         scorer += f", revisions: {words(row.revisions)}"
-    spread = "" if row.interpolation == "none" else f", {row.interpolation} over tokens"
+    spread = {"none": "", "next": ", paid at the next token"}.get(row.interpolation, f", {row.interpolation} over tokens")
     centred = "" if row.correction["kind"] == "none" else f", then {words(row.correction)}"
     plain = asdict(Method("", "", ""))
     more = [
