@@ -12,7 +12,7 @@ from densereward import dense, pipeline
 from densereward.methods import METHODS, Method
 from densereward.models import build_tokenizer, scorer_from, tiny_llama
 from densereward.rewards import Normaliser
-from densereward.segments import segment_ends
+from densereward.segments import segment_ends, segment_lengths
 
 TOKENIZER = build_tokenizer(["a b c d e f g h"] * 4, 280)
 PLAIN = Normaliser("none", 0.0, 0.0, 0.0, 1.0)
@@ -80,10 +80,30 @@ def test_bandit_as_segment_reads_the_bandits_scorer_at_the_ends_of_segments():
 
 
 def test_without_a_normaliser_the_score_of_the_loss_is_paid_and_the_heads_in_a_row_of_its_own():
-    """A Bradley-Terry loss that saw 16 r has r in units of its own: paid bare, it is a sixteenth of the paper's row."""
-    scaled, bare = (paid(METHODS[f"normaliser-none{x}"], scorer(scale=16.0)) for x in ("", "-unscaled"))
-    torch.testing.assert_close(scaled, 16 * bare)
-    torch.testing.assert_close(bare.sum(1), torch.tensor([9.0, 2.0]))
+    """A Bradley-Terry loss that saw 16 r has r in units of its own: paid bare, it is a sixteenth of the paper's. At one
+    scale the two are the same."""
+    loss, bare = (METHODS[f"normaliser-none-{x}"] for x in ("literal", "head"))
+    ids = dense.segment_ids(bare, ANSWERS)
+
+    def pay(row, factor):
+        net = scorer(scale=factor)
+        scores, _ = dense.segment_scores(row, net, ANSWERS, ids)
+        return paid(row, net, dense.fitted(row, scores, segment_lengths(ids)))
+
+    torch.testing.assert_close(pay(bare, 16.0).sum(1), torch.tensor([9.0, 2.0]))
+    torch.testing.assert_close(pay(loss, 16.0), 16 * pay(bare, 16.0))
+    torch.testing.assert_close(pay(METHODS["normaliser-none"], 16.0), pay(METHODS["normaliser-none"], 1.0))
+    torch.testing.assert_close(pay(METHODS["normaliser-none"], 16.0).sum(1).std(), torch.tensor(1.0))
+
+
+def test_the_scale_of_what_is_paid_a_token_late_leaves_out_the_last_segment():
+    """It is never paid: counted in, rewards would be on another scale than all other rows'."""
+    row = replace(METHODS["tlcr-shifted"], segmentation=METHODS["segment"].segmentation, normaliser={"kind": "none"})
+    batch = batch_of([[9, 1, 9, 9, 3, 5], [9, 2], [1, 5]], [[3.0, 0, 3.0, 0, 0, 3.0], [0, 0], [0, 3.0]])
+    ids, net = dense.segment_ids(row, batch), scorer()
+    fitted = dense.fitted(row, dense.segment_scores(row, net, batch, ids)[0], segment_lengths(ids))
+    assert fitted.unit == pytest.approx(np.std([1 + 3, 0, 1], ddof=1))
+    assert paid(row, net, fitted, batch).sum(1).std().item() == pytest.approx(1)
 
 
 def by_hand(read, own, ids, how):

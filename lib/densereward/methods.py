@@ -72,12 +72,21 @@ _ABLATIONS = (
     ),
     _variant(
         "normaliser-none", "Normaliser: none", "segment-ppo Table 5", normaliser={"kind": "none"}, scores="evaluator"
-    ),  # the score that the Bradley-Terry loss saw, our factor on it among it: segment-ppo has none
+    ),  # the score that the Bradley-Terry loss saw, as in segment-ppo; at one scale our factor on it drops out
     _variant(
-        "normaliser-none-unscaled",
+        "normaliser-none-literal",
         "Normaliser: none, unscaled",
-        "this study: its factor on the loss's score taken off",
+        "this study: the score that the loss saw, on its own scale",
         normaliser={"kind": "none"},
+        scores="evaluator",
+        scale="none",
+    ),
+    _variant(
+        "normaliser-none-head",
+        "Normaliser: none, unscaled head",
+        "this study: the same without our factor on it",
+        normaliser={"kind": "none"},
+        scale="none",
     ),
     *(
         _variant(f"interpolation-{how}", f"Interpolation: {how}", "segment-ppo Table 6", interpolation=how)
@@ -127,8 +136,9 @@ _ABLATIONS = (
     ),
 )
 
+_SUMS = "this study: sums of z-scores, as the papers pay them"
 _LITERAL = tuple(
-    replace(row, name=f"{row.name}-literal", label=f"{row.label}, unscaled", scale="none")
+    replace(row, name=f"{row.name}-literal", label=f"{row.label}, unscaled", source=_SUMS, scale="none")
     for row in (_CORE[2], _TOKEN, _SEGMENT, _CORE[4])  # sentence, bandit-as-segment
 )
 

@@ -41,7 +41,9 @@ def _line(row: Method) -> dict[str, str]:
     scorer += ", read as e(x, y)" if row.scores == "evaluator" else ""
     if row.revisions:
         scorer += f", revisions: {words(row.revisions)}"
-    spread = {"none": "", "next": ", paid at the next token"}.get(row.interpolation, f", {row.interpolation} over tokens")
+    spread = {"none": "", "next": ", paid at the next token"}.get(
+        row.interpolation, f", {row.interpolation} over tokens"
+    )
     centred = "" if row.correction["kind"] == "none" else f", then {words(row.correction)}"
     plain = asdict(Method("", "", ""))
     more = [
