@@ -57,6 +57,11 @@ def test_labels_stand_at_the_tokens_of_the_completion():
     ]
     batch = collate(rows, 0)
     assert batch["labels"].tolist() == [[-1, -1, 0, 0.5, 1], [-1, 1, -1, -1, -1]]
+    without_eos = [rows[0] | {"labels": [0.0, 0.5, NO_LABEL]}]
+    assert soft_loss(torch.randn(1, 5), collate(without_eos, 0)["labels"]).isfinite()
+    logits = torch.tensor([[9.0, 9.0, 1.0, 2.0, 9.0]])
+    of_two = soft_loss(logits[:, 2:4], torch.tensor([[0.0, 0.5]]))
+    torch.testing.assert_close(soft_loss(logits, collate(without_eos, 0)["labels"]), of_two)
     assert batch["input_ids"][0].tolist() == [5, 6, 7, 8, 9]
     assert batch["attention_mask"].sum().item() == 7
 
@@ -70,6 +75,9 @@ def test_readings_are_signed_and_bounded_by_equation_7(p):
     assert read["fixed"] == (1 if p >= 0.6 else -1 if 1 - p >= 0.6 else 0)
     assert read["double-softmax"] == pytest.approx(math.tanh((2 * p - 1) / 2))
     assert abs(read["double-softmax"]) <= math.tanh(0.5) + 1e-9
+    confident = math.log(1.5) / 2  # of p above one half, where a second softmax reaches .6
+    if abs(abs(p - 0.5) - confident) > 1e-9:
+        assert read["fixed-double-softmax"] == (abs(p - 0.5) > confident) * (1 if p > 0.5 else -1)
 
 
 def test_the_pipeline_reads_log_odds():

@@ -205,6 +205,30 @@ def test_labelled_rows_are_the_tokens_and_their_edits(rows, tokenizer):
     assert counted == tuple(int((everything == x).sum()) for x in (NEGATIVE, NEUTRAL, POSITIVE))
 
 
+def test_without_eos_every_label_but_the_last_stays(rows, tokenizer):
+    """tlcr's released code: the discriminator is told nothing of EOS."""
+    revisions = [Revision("maybe apple, maybe pear.")] * 3
+    (all_of_it, counted), (rest, fewer) = (
+        labeling.labelled(rows.select(range(3)), revisions, tokenizer, 128, eos) for eos in (True, False)
+    )
+    for one, other in zip(all_of_it, rest, strict=True):
+        assert other["labels"] == one["labels"][:-1] + [labeling.NO_LABEL]
+        assert other["completion_ids"] == one["completion_ids"]
+    assert (fewer.negative, fewer.neutral, fewer.positive) == (counted.negative, counted.neutral - 6, counted.positive)
+
+
+@pytest.mark.parametrize("make", [labeling.labelled, labeling.synthetic_pairs])
+def test_a_revision_of_exactly_the_limit_is_kept_and_of_one_token_more_dropped(make, rows, tokenizer):
+    """EOS counts: off by one, answers that the policy could write would be lost, or unfinished ones taught."""
+    revised = "maybe apple, maybe pear."
+    length = len(tokens.tokenize_response(tokenizer, revised))
+    two = [Revision(revised), Revision("maybe plum.")]
+    assert len(tokens.tokenize_response(tokenizer, "maybe plum.")) < length - 1
+    for limit, dropped in ((length, 0), (length - 1, 1)):
+        report = make(rows.select(range(2)), two, tokenizer, limit)[1]
+        assert (report.kept, report.too_long) == (2 - dropped, dropped)
+
+
 def test_what_cannot_be_labelled_is_dropped_and_counted_by_kind(rows, tokenizer):
     same = tokenizer.decode(rows[5]["rejected_completion_ids"], skip_special_tokens=True)
     given_ = [Revision(None, kind) for kind in ("markers", "empty", "identical")]

@@ -126,13 +126,14 @@ def test_value_loss_equals_the_case_by_case_definition(numbers, clip):
 # --- gradients
 
 
-@pytest.mark.parametrize("baseline", [False, True])
+@pytest.mark.parametrize("baseline, loss_type", [(False, "dapo"), (True, "dapo"), (True, "grpo")])
 @pytest.mark.parametrize(
     "split", [(8, 1, 1), (4, 2, 2), (4, 1, 2)], ids=["one batch", "two micro-batches", "two updates"]
 )
-def test_first_update_is_reinforce_and_regression(tmp_path, split, baseline):
+def test_first_update_is_reinforce_and_regression(tmp_path, split, baseline, loss_type):
     """Bandit reward, gamma = lambda = 1, no whitening or KL: the policy's gradient is that of -sum (R - V) log p over
-    the number of tokens, the critic's that of half the mean squared error, however the rollout batch is split."""
+    the number of tokens, the critic's that of half the mean squared error, however the rollout batch is split; under
+    "grpo" both are means over responses of means over tokens."""
     parts, seen, gradients = models(zero_critic=not baseline), [], Gradients()
     policy, _, critic = copy.deepcopy(parts)
 
@@ -144,7 +145,7 @@ def test_first_update_is_reinforce_and_regression(tmp_path, split, baseline):
     run = trainer(
         tmp_path, parts, reward_fn, [gradients], per_device_train_batch_size=size, steps_per_generation=steps,
         gradient_accumulation_steps=accumulated, max_steps=steps // accumulated, learning_rate=0.0,
-        critic_learning_rate=0.0, whiten_advantages=False, max_grad_norm=0.0,
+        critic_learning_rate=0.0, whiten_advantages=False, max_grad_norm=0.0, loss_type=loss_type,
     )  # fmt: skip
     run.train()
     (batch, rewards), mask = seen[0], seen[0][0]["completion_mask"]
@@ -152,8 +153,9 @@ def test_first_update_is_reinforce_and_regression(tmp_path, split, baseline):
     attention, returns = torch.cat([batch["prompt_mask"], mask], 1), rewards.sum(1, keepdim=True)
     values = critic.token_scores(ids, attention)[:, batch["prompt_ids"].size(1) - 1 : -1]
     logps, _ = logprobs_and_entropy(policy, ids, attention, mask.size(1))
-    (-((returns - values.detach()) * logps * mask).sum() / mask.sum()).backward()
-    error = ((values - returns) ** 2 * mask).sum() / mask.sum() / 2
+    share = mask / mask.sum() if loss_type == "dapo" else mask / mask.sum(1, keepdim=True) / len(mask)  # of a token
+    (-((returns - values.detach()) * logps * share).sum()).backward()
+    error = ((values - returns) ** 2 * share).sum() / 2
     error.backward()
     assert run.curves[0]["value_loss"] == pytest.approx(error.item(), rel=1e-4)
     assert len(seen) == 1 and returns.std() > 0 and values.any() == baseline
@@ -278,7 +280,7 @@ def test_rewards_of_a_wrong_shape_or_not_finite_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"num_generations": 4}, {"beta": 0.1}, {"temperature": 0.7}, {"loss_type": "grpo"}, {"lam": 1.1},
+    [{"num_generations": 4}, {"beta": 0.1}, {"temperature": 0.7}, {"loss_type": "bnpo"}, {"lam": 1.1},
      {"gradient_accumulation_steps": 3, "steps_per_generation": 4},
      {"save_strategy": "steps", "save_steps": 3, "num_iterations": 2}],
 )  # fmt: skip

@@ -101,7 +101,7 @@ def test_rows_that_differ_read_differently():
     lines = found.set_index("name")
     assert lines.scorer["tlcr"] == "discriminator, revisions: oracle, error 0.1"
     assert lines.segmentation["segment"] == "entropy, cutoff 1.75, even over tokens"
-    assert lines.scorer["segment-as-bandit"] == "bradley-terry, trained with entropy, cutoff 1.75"
+    assert lines.scorer["segment-as-bandit"] == "bradley-terry, trained with entropy, cutoff 1.75, read as e(x, y)"
     assert lines.trainer["figa"].startswith("figa, alpha 1.0") and lines.segmentation["figa"] == "-"
 
 

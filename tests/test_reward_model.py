@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from densereward import methods
+from densereward import methods, pipeline
 from densereward.models import build_tokenizer, scorer_from, tiny_llama
 from densereward.profiles import profile
 from densereward.training import reward_model
@@ -91,9 +91,26 @@ def test_equal_seeds_train_equal_scorers(pairs, tmp_path):
 
 
 def test_normalisers_see_each_responses_segment_scores_in_order(pairs):
-    cut = reward_model.with_segments(pairs, methods.METHODS["token"], TOKENIZER, 0)
-    scorer = scorer_from(model())
-    scores, sizes = reward_model.segment_scores(scorer, cut, TOKENIZER.pad_token_id)
-    mask = sizes > 0
-    lengths = [len(ids) for side in ("chosen", "rejected") for ids in pairs[f"{side}_completion_ids"]]
-    assert len(scores) == 96 and sorted(mask.sum(1).tolist()) == sorted(lengths)
+    """In one pass or in several: each answer's scores in its own row, those of an answer read alone."""
+    scorer = scorer_from(model()).eval()
+    for size in (128, 10):
+        scores, lengths = pipeline.scores_of(methods.METHODS["token"], scorer, pairs, TOKENIZER, 0, size)
+        starts = range(0, len(pairs), size)
+        rows = [(side, i) for start in starts for side in reward_model.SIDES for i in range(len(pairs))[start:][:size]]
+        assert len(scores) == len(rows) == 96
+        assert set(lengths.unique().tolist()) == {0, 1}
+        for (side, i), found, real in zip(rows, scores, lengths > 0, strict=True):
+            ids = torch.tensor([pairs[i]["prompt_ids"] + pairs[i][f"{side}_completion_ids"]])
+            alone = scorer.token_scores(ids, torch.ones_like(ids))[0, 3:]
+            torch.testing.assert_close(found[real], alone.detach(), atol=1e-5, rtol=1e-4)
+            assert not found[~real].any()
+
+
+def test_the_seed_redraws_random_segments_and_nothing_else_does(pairs):
+    """Ignored, all seeds of the random control would share their cuts; drawn anew each time, none could be repeated."""
+    row = replace(methods.METHODS["random"], segmentation={"kind": "random", "rate": 0.4})
+    one, again, other = (reward_model.with_segments(pairs, row, TOKENIZER, seed) for seed in (0, 0, 1))
+    for side in reward_model.SIDES:
+        assert one[f"{side}_segment_ids"] == again[f"{side}_segment_ids"] != other[f"{side}_segment_ids"]
+    named = reward_model.with_segments(pairs, replace(row, name="random, again"), TOKENIZER, 0)
+    assert named["chosen_segment_ids"] != one["chosen_segment_ids"]

@@ -74,6 +74,49 @@ def test_regression_equals_a_dict_of_locations(estimator, rows):
     assert (normaliser.kind, normaliser.estimator) == ("regression", estimator)
 
 
+def released_points(rows):
+    """segment-ppo's released statistics: a dict from p to three decimals to every score there, and log(p + 1e-10)."""
+    scores_at = {}
+    for row in rows:
+        for t, score in enumerate(row):
+            scores_at.setdefault(f"{(t + 1) / len(row):.3f}", []).append(score)
+    x = [math.log(float(p) + 1e-10) for p in scores_at]
+    return x, *([f(scores) for scores in scores_at.values()] for f in (statistics.fmean, statistics.pstdev))
+
+
+@pytest.mark.parametrize("estimator", ["ols", "huber"])
+def test_the_released_fit_equals_a_dict_of_rounded_locations(estimator):
+    """Long answers, whose locations fall together when rounded, and short ones, whose locations have one score."""
+    rng = np.random.default_rng(0)
+    rows = [list(rng.normal(size=T) * (1 + 0.1 * np.arange(T) / T)) for T in (*range(1, 40), *[150] * 9, 1500, 2900)]
+    x, means, stds = released_points(rows)
+    fitted = fit_normaliser("released", *ragged(rows), estimator=estimator, floor=None)
+    assert 0.0 in stds and (fitted.locations, fitted.samples, fitted.floor) == (len(x), sum(map(len, rows)), None)
+    expected = []
+    for y in (means, stds):
+        if estimator == "ols":
+            slope = statistics.covariance(x, y) / statistics.variance(x)
+            expected += [slope, statistics.fmean(y) - slope * statistics.fmean(x)]
+        else:
+            fit = HuberRegressor(max_iter=10_000).fit(np.array(x)[:, None], y)
+            expected += [fit.coef_[0], fit.intercept_]
+    assert line_of(fitted) == pytest.approx(expected, abs={"ols": 1e-8, "huber": 1e-3}[estimator])
+    assert Normaliser.from_dict(fitted.to_dict()) == fitted
+    assert fit_normaliser("regression", *ragged(rows), estimator=estimator).locations < fitted.locations
+    scores, mask = ragged(rows[5:8])
+    z = normalise(scores, mask, fitted)
+    for row, found in zip(rows[5:8], z, strict=True):
+        for t, score in enumerate(row):
+            log_p = math.log((t + 1) / len(row) + 1e-10)
+            mean, std = fitted.w_mean * log_p + fitted.b_mean, fitted.w_std * log_p + fitted.b_std
+            assert found[t].item() == pytest.approx((score - mean) / std, rel=1e-12)
+
+
+def test_the_released_fit_needs_more_than_one_location():
+    with pytest.raises(ValueError, match="one location, 2 are needed"):
+        fit_normaliser("released", *ragged([[1.0], [2.0]]), floor=None)
+
+
 @pytest.mark.parametrize("estimator", ["ols", "huber"])
 def test_regression_recovers_a_line_that_is_there(estimator):
     """Two responses at mean +- d have exactly that mean, and deviation d times the root of 2."""
@@ -262,7 +305,7 @@ def segmented(draw, dtype=torch.float32):
     return scores, ids, rows
 
 
-@pytest.mark.parametrize("how", ["none", "repeat", "even"])
+@pytest.mark.parametrize("how", ["none", "repeat", "even", "next"])
 @given(case=segmented())
 @settings(max_examples=40, deadline=None)
 def test_interpolation_equals_a_loop(how, case):
@@ -272,7 +315,9 @@ def test_interpolation_equals_a_loop(how, case):
         expected = []
         for s, n in enumerate(lengths):
             score = scores[b, s].item()
-            expected += {"none": [0.0] * (n - 1) + [score], "repeat": [score] * n, "even": [score / n] * n}[how]
+            at_last = [0.0] * (n - 1) + [score]
+            expected += {"none": at_last, "repeat": [score] * n, "even": [score / n] * n, "next": at_last}[how]
+        expected = [0.0, *expected[:-1]] if how == "next" else expected
         expected += [0.0] * (ids.shape[1] - len(expected))
         assert rewards[b].tolist() == pytest.approx(expected, rel=1e-6)
 
@@ -293,8 +338,15 @@ def test_even_split_conserves_each_segments_reward(dtype, tolerance, data):
 def test_tokens_without_a_segment_get_nothing():
     """As released, EOS is in no segment: only the KL term reaches it."""
     ids = torch.tensor([[0, 0, 1, -1, -1]])
-    for how in ("none", "repeat", "even"):
+    for how in ("none", "repeat", "even", "next"):
         assert interpolate(torch.tensor([[2.0, 3.0]]), ids, how)[0, 3:].tolist() == [0, 0]
+
+
+def test_paid_a_token_late_each_score_goes_to_the_following_action():
+    """tlcr's released code; the last token's score, EOS's or that of an answer cut off, is paid to none."""
+    scores, ids = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 9, 9]]), torch.tensor([[0, 1, 2, 3], [0, 1, -1, -1]])
+    expected = torch.tensor([[0.0, 0.1, 0.2, 0.3], [0.0, 0.5, 0.0, 0.0]])
+    torch.testing.assert_close(interpolate(scores, ids, "next"), expected)
 
 
 def test_scores_to_rewards_end_to_end():

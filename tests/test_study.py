@@ -9,13 +9,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from datasets import load_from_disk
 
-from densereward import data, identity, pipeline, profiles, study, tuning
+from densereward import data, identity, labeling, pipeline, policy, profiles, study, tuning
+from densereward.evaluation import measure, tables
 from densereward.methods import METHODS, method
 from densereward.pipeline import Run
 from densereward.profiles import profile
 from densereward.records import read_records
 
+ANSWERS = {"prompt_ids": [[5, 6], [7]], "completion_ids": [[11, 12, 13, 14], [15, 16]]}
 SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples" / "hh_rlhf.jsonl"
 TINY = {
     "committed_models": None, "width": 32, "layers": 1, "vocab_size": 400, "sft_rows": 64, "pairs": 32,
@@ -196,6 +200,51 @@ def test_a_scorer_can_be_used_with_other_segments_than_it_was_trained_with(root,
     run = Run(profile("smoke", **TINY), 0, root=root)
     ours, theirs = study.trained(run, method("bandit-as-segment"))[2], study.trained(run, method("bandit"))[2]
     assert ours["scorer"] == theirs["scorer"] and ours["row"].segmentation["kind"] == "entropy"
+
+
+def test_tlcr_as_released_is_taught_and_paid_without_eos(root):
+    """From labels to rewards: the last token is in no label, and no action is paid its score."""
+    run, row = Run(profile("smoke", **TINY), 0, root=root), method("tlcr-released")
+    folder, made, found = study.trained(run, row)
+    for split in ("preference", "test"):
+        labels = load_from_disk(found["revisions"] / "labelled" / split)["labels"]
+        assert all(row[-1] == labeling.NO_LABEL < min(row[:-1]) for row in labels if len(row) > 1)
+    rows = (row, replace(row, interpolation="none"))
+    late, plain = (measure.paid(run, r, folder, found["scorer"], made.path, ANSWERS).batch for r in rows)
+    mask, late, plain = plain["completion_mask"], late["rewards"], plain["rewards"]
+    assert plain[mask > 0].all() and not late[:, 0].any() and not late[mask == 0].any()
+    torch.testing.assert_close(late[:, 1:], plain[:, :-1] * mask[:, 1:])
+
+
+def test_a_rows_options_reach_ppo(root, monkeypatch):
+    """Left out, the row would be `segment` under another name."""
+    seen, run = [], Run(profile("smoke", **TINY), 0, root=root)
+
+    def stop(*args, **settings):
+        seen.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(policy.ppo, "DensePPOConfig", stop)
+    for name in ("segment", "loss-released"):
+        with pytest.raises(KeyboardInterrupt):
+            study.trained(run, method(name))
+    assert seen[1]["loss_type"] == "grpo" and "loss_type" not in seen[0]
+
+
+def test_a_row_that_pays_in_another_unit_has_no_records_from_before():
+    """`normaliser-none` paid the bare head, `segment-as-bandit` the last segment's score; their rows pay other sums."""
+    run = Run(profile("smoke"), 0)
+    for name in ("normaliser-none", "segment-as-bandit"):
+        new = identity.parameters(run, method(name))
+        old = json.loads(json.dumps(new))
+        del old["method"]["scores"]
+        assert not identity.same(old, new) and not identity.as_listed(old)
+        made = {"method": name, "params": old}
+        assert not tables._as_listed(made) and tables._as_listed(made | {"params": new})
+    untouched = identity.parameters(run, method("segment"))
+    older = json.loads(json.dumps(untouched))
+    del older["method"]["scores"]
+    assert identity.same(older, untouched) and identity.as_listed(older)
 
 
 def test_a_mean_length_becomes_the_cutoff_that_gives_it(root):

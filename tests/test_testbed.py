@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
+from densereward.pipeline import ROOT
+from densereward.profiles import PROFILES
 from densereward.testbed import build, monte_carlo, oracle, truth
 from densereward.testbed import world as w
 from densereward.testbed.world import World
@@ -38,6 +40,13 @@ def test_misspelling_truncation_and_emptiness_cost_what_the_table_says():
     assert oracle.true_return(PROMPT, "apple") == w.CREDITS["correct"] + w.UNFINISHED
     assert oracle.true_return(PROMPT, "") == w.EMPTY
     assert kinds("good luck with it, apple.") == ["off_topic", "correct"], "a closing at the start answers nothing"
+
+
+def test_a_remark_said_twice_is_a_repetition_and_so_is_a_greeting():
+    """Else a policy could fill an answer with one remark at the price of new ones."""
+    remark = w.REMARKS[0]
+    assert kinds(f"apple, {remark}, {remark}, {w.REMARKS[1]}.") == ["correct", "off_topic", "repetition", "off_topic"]
+    assert kinds("sure: apple, sure.")[0] == "greeting" and kinds(f"{remark}, apple, {remark}.")[2] == "repetition"
 
 
 def test_endless_junk_costs_without_end():
@@ -82,6 +91,15 @@ def test_prompts_of_all_splits_are_disjoint_and_held_out_combinations_are_in_the
         assert any(map(monte_carlo.is_held_out, pool)) == (split == "test")
     shares = {split: len(pool) for split, pool in pools.items()}
     assert shares["sft"] > shares["preference"] > shares["ppo"] > shares["test"] > shares["validation"] > 200
+
+
+def test_the_book_says_how_many_prompts_a_run_of_ppo_has():
+    """All of its split, and some of them twice: 2,048 rollouts are not as many prompts."""
+    p = PROFILES["cpu"]
+    pool, wanted = w.prompts(p.world, "ppo"), p.rounds * p.rollouts
+    rows = build.build(p.world, 0, ppo=wanted)["ppo"]
+    assert len({row["prompt"][-1]["content"] for row in rows}) == len(pool) < wanted
+    assert f"and {len(pool):,} prompts for {wanted:,} rollouts" in (ROOT / "book" / "deviations.md").read_text()
 
 
 def test_the_data_of_committed_records_do_not_drift():

@@ -38,6 +38,44 @@ def token_scores(scorer: TokenScorer, batch: dict) -> torch.Tensor:
     return scorer.token_scores(input_ids, attention_mask)[:, batch["prompt_ids"].size(1) :]
 
 
+SCORES = ("head", "evaluator")
+
+
+def segment_scores(
+    method: Method,
+    scorer: TokenScorer,
+    batch: dict,
+    ids: torch.Tensor,
+    read: torch.Tensor | None = None,
+    tokenizer=None,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores [B, S] of the segments `ids` [B, T], their mask), as `method.scores` says; `read` [B, T] are the scorer's
+    `token_scores`, computed here where they are not given.
+
+    "head": the head at a segment's last token (segment-ppo Section 2.2), whatever segments the scorer was trained with
+    (its "Bandit as Segment", Section 4.2). "evaluator": e(x, y) of segment-ppo Eq. 4, with its factor, over those
+    segments that the scorer was trained with which end inside this one: all of them in a bandit's one ("Segment as
+    Bandit"), and one, hence the factor times the head, where both cut alike. ValueError for another name, and, naming
+    the row, for a segment in which none ends."""
+    if method.scores not in SCORES:
+        raise ValueError(f"unknown scores {method.scores!r} of method {method.name!r}; choose {' or '.join(SCORES)}")
+    read = token_scores(scorer, batch) if read is None else read
+    scores, mask = S.at_ends(read, ids)
+    if method.scores == "head":
+        return scores, mask
+    trained = replace(method, segmentation=method.trained_on)
+    ends = S.segment_ends(segment_ids(trained, batch, tokenizer, generator) if method.trained_with else ids)
+    inside = ends[:, None] & (ids[:, None] == torch.arange(mask.size(1), device=ids.device)[:, None])  # [B, S, T]
+    if (bad := (mask & ~inside.any(2)).any(1)).any():
+        raise ValueError(
+            f"row {int(bad.nonzero()[0])}: no segment of the scorer of method {method.name!r} ends in one of its own; "
+            "pay segments that are coarser than the scorer's, or set scores to 'head'"
+        )
+    spread = read[:, None].expand(inside.shape)
+    return scorer.aggregate(spread.flatten(0, 1), inside.flatten(0, 1)).view(mask.shape).masked_fill(~mask, 0), mask
+
+
 def dense_rewards(
     method: Method, scores: torch.Tensor, segment_mask: torch.Tensor, ids: torch.Tensor, normaliser: R.Normaliser
 ) -> torch.Tensor:
@@ -61,7 +99,9 @@ def fitted(method: Method, scores: torch.Tensor, lengths: torch.Tensor) -> R.Nor
     if method.scale != "totals":
         raise ValueError(f"scale {method.scale!r} of method {method.name!r}: choose none or totals")
     z = R.correct(R.normalise(scores, mask, normaliser), mask, **method.correction)
-    unit = float((z * (lengths if method.interpolation == "repeat" else mask)).sum(1).double().std())
+    later = torch.nn.functional.pad(mask[:, 1:], (0, 1))  # what "next" pays at all
+    counted = {"repeat": lengths, "next": later}.get(method.interpolation, mask)
+    unit = float((z * counted).sum(1).double().std())
     if not unit > 0:
         raise ValueError(f"the totals that {method.name!r} pays calibration answers do not vary; look at its scorer")
     return replace(normaliser, unit=unit)
@@ -80,7 +120,7 @@ def reward_function(
 
     def rewards(batch: dict) -> torch.Tensor:
         ids = segment_ids(method, batch, tokenizer, generator)
-        scores, segment_mask = S.at_ends(token_scores(scorer, batch), ids)
+        scores, segment_mask = segment_scores(method, scorer, batch, ids, None, tokenizer, generator)
         return dense_rewards(method, scores, segment_mask, ids, normaliser)
 
     return rewards

@@ -19,6 +19,7 @@ from densereward.revision import Revision
 from densereward.tokens import tokenize_response
 
 NEGATIVE, NEUTRAL, POSITIVE = 0.0, 0.5, 1.0  # p_t of tlcr Eq. 6
+NO_LABEL = -1.0  # of a token that is in no loss
 
 
 @dataclass
@@ -58,9 +59,12 @@ def edit_labels(rejected: list[int], revised: list[int]) -> tuple[np.ndarray, np
     return of_rejected, of_revised
 
 
-def labelled(rows: Dataset, revisions: list[Revision], tokenizer, max_completion_length: int) -> tuple[Dataset, Report]:
+def labelled(
+    rows: Dataset, revisions: list[Revision], tokenizer, max_completion_length: int, eos: bool = True
+) -> tuple[Dataset, Report]:
     """Token-labelled responses, two rows per usable pair: columns pair (its number in `rows`), side ("rejected",
-    "revised"), prompt_ids, completion_ids, labels (0, .5 or 1 per completion token). tlcr Eq. 4-6.
+    "revised"), prompt_ids, completion_ids, labels (0, .5 or 1 per completion token). tlcr Eq. 4-6. Without `eos` a
+    response's last token, which is EOS, is not labelled (NO_LABEL), as in tlcr's released code.
 
     `rows` holds prompt_ids and rejected_completion_ids, `revisions` one Revision per row. What is dropped is counted.
     ValueError where the two differ in number or nothing is left.
@@ -71,6 +75,8 @@ def labelled(rows: Dataset, revisions: list[Revision], tokenizer, max_completion
         row = rows[pair]
         sides = {"rejected": row["rejected_completion_ids"], "revised": revised}
         for (side, ids), labels in zip(sides.items(), edit_labels(*sides.values()), strict=True):
+            if not eos:
+                labels[-1] = NO_LABEL
             found.append(
                 {"pair": pair, "side": side, "prompt_ids": row["prompt_ids"], "completion_ids": ids, "labels": labels}
             )

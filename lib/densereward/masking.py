@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
 
 from densereward import dense, masks, pipeline, revised, rollouts
 from densereward.masks import Masked, RunningMean, adaptive_mask, td_baseline
@@ -29,9 +28,8 @@ from densereward.methods import LEARNED, METHODS, Method
 from densereward.pipeline import Run, to_device
 from densereward.stages import Artifact
 from densereward.testbed import truth
-from densereward.tokens import collate_prompt_completion
 from densereward.training import masked
-from densereward.training.reward_model import SIDES, with_segments
+from densereward.training.reward_model import SIDES, answers, with_segments
 
 BASELINES = ("round", "running mean", "fixed", "td")
 PREFERRED = {"ppo": ("round", "advantage"), "grpo": ("group",)}  # trainer: of `masks.preferred_by`; PPO has no groups
@@ -137,10 +135,8 @@ def mask_dataset(pairs: Dataset, decide: Decider, tokenizer, seed: int) -> tuple
     for start in range(0, len(pairs), ROWS):
         rows = pairs.select(range(start, min(start + ROWS, len(pairs)))).to_list()
         for side in SIDES:
-            batch = collate_prompt_completion(rows, tokenizer.pad_token_id, f"{side}_completion_ids")
-            entropies = [torch.tensor(row[f"{side}_entropies"], dtype=torch.float32) for row in rows]
-            batch["ref_entropies"] = pad_sequence(entropies, batch_first=True)
-            paid = decide.rewards({name: to_device(x) for name, x in batch.items()}).tolist()
+            batch = {name: to_device(x) for name, x in answers(rows, side, tokenizer).items()}
+            paid = decide.rewards(batch).tolist()
             rewards[side] += [values[: len(row[f"{side}_completion_ids"])] for values, row in zip(paid, rows)]
     baseline = 0.0 if decide.baseline == "fixed" else None
     return masked.mask_pairs(pairs, rewards, baseline, **decide.settings)

@@ -38,8 +38,12 @@ _CORE = (
         _SEGMENT, name="bandit-as-segment", label="Bandit as segment", trained_with={"kind": "bandit"}
     ),  # the bandit's scorer, read at the ends of segments
     replace(
-        _BANDIT, name="segment-as-bandit", label="Segment as bandit", trained_with=entropy(1.75)
-    ),  # the segment scorer, read at the end of the response
+        _BANDIT,
+        name="segment-as-bandit",
+        label="Segment as bandit",
+        trained_with=entropy(1.75),
+        scores="evaluator",
+    ),  # the mean of the segment scorer's segments (Eq. 4), paid at the end of the response
     _SEGMENT,
     Method("dpo", "DPO", "segment-ppo Table 3", scorer="none", trainer="dpo"),
 )
@@ -64,7 +68,25 @@ _ABLATIONS = (
     ),
     *(
         _variant(f"normaliser-{kind}", f"Normaliser: {kind}", "segment-ppo Table 5", normaliser={"kind": kind})
-        for kind in ("none", "global", "last")
+        for kind in ("global", "last")
+    ),
+    _variant(
+        "normaliser-none", "Normaliser: none", "segment-ppo Table 5", normaliser={"kind": "none"}, scores="evaluator"
+    ),  # the score that the Bradley-Terry loss saw, as in segment-ppo; at one scale our factor on it drops out
+    _variant(
+        "normaliser-none-literal",
+        "Normaliser: none, unscaled",
+        "this study: the score that the loss saw, on its own scale",
+        normaliser={"kind": "none"},
+        scores="evaluator",
+        scale="none",
+    ),
+    _variant(
+        "normaliser-none-head",
+        "Normaliser: none, unscaled head",
+        "this study: the same without our factor on it",
+        normaliser={"kind": "none"},
+        scale="none",
     ),
     *(
         _variant(f"interpolation-{how}", f"Interpolation: {how}", "segment-ppo Table 6", interpolation=how)
@@ -92,9 +114,18 @@ _ABLATIONS = (
     _variant(
         "unfloored",
         "Normaliser: no floor",
-        "segment-ppo's released code",
+        "segment-ppo Eq. 6, which has no floor",
         normaliser={"kind": "regression", "estimator": "huber", "floor": None},
     ),
+    _variant(
+        "fit-released",
+        "Normaliser: fit as released",
+        "segment-ppo's released code",
+        normaliser={"kind": "released", "estimator": "huber", "floor": None},
+    ),
+    _variant(
+        "loss-released", "Loss per response", "segment-ppo's released code", options={"loss_type": "grpo"}
+    ),  # policy and value loss: means over responses of means over tokens
     _variant(
         "eos-released", "EOS in no segment", "segment-ppo's released code", segmentation=entropy(1.75, eos="released")
     ),
@@ -105,8 +136,9 @@ _ABLATIONS = (
     ),
 )
 
+_SUMS = "this study: sums of z-scores, as the papers pay them"
 _LITERAL = tuple(
-    replace(row, name=f"{row.name}-literal", label=f"{row.label}, unscaled", scale="none")
+    replace(row, name=f"{row.name}-literal", label=f"{row.label}, unscaled", source=_SUMS, scale="none")
     for row in (_CORE[2], _TOKEN, _SEGMENT, _CORE[4])  # sentence, bandit-as-segment
 )
 
@@ -136,6 +168,7 @@ def _tlcr(name: str, label: str, source: str, **changes) -> Method:
 
 
 _INFORMATION = "this study: what the reviser knows"
+_RELEASED = "tlcr's released code"
 
 
 def _synthetic(row: Method, name: str, label: str, revisions: dict) -> Method:
@@ -147,7 +180,17 @@ def _synthetic(row: Method, name: str, label: str, revisions: dict) -> Method:
 _TLCR_ABLATIONS = (
     _tlcr("without-negative", "no negative rewards", "tlcr Figure 7", normaliser={"kind": "without-negative"}),
     _tlcr("without-positive", "no positive rewards", "tlcr Figure 7", normaliser={"kind": "without-positive"}),
-    _tlcr("double-softmax", "second softmax", "tlcr's released code", normaliser={"kind": "double-softmax"}),
+    _tlcr("double-softmax", "second softmax", _RELEASED, normaliser={"kind": "double-softmax"}),
+    _tlcr("fixed-double-softmax", "fixed, second softmax", _RELEASED, normaliser={"kind": "fixed-double-softmax"}),
+    _tlcr("shifted", "paid a token late", _RELEASED, interpolation="next"),
+    _tlcr(
+        "released",
+        "as released",
+        _RELEASED,
+        normaliser={"kind": "double-softmax"},
+        interpolation="next",  # so that EOS, or the last token of an answer cut off, is paid nothing for itself
+        revisions=_REVISED | {"eos": False},
+    ),
     *(
         _tlcr(f"error-{e:g}", f"reviser's error {e:g}", _INFORMATION, revisions={"kind": "oracle", "error": e})
         for e in (0.0, 0.3, 0.5)

@@ -21,7 +21,7 @@ from densereward import data, dense, logprobs, models, offsets, sampling, segmen
 from densereward.methods import METHODS, Method
 from densereward.models import TokenScorer, load_causal_lm, scorer_from
 from densereward.profiles import PROFILES, Profile, models_folder
-from densereward.seeding import derive, seed_everything
+from densereward.seeding import derive, generator, seed_everything
 from densereward.stages import Artifact, load_json, save_json, stage
 from densereward.testbed import build, oracle, truth, world
 from densereward.training import reward_model, settings, sft
@@ -249,13 +249,32 @@ def segment_length(rows: Dataset) -> float:
 def calibration_scores(
     run: Run, method: Method, folder_of_scorer: Path, folder_of_sft: Path, prefs: Artifact, n: int = 2_000
 ):
-    """Raw segment scores and segment lengths [2n, S] of the first n preference pairs: what normalisers are fitted on
-    (segment-ppo Appendix F)."""
-    net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32))
+    """Segment scores and segment lengths (tokens, 0 beyond the last), both [2n, S], of both answers of the first n
+    preference pairs, on the CPU: as the row's policy is paid for them but not yet normalised, what normalisers are
+    fitted on (segment-ppo Appendix F). Random: a random segmentation (seed)."""
+    net = to_device(TokenScorer.from_pretrained(folder_of_scorer, dtype=torch.float32)).eval()
     tokenizer = load_causal_lm(folder_of_sft)[1]
     rows = load_from_disk(prefs.path / "preference")
-    rows = reward_model.with_segments(rows.select(range(min(n, len(rows)))), method, tokenizer, run.seed)
-    return reward_model.segment_scores(net, rows, tokenizer.pad_token_id)
+    return scores_of(method, net, rows.select(range(min(n, len(rows)))), tokenizer, run.seed)
+
+
+@torch.no_grad()
+def scores_of(method: Method, net: TokenScorer, pairs: Dataset, tokenizer, seed: int, batch_size: int = 128):
+    """`calibration_scores` of given pairs and scorer."""
+    draw, found = generator(seed, "segments", method.name), []
+    for start in range(0, len(pairs), batch_size):
+        rows = pairs.select(range(start, min(start + batch_size, len(pairs)))).to_list()
+        for side in reward_model.SIDES:
+            batch = {name: x.to(net.device) for name, x in reward_model.answers(rows, side, tokenizer).items()}
+            ids = dense.segment_ids(method, batch, tokenizer, draw)
+            scores, _ = dense.segment_scores(method, net, batch, ids, None, tokenizer, draw)
+            found.append((scores.cpu(), segments.segment_lengths(ids).cpu()))
+    width = max(scores.size(1) for scores, _ in found)
+    scores, lengths = (
+        torch.cat([torch.nn.functional.pad(x, (0, width - x.size(1))) for x in part])
+        for part in zip(*found, strict=True)
+    )
+    return scores, lengths
 
 
 def own_code(method: Method) -> list:

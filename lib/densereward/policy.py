@@ -42,6 +42,7 @@ def train_policy(
             value_clip=method.value_clip,
             critic_warmup_steps=p.critic_warmup,
             critic_warmup_level=p.critic_warmup_level,
+            **method.options,
         )
         make, further = (appo.MaskedPPOTrainer, {"decide": decide}) if decide else (ppo.DensePPOTrainer, {})
         trainer = make(

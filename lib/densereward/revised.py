@@ -54,12 +54,13 @@ def revisions(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) ->
 
     def build(folder: Path) -> None:
         _, tokenizer = load_causal_lm(folder_of_sft)
-        made, reports = reviser(run, **method.revisions), {}
+        kind = {name: x for name, x in method.revisions.items() if name != "eos"}
+        made, reports, eos = reviser(run, **kind), {}, method.revisions.get("eos", True)
         for name in SPLITS:
             rows = load_from_disk(prefs.path / name)
             workers = 8 if method.revisions["kind"] == "llm" else 1
             found = revision.revise_rows(made, revision.conversations(rows, tokenizer), workers)
-            labelled, report = labeling.labelled(rows, found, tokenizer, p.max_completion_length)
+            labelled, report = labeling.labelled(rows, found, tokenizer, p.max_completion_length, eos)
             labelled.save_to_disk(folder / "labelled" / name)
             pairs, _ = labeling.synthetic_pairs(rows, found, tokenizer, p.max_completion_length)
             pairs.save_to_disk(folder / "pairs" / name)

@@ -4,7 +4,8 @@ Follows segment-ppo Section 2.3, Appendix F and H, Tables 5 and 6. All its norma
 Std(p), where Mean(p) = w_mean log p + b_mean and Std(p) = w_std log p + b_std (Eq. 6, 11, 12); none, global and last
 have slopes of zero. The location of segment t = 0..T-1 is p = (t + 1) / T: the paper's t / T would take the logarithm
 of 0. Sample deviations divide by n - 1. Std(p) has a floor, which neither the paper nor its code gives it: at small p
-the line can come near zero, or below it, and blow up or flip the rewards.
+the line can come near zero, or below it, and blow up or flip the rewards. What its released code does otherwise is the
+normaliser "released".
 
 A new fit is a function (values, t, T, estimator) -> Line and a row of FITS. What looks at more than p (centring per
 response, a cost per segment) is a row of CORRECTIONS.
@@ -26,6 +27,7 @@ from sklearn.linear_model import HuberRegressor
 from densereward.readings import READINGS
 from densereward.segments import segment_ends, segment_lengths, spread
 
+RELEASED = 1e-10  # what segment-ppo's released code adds to p before the logarithm
 FLOOR = 0.1  # least Std(p), as a share of the deviation of all calibration scores; ours
 
 
@@ -39,8 +41,8 @@ class Normaliser:
     w_std: float
     b_std: float
     floor: float | None = None  # least Std(p), in units of the scores; None: never floored, as released
-    estimator: str | None = None  # regression only: huber or ols
-    locations: int = 0  # distinct p with two samples or more
+    estimator: str | None = None  # of the two regressions: huber or ols
+    locations: int = 0  # distinct p with two samples or more; released: all
     samples: int = 0  # scores that the fit rests on
     unit: float = 1.0  # what token rewards are divided by (`dense.fitted`)
 
@@ -76,8 +78,9 @@ def fit_normaliser(kind: str, scores, segment_mask, estimator="huber", floor: fl
     """Fit a normaliser on the calibration responses' raw scores [B, S] with segment_mask [B, S]. segment-ppo Table 5.
 
     kind: none, global (all scores), last (each response's last score), regression (Eq. 6 on log p; where every response
-    has one segment this is the fit at p = 1, the bandit z-score), or one of `READINGS`, which fit nothing. estimator,
-    regression only: huber (Appendix F) or ols (Section 2.3). floor: least Std(p) as a share of the deviation of all
+    has one segment this is the fit at p = 1, the bandit z-score), released (the regression as segment-ppo's released
+    code fits and applies it; give floor None with it), or one of `READINGS`, which fit nothing. estimator, of the two
+    regressions: huber (Appendix F) or ols (Section 2.3). floor: least Std(p) as a share of the deviation of all
     scores; None never floors, as released. ValueError: unknown names, a score that is not finite, no deviation, too few
     locations, Std(1) not above zero.
     """
@@ -100,7 +103,7 @@ def fit_normaliser(kind: str, scores, segment_mask, estimator="huber", floor: fl
         kind,
         *line[:4],
         floor=None if floor is None else floor * float(values.std(ddof=1)),
-        estimator=estimator if kind == "regression" else None,
+        estimator=estimator if kind in ("regression", "released") else None,
         locations=line.locations,
         samples=line.samples,
     )
@@ -138,6 +141,20 @@ def _fit_regression(values, t, T, estimator):
     return Line(*fit(log_p, means), *fit(log_p, stds), len(log_p), int(n.sum()))
 
 
+def _fit_released(values, t, T, estimator):
+    """Eq. 6 as segment-ppo's released code fits it: p rounded to three decimals, deviations that divide by n, every
+    location, one with a single score too, and log(p + 1e-10). As here each location counts once."""
+    p, which = np.unique(np.round((t + 1) / T, 3), return_inverse=True)
+    if len(p) < 2:
+        raise ValueError("normaliser 'released': one location, 2 are needed; give responses of several segments")
+    n = np.bincount(which)
+    means = np.bincount(which, values) / n
+    stds = np.sqrt(np.bincount(which, (values - means[which]) ** 2) / n)
+    _refuse_flat("released", stds.max(), values)
+    fit, log_p = ESTIMATORS[estimator], np.log(p + RELEASED)
+    return Line(*fit(log_p, means), *fit(log_p, stds), len(p), len(values))
+
+
 def _constant(kind, values):
     if len(values) < 2:
         raise ValueError(f"normaliser {kind!r}: {len(values)} scores have no deviation; give two responses or more")
@@ -166,7 +183,7 @@ def _huber(x, y):
     return float(fit.coef_[0]), float(fit.intercept_)
 
 
-FITS = {"global": _fit_global, "last": _fit_last, "regression": _fit_regression}
+FITS = {"global": _fit_global, "last": _fit_last, "regression": _fit_regression, "released": _fit_released}
 ESTIMATORS = {"huber": _huber, "ols": _ols}
 
 
@@ -186,7 +203,7 @@ def normalise(scores, segment_mask, normaliser: Normaliser):
     _refuse_not_finite(scores, mask)
     if normaliser.kind in READINGS:
         return READINGS[normaliser.kind](scores.float().sigmoid()).masked_fill(~mask, 0)
-    log_p = location(mask).log()
+    log_p = (location(mask) + RELEASED * (normaliser.kind == "released")).log()
     std = normaliser.w_std * log_p + normaliser.b_std
     if normaliser.floor is not None:
         std = std.clamp(min=normaliser.floor)
@@ -222,7 +239,8 @@ def interpolate(scores, segment_ids, how: str):
     """Segment scores [B, S] to token rewards [B, T], zero where a token has no segment. segment-ppo Table 6.
 
     how: none (all of it at the segment's last token), repeat (all of it at every token), even (an equal share for every
-    token of the segment, Section 2.3; the shares sum to the score). ValueError for another name.
+    token of the segment, Section 2.3; the shares sum to the score), next (all of it at the token behind the segment, so
+    that the last segment's is never paid: tlcr's released code). ValueError for another name.
     """
     _choose("interpolation", how, INTERPOLATIONS)
     return INTERPOLATIONS[how](scores, segment_ids)
@@ -236,7 +254,12 @@ def _even_split(scores, segment_ids):
     return spread(scores, segment_ids) / spread(segment_lengths(segment_ids), segment_ids).clamp(min=1)
 
 
-INTERPOLATIONS = {"none": _at_last_token, "repeat": spread, "even": _even_split}
+def _at_next_token(scores, segment_ids):
+    late = torch.nn.functional.pad(_at_last_token(scores, segment_ids)[:, :-1], (1, 0))
+    return late.masked_fill(segment_ids < 0, 0)
+
+
+INTERPOLATIONS = {"none": _at_last_token, "repeat": spread, "even": _even_split, "next": _at_next_token}
 
 
 def _choose(what, name, known):

@@ -14,14 +14,16 @@ class Method:
     """One row. Any dict is keyword arguments of the function that does the part.
 
     `segmentation`: of `segments.segment`; "matched" in place of a random one's rate, and a mean `length` in place of an
-    entropy cut-off, are resolved on the preference data. `scorer`: "none" (nothing to train a policy with),
-    "bradley-terry" (a reward model trained on preference pairs), "discriminator" (trained on the tokens that a reviser
-    changed), or "oracle" (a control that reads the testbed's truth; `noise` is the standard deviation, in units of
-    credit, added to each span's credit). `revisions`: who revises the rejected answers, of `revised.reviser`; with a
-    Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto", "attention" or "pool", of `shaping.py`,
-    made of what the other parts pay. `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo",
-    "remax", "figa" (`baselines.py`), "online-dpo", "rs" (`adaptive.py`), or "none" (the SFT model as it is); `options`
-    are the trainer's. `mask`: which tokens it learns from, of `masking.Decider`; None is all of them."""
+    entropy cut-off, are resolved on the preference data. `scores`: what a segment's score is, of `dense.SCORES`.
+    `scorer`: "none" (nothing to train a policy with), "bradley-terry" (a reward model trained on preference pairs),
+    "discriminator" (trained on the tokens that a reviser changed), or "oracle" (a control that reads the testbed's
+    truth; `noise` is the standard deviation, in units of credit, added to each span's credit). `revisions`: who revises
+    the rejected answers, of `revised.reviser`, and for a discriminator whether `eos` is labelled (yes, unless False);
+    with a Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto", "attention" or "pool", of
+    `shaping.py`, made of what the other parts pay. `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo",
+    "dense-rloo", "remax", "figa" (`baselines.py`), "online-dpo", "rs" (`adaptive.py`), or "none" (the SFT model as it
+    is); `options` are the trainer's. `mask`: which tokens it learns from, of `masking.Decider`; None is all of
+    them."""
 
     name: str
     label: str  # as figures and tables print it
@@ -31,6 +33,7 @@ class Method:
     revisions: dict | None = None
     trained_with: dict | None = None  # the segmentation that the scorer was trained with, where it is another one
     aggregate: str = "mean"  # of segment scores into the score of a response (segment-ppo Eq. 4), or "sum"
+    scores: str = "head"  # the scorer's head at a segment's last token (segment-ppo Section 2.2), or "evaluator"
     normaliser: dict = field(
         default_factory=lambda: {"kind": "regression", "estimator": "huber"}
     )  # segment-ppo Eq. 6, Appendix F

@@ -12,8 +12,8 @@ import pandas as pd
 from densereward.evaluation import tables
 from densereward.methods import METHODS, Method
 
-SAID = """name label source scorer segmentation revisions trained_with aggregate normaliser correction interpolation
-    shaping trainer options value_clip noise""".split()  # fields that `_line` puts in words; any other, where it is set
+SAID = """name label source scorer segmentation revisions trained_with aggregate scores normaliser correction
+    interpolation shaping trainer options value_clip noise""".split()  # what `_line` puts in words; others where set
 
 
 def catalogue(records: list[dict]) -> pd.DataFrame:
@@ -38,9 +38,12 @@ def _line(row: Method) -> dict[str, str]:
     scorer += ", sum over segments" if row.aggregate == "sum" else ""
     if row.trained_with:
         scorer += f", trained with {words(row.trained_with)}"
+    scorer += ", read as e(x, y)" if row.scores == "evaluator" else ""
     if row.revisions:
         scorer += f", revisions: {words(row.revisions)}"
-    spread = "" if row.interpolation == "none" else f", {row.interpolation} over tokens"
+    spread = {"none": "", "next": ", paid at the next token"}.get(
+        row.interpolation, f", {row.interpolation} over tokens"
+    )
     centred = "" if row.correction["kind"] == "none" else f", then {words(row.correction)}"
     plain = asdict(Method("", "", ""))
     more = [

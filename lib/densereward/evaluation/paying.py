@@ -17,7 +17,6 @@ from densereward.evaluation.credit import pool
 from densereward.methods import Method, method
 from densereward.models import TokenScorer
 from densereward.records import canonical
-from densereward.segments import at_ends
 from densereward.stages import Artifact
 from densereward.testbed import oracle, truth
 
@@ -49,7 +48,7 @@ def payers(run: pipeline.Run, rows: list[Method], folder_of_sft: Path, prefs: Ar
         trained = replace(row, segmentation=row.trained_on)
         if run.committed and row.aggregate != "mean" and pipeline.committed_scorer(run, trained) is None:
             continue
-        key = canonical([row.scorer, row.revisions, row.trained_on, row.segmentation, row.aggregate])
+        key = canonical([row.scorer, row.revisions, row.trained_on, row.segmentation, row.aggregate, row.scores])
         if key not in seen:
             folder = revised.scorer(run, row, folder_of_sft, prefs)[0]
             net = pipeline.to_device(TokenScorer.from_pretrained(folder, dtype=torch.float32)).eval()
@@ -79,7 +78,7 @@ def pay(payers: dict[str, Payer], batch: dict, tokenizer=None) -> tuple[dict, di
         if id(net) not in read:
             read[id(net)] = dense.token_scores(net, batch)
         cut[name] = dense.segment_ids(row, batch, tokenizer)
-        scores, mask = at_ends(read[id(net)], cut[name])
+        scores, mask = dense.segment_scores(row, net, batch, cut[name], read[id(net)], tokenizer)
         paid[name] = dense.dense_rewards(row, scores, mask, cut[name], normaliser)
     return paid, cut
 

@@ -15,13 +15,13 @@ from datasets import Dataset
 from transformers import Trainer
 from transformers.modeling_outputs import TokenClassifierOutput
 
+from densereward.labeling import NO_LABEL  # here also that of prompts and padding
 from densereward.models import TokenScorer, scorer_from
 from densereward.profiles import Profile
 from densereward.seeding import seed_everything
 from densereward.tokens import pad_batch
 from densereward.training.epoch import one_epoch, with_lengths
 
-NO_LABEL = -1.0  # prompts and padding
 NEUTRAL_BAND = (0.4, 0.6)  # probabilities in it count as neutral: tlcr's confidence of .6
 
 

@@ -9,7 +9,8 @@ rollouts, engines, the clipped policy loss (over [B, T] advantages) and checkpoi
   synchronises and checkpoints both. It has its own learning rate and its own gradient clipping (DeepSpeed alone clips
   both as one). It is saved in the folder `critic` beside the policy, never inside it.
 - Losses are sums over tokens divided by the rollout batch's mean number of tokens per update (TRL's "dapo"), so they do
-  not depend on how a batch is split over micro-batches and processes.
+  not depend on how a batch is split over micro-batches and processes. With loss_type "grpo" both losses are means over
+  responses of means over tokens, as in segment-ppo's released code.
 - Within an update, micro-batches hold responses of like length and are trimmed to their longest: losses stay the same,
   padding is not computed.
 - A response cut off at the maximum length ends like any other: the value after its last token is 0.
@@ -55,9 +56,11 @@ class DensePPOConfig(GRPOConfig):
     save_strategy: str = "no"
 
     def __post_init__(self):
-        for name, value in {"num_generations": 1, "beta": 0.0, "temperature": 1.0, "loss_type": "dapo"}.items():
+        for name, value in {"num_generations": 1, "beta": 0.0, "temperature": 1.0}.items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: DensePPOTrainer needs {value!r}")
+        if self.loss_type not in ("dapo", "grpo"):
+            raise ValueError(f"loss_type is {self.loss_type!r}: DensePPOTrainer needs 'dapo' or 'grpo'")
         if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
             raise ValueError(f"gamma is {self.gamma} and lam is {self.lam}: both lie in [0, 1]")
         self.num_generations = 2  # TRL refuses 1, though everything but that check works with it
@@ -261,9 +264,15 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
         mask = inputs["completion_mask"]
         losses = value_loss(self._values, inputs["old_values"], inputs["returns"], self.args.value_clip) * mask
         tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
+        accumulated = self.current_gradient_accumulation_steps if self.model.training else 1
+        if self.args.loss_type == "grpo":
+            value = (losses.sum(1) / mask.sum(1).clamp(min=1)).mean() / accumulated
+        elif self.model.training:
+            value = losses.sum() / (tokens * accumulated / self.args.steps_per_generation)
+        else:
+            value = losses.sum() / tokens
         if not self.model.training:
-            return loss + self.args.vf_coef * losses.sum() / tokens
-        value = losses.sum() / (tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation)
+            return loss + self.args.vf_coef * value
         self.value_losses.append(value.detach())
         return loss * float(self.warm) + self.args.vf_coef * value
 

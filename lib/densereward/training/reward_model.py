@@ -20,7 +20,7 @@ from densereward.methods import Method
 from densereward.models import TokenScorer
 from densereward.profiles import Profile
 from densereward.seeding import generator, seed_everything
-from densereward.tokens import pad_batch
+from densereward.tokens import collate_prompt_completion, pad_batch
 from densereward.training.settings import common
 
 SIDES = ("chosen", "rejected")
@@ -49,6 +49,14 @@ def with_segments(pairs: Dataset, method: Method, tokenizer, seed: int) -> Datas
     return pairs.map(
         cut, batched=True, batch_size=512, keep_in_memory=True, load_from_cache_file=False, new_fingerprint=None
     )
+
+
+def answers(rows: list[dict], side: str, tokenizer) -> dict[str, torch.Tensor]:
+    """One side's answers of preference rows as trainers see rollouts: prompt_ids, prompt_mask [B, P], completion_ids,
+    completion_mask, ref_entropies [B, T] (nats)."""
+    batch = collate_prompt_completion(rows, tokenizer.pad_token_id, f"{side}_completion_ids")
+    entropies = [torch.tensor(row[f"{side}_entropies"], dtype=torch.float32) for row in rows]
+    return batch | {"ref_entropies": torch.nn.utils.rnn.pad_sequence(entropies, batch_first=True)}
 
 
 def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
@@ -127,26 +135,6 @@ def margins(scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 1
         chosen, rejected = scores.chunk(2)
         out.append((chosen - rejected).cpu().numpy())
     return np.concatenate(out)
-
-
-@torch.no_grad()
-def segment_scores(
-    scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 128
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Raw scores of both sides' responses and the lengths of their segments (tokens, 0 beyond the last), both [N, S]:
-    what normalisers are fitted on."""
-    scorer.eval()
-    scores, lengths = [], []
-    for start in range(0, len(rows), batch_size):
-        part = rows.select(range(start, min(start + batch_size, len(rows)))).to_list()
-        ids = [row[f"{side}_segment_ids"] for side in SIDES for row in part]
-        lengths += [torch.bincount(torch.tensor(row) + 1)[1:] for row in ids]
-        batch = collate(part, pad_id)
-        batch = {name: tensor.to(scorer.device) for name, tensor in batch.items()}
-        tokens = scorer.token_scores(batch["input_ids"], batch["attention_mask"]).cpu()
-        scores += [row[ends.bool().cpu()] for row, ends in zip(tokens, batch["segment_ends"], strict=True)]
-    pad = torch.nn.utils.rnn.pad_sequence
-    return pad(scores, batch_first=True), pad(lengths, batch_first=True)
 
 
 def resolve(method: Method, pairs: Dataset, tokenizer, like: Method) -> Method:
