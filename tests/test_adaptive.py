@@ -106,7 +106,8 @@ def test_a_round_counts_all_that_it_samples_and_measures_the_policys_own(answers
     add_fused_lm_head(policy)
     seen = []
 
-    def words(prompts, completions):
+    def words(prompts, completions, completion_ids):
+        assert completion_ids == answers[:16]
         seen.extend((p[-1]["content"], c[0]["content"]) for p, c in zip(prompts, completions, strict=True))
         return [float(len(c[0]["content"])) for c in completions]
 
