@@ -512,6 +512,17 @@ def test_masks_that_cannot_be_are_refused_before_anything_is_trained(changes, me
         masking.row_of(method("appo", **changes))
 
 
+def test_a_td_error_has_rewards_and_values_on_one_scale():
+    """The critic learns what the row is paid; rewards on another scale would drown its values, or drown in them. Other
+    masks are decided in deviations of token scores."""
+    row = METHODS["appo-td"]
+    for scale in ("totals", "none"):
+        assert masking.row_of(replace(row, scale=scale)).scale == scale
+        assert masking.row_of(replace(METHODS["appo"], scale=scale)).scale == "none"
+    with pytest.raises(ValueError, match="a TD error takes the critic of the token rewards that decide"):
+        masking.row_of(replace(row, normaliser={"kind": "none"}))
+
+
 def test_answers_to_a_prompt_must_fit_a_rollout_batch(tmp_path):
     with pytest.raises(ValueError, match="rollouts is 12: make it a multiple of 8"):
         adaptive.train_in_rounds(Run(profile("smoke", rollouts=12), root=tmp_path), METHODS["adpo"], None, None, None)

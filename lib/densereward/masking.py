@@ -54,13 +54,16 @@ def row_of(method: Method) -> Method | None:
         if (given := method.mask.get(name)) not in known:
             choice = ", ".join("nothing" if x is None else repr(x) for x in known)
             raise ValueError(f"{where}: {name} is {given!r}; with trainer {method.trainer!r} give {choice}")
-    alike = all(getattr(method, part) == getattr(by, part) for part in ("scorer", "revisions", "segmentation"))
+    parts = ("scorer", "revisions", "segmentation", "trained_with", "normaliser", "correction", "shaping")
+    alike = all(getattr(method, part) == getattr(by, part) for part in parts)
     per_token = by.segmentation == {"kind": "token"} and method.trainer == "ppo"
-    if method.mask.get("baseline") == "td" and not (alike and per_token):
+    by_critic = method.mask.get("baseline") == "td"
+    if by_critic and not (alike and per_token):
         raise ValueError(f"{where}: a TD error takes the critic of the token rewards that decide; use PPO on 'token'")
     if method.mask.get("signed") and method.trainer != "ppo":
         raise ValueError(f"{where}: it is signed, which likelihoods and losses on pairs cannot take; use PPO")
-    return replace(by, interpolation="repeat", scale="none")  # offsets are in deviations of token scores
+    scale = method.scale if by_critic else "none"  # the critic's; elsewhere offsets are in deviations of token scores
+    return replace(by, interpolation="repeat", scale=scale)
 
 
 def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Path | None:
