@@ -27,9 +27,9 @@ class Profile:
     max_completion_length: int = 128
     # supervised fine-tuning
     sft_rows: int = 16_000
-    sft_epochs: float = 3.0
+    sft_epochs: float = 4.0
     sft_batch: int = 32
-    sft_learning_rate: float = 3e-3
+    sft_learning_rate: float = 2e-3
     # reward models (segment-ppo Table 8: one epoch; Adam betas .9, .95; gradient clipping 1)
     pairs: int = 28_000
     heldout_pairs: int = 2_000
@@ -65,7 +65,7 @@ class Profile:
         return asdict(self)
 
 
-_CPU = Profile("cpu", World(kinds=3))
+_CPU = Profile("cpu", World(kinds=3, sft_repeats=0.15))
 
 PROFILES = {
     "smoke": replace(
@@ -87,7 +87,7 @@ PROFILES = {
     "gpu": replace(
         _CPU,
         name="gpu",
-        world=World(kinds=6),
+        world=World(kinds=6, sft_repeats=0.15),
         width=256,
         layers=4,
         sft_rows=60_000,

@@ -70,25 +70,24 @@ def preference_pairs(world: World, split: str, n: int, rng: np.random.Generator,
     `world.temperature`), so it is noisy. A share `contrast` of the pairs differ in one or two items only, which hands
     credit over; the others are two independent answers.
 
-    Length says nothing: before labels are drawn, pairs are left out whose true returns would make the longer answer (in
-    characters) win more, or less, often than the shorter one. What is kept depends on returns and lengths, never on a
-    label, so the labels of the pairs that stay are exact draws. Random: everything; identical pairs are redrawn."""
-    pool, rows, lead = w.prompts(world, split), [], 0.0  # lead: expected wins of the longer answer less its losses
+    Length says next to nothing: repetitions make answers longer and worse, and poor answers also name too few items
+    (`world.SHORT`), which makes longer ones better; the two balance. No pair is left out for its length, so labels are
+    exact draws and repetitions keep their weight. Random: everything; identical pairs are redrawn."""
+    pool, rows = w.prompts(world, split), []
+
+    def answer(asked: dict[str, int]) -> str:
+        quality = w.pick(w.QUALITIES, rng)
+        aims = {kind: max(2, number - w.pick(w.SHORT[quality], rng)) for kind, number in asked.items()}
+        return w.answer(aims, quality, world, rng)
+
     while len(rows) < n:
         prompt, asked = _draw(pool, world, rng)
-        first = w.answer(asked, float(rng.choice(w.QUALITIES)), world, rng)
-        if rng.random() < contrast:
-            second = swap_items(prompt, first, int(rng.integers(1, 3)), rng)
-        else:
-            second = w.answer(asked, float(rng.choice(w.QUALITIES)), world, rng)
+        first = answer(asked)
+        second = swap_items(prompt, first, int(rng.integers(1, 3)), rng) if rng.random() < contrast else answer(asked)
         if first == second:
             continue
         gap = oracle.true_return(prompt, first, world.returns) - oracle.true_return(prompt, second, world.returns)
         wins = expit(gap / world.temperature)
-        step = (2 * wins - 1) * np.sign(len(first) - len(second))
-        if abs(lead + step) > 1:
-            continue
-        lead += step
         chosen, rejected = (first, second) if rng.random() < wins else (second, first)
         rows.append({"prompt": messages(prompt), "chosen": _reply(chosen), "rejected": _reply(rejected)})
     return rows

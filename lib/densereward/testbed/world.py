@@ -8,7 +8,7 @@ the plain text of prompt and answer, so a policy that was never near this genera
 
 What makes it a fair place to compare rewards:
 - an answer has a latent quality (the chance that an item is right), drawn apart from its style and its length;
-- preference labels are Bradley-Terry draws on the true return, and which answer is longer says nothing about the label
+- preference labels are Bradley-Terry draws on the true return, and which answer is longer hardly tells anything of it
   (`build.preference_pairs`);
 - clauses are joined by commas, conjunctions and full stops at random, lead to their item in one to three words, and go
   on behind it at times, so that neither punctuation nor a fixed number of tokens marks the spans;
@@ -72,6 +72,7 @@ AFTER = (" would do", " is a good choice")
 FORMS = tuple(f"{before}{{x}}{after}" for before in BEFORE for after in ("",) * 5 + AFTER)
 JOINTS = (", ", ", ", ", ", " and ", ". ", "; ")
 QUALITIES = (0.4, 0.7, 0.95)
+SHORT = {0.4: (2, 3, 4), 0.7: (1, 2), 0.95: (0,)}  # by how many items per part an answer of a pair aims too low
 SPLITS = {"sft": 0.35, "preference": 0.30, "ppo": 0.20, "validation": 0.05, "test": 0.10}  # shares of the prompts
 
 
