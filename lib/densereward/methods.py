@@ -15,6 +15,7 @@ from densereward.row import CONTROL, Method, entropy
 
 # Rewards of all rows are on one scale; rows of `_LITERAL` are paid sums of z-scores, as in the papers.
 _TOTALS = {"scale": "totals"}
+_AT_ENDS = "this study: where an even split harms"
 _SEGMENT = Method("segment", "Segment (entropy)", "segment-ppo Table 1", segmentation=entropy(1.75), **_TOTALS)
 _TOKEN = Method("token", "Token", "segment-ppo Table 1", segmentation={"kind": "token"}, **_TOTALS)
 _BANDIT = Method("bandit", "Bandit (sequence)", "segment-ppo Table 1", interpolation="none", value_clip=0.2, **_TOTALS)
@@ -137,6 +138,14 @@ _ABLATIONS = (
 )
 
 _SUMS = "this study: sums of z-scores, as the papers pay them"
+_ENDS = (
+    tuple(  # whether an even split harms where segments do not begin at decisions; `interpolation-none` is segment's
+        replace(
+            row, name=f"{row.name}-end", label=f"{row.label}, paid at its end", interpolation="none", source=_AT_ENDS
+        )
+        for row in (_CORE[2], _CONTROLS[0])  # sentence, random
+    )
+)
 _LITERAL = tuple(
     replace(row, name=f"{row.name}-literal", label=f"{row.label}, unscaled", source=_SUMS, scale="none")
     for row in (_CORE[2], _TOKEN, _SEGMENT, _CORE[4])  # sentence, bandit-as-segment
@@ -256,6 +265,7 @@ _EVERY = (
     *_ADAPTIVE,
     *_BASELINES,
     *_CONTROLS,
+    *_ENDS,
     *_LITERAL,
     *_ABLATIONS,
     *_TLCR_ABLATIONS,

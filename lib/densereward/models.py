@@ -49,8 +49,8 @@ def tiny_llama(tokenizer, width: int, layers: int, heads: int = 8, max_length: i
     """A Llama from its config with random weights: `width` wide, `layers` deep, tied embeddings. Random: torch's global
     state.
 
-    Weights start with a deviation of width^-1/2. At the .02 of the config's default, meant for models ten times as wide,
-    attention barely starts to learn: such a model never knew which items it had named before."""
+    Weights start with a deviation of width^-1/2. At the .02 of the config's default, meant for models that are ten
+    times as wide, attention barely starts to learn: such a model never knew which items it had named before."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
