@@ -1,7 +1,9 @@
 """What would break: a response scored or updated as something else because of its neighbours in a micro-batch."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from densereward.logprobs import attach_critic, completion_forward, fused_head
 from densereward.models import build_tokenizer, scorer_from, tiny_llama
-from densereward.training.padding import by_length, forward_by_length, trimmed
+from densereward.training.padding import by_length, forward_by_length, sizes, trimmed
 
 TOKENIZER = build_tokenizer(["the cat sat on the mat", "a dog and a cat"], 280)
 
@@ -58,17 +60,18 @@ def test_a_response_scores_the_same_whatever_is_beside_it(size):
 @given(
     st.lists(st.tuples(st.integers(1, 6), st.integers(1, 12)), min_size=12, max_size=12),
     st.sampled_from([1, 2, 3, 4, 6, 12]),
+    st.booleans(),
 )
-def test_every_update_keeps_its_rows_and_every_row_its_tokens(lengths, accumulated):
+def test_every_update_keeps_its_rows_and_every_row_its_tokens(lengths, accumulated, even):
     batch = batch_of(*map(list, zip(*lengths, strict=True)))
     before = split(batch, 6)
-    after = by_length(before, accumulated)
-    assert len(after) == 6
+    after = by_length(before, accumulated, even)
+    assert len(after) == 6 and (not even or all(len(made["row"]) == 2 for made in after))
     size = math.gcd(accumulated, 6)
     for start in range(0, 6, size):
         rows = [torch.cat([b["row"] for b in made[start : start + size]]) for made in (before, after)]
         assert sorted(rows[0].tolist()) == sorted(rows[1].tolist())
-        found = torch.cat([b["completion_mask"].sum(1) for b in after[start : start + size]])
+        found = torch.cat([b["prompt_mask"].sum(1) + b["completion_mask"].sum(1) for b in after[start : start + size]])
         assert (found.diff() >= 0).all()
     for made in after:
         real, prompt = made["completion_mask"].bool(), made["prompt_mask"].bool()
@@ -80,6 +83,24 @@ def test_every_update_keeps_its_rows_and_every_row_its_tokens(lengths, accumulat
             assert torch.equal(
                 made["prompt_ids"][i][prompt[i]], batch["prompt_ids"][row][batch["prompt_mask"][row].bool()]
             )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=4, max_size=8), st.integers(1, 4))
+def test_passes_are_cut_where_the_fewest_tokens_are_computed(lengths, parts):
+    """Against every way to cut; and equal lengths must not pile up in one pass, which might not fit the memory."""
+    lengths, rows = np.array(sorted(lengths)), len(lengths)
+    limit = -(-rows // parts) * lengths[-1]
+
+    def areas(cuts):
+        ends = [0, *cuts, rows]
+        return [(b - a) * lengths[b - 1] for a, b in zip(ends, ends[1:])]
+
+    every = (areas(cuts) for cuts in itertools.combinations(range(1, rows), parts - 1))
+    found = sizes(lengths, parts)
+    assert sum(found) == rows and len(found) == parts and min(found) > 0
+    taken = areas(np.cumsum(found)[:-1])
+    assert max(taken) <= limit and sum(taken) == min(sum(a) for a in every if max(a) <= limit)
 
 
 def test_prompts_and_completions_of_equal_width_are_told_apart():

@@ -4,20 +4,26 @@ Built on TRL's fused LM head, which folds tiles of logits into a running logsume
 also on a bfloat16 model: entropies are compared with a cut-off in nats, and bfloat16 logits would move them by a
 hundredth.
 
-Positions are counted over real tokens, as `generate()` counts them, so that left padding never changes a result. Models
-with RoPE (Llama, Qwen) see only differences of positions and would not need it; those with absolute positions (GPT-2)
-do.
+Rows are moved to the left before the pass. So positions are counted over real tokens, as `generate()` counts them, and
+all padding is at the end, where causal attention never looks: the pass needs no mask.
+
+On a CPU, where a small vocabulary is one tile for TRL's head, it is read off plain logits of the completion's columns
+instead: TRL's head makes those of the prompt too there, and makes them once more in the backward pass.
 
 Left out: temperatures other than 1 (the entropies would no longer be those of the model), multimodal inputs.
 """
 
 import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
 
 import torch
+import torch.nn.functional as F
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
+
+ONE_TILE = 4096  # the largest vocabulary whose logits are made as a whole
 
 
 def fused_head(model: torch.nn.Module) -> torch.nn.Module:
@@ -30,8 +36,34 @@ def fused_head(model: torch.nn.Module) -> torch.nn.Module:
     if model.__dict__.get("_fused_head_owner") != id(model):
         model.__dict__.pop("forward", None)
         add_fused_lm_head(model, cast_lm_head_to_fp32=True, outputs=("log_probs", "entropy"))
+        model.forward = MethodType(_plain_where_small(model.forward, type(model).forward), model)
         model._fused_head_owner = id(model)
     return model
+
+
+def _plain_where_small(fused: Callable, of_class: Callable) -> Callable:
+    """TRL's `fused` forward, with plain logits in its place where these are the cheaper way to the same numbers."""
+    keeps = "logits_to_keep" in inspect.signature(of_class).parameters
+
+    @functools.wraps(of_class)
+    def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
+        small = keeps and self.device.type == "cpu" and self.dtype == torch.float32
+        small = small and self.config.get_text_config().vocab_size <= ONE_TILE and not torch.is_autocast_enabled("cpu")
+        if not (fused_lm_head and small and labels is not None):
+            labelled = {} if labels is None else {"labels": labels}
+            return fused(*args, fused_lm_head=fused_lm_head, **labelled, **kwargs)
+        targets = labels[:, 1:]
+        before = int((targets == -100).all(0).long().cumprod(0).sum().clamp(max=targets.size(1) - 1))  # columns unread
+        read = kwargs | {"use_cache": False, "logits_to_keep": labels.size(1) - before}
+        logps = fused(*args, **read).logits[:, :-1].log_softmax(-1)  # [B, K, V]
+        unread = targets[:, before:] == -100
+        log_probs = logps.gather(2, targets[:, before:].clamp(min=0)[..., None])[..., 0]
+        entropy = -(logps.exp() * logps).sum(-1)
+        fields = [F.pad(x.masked_fill(unread, 0), (before, 0)) for x in (log_probs, entropy)]  # [B, L-1]
+        loss = -fields[0].sum() / (~unread).sum().clamp(min=1)
+        return FusedCausalLMOutput(loss=loss, log_probs=fields[0], entropy=fields[1])
+
+    return forward
 
 
 @dataclass
@@ -56,7 +88,7 @@ def attach_critic(model: torch.nn.Module, critic: torch.nn.Module) -> None:
         outputs = policy_forward(*args, fused_lm_head=fused_lm_head, **kwargs)
         if not fused_lm_head:
             return outputs
-        values = self.critic.token_scores(kwargs["input_ids"], kwargs["attention_mask"])
+        values = self.critic.token_scores(kwargs["input_ids"], kwargs.get("attention_mask"))
         return ActorCriticOutput(**outputs, token_values=values[:, :-1])
 
     model.forward = MethodType(forward, model)
@@ -79,16 +111,29 @@ def completion_forward(
             f"completion_length is {completion_length} for inputs of {input_ids.size(1)} tokens: it counts the "
             "completion's columns, at least one, after at least one column of prompt"
         )
-    labels = input_ids.masked_fill(attention_mask == 0, -100)
-    labels[:, :-completion_length] = -100
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-    if "position_ids" in inspect.signature(type(fused_head(model)).forward).parameters:
-        inputs["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    rows = range(0, len(input_ids), batch_size or len(input_ids))
-    chunks = [{name: x[i : i + rows.step] for name, x in inputs.items()} for i in rows]
-    outputs = [model(**chunk, fused_lm_head=True) for chunk in chunks]
+    ids, labels, first = _moved_left(input_ids, attention_mask, completion_length)
+    fused_head(model)
+    rows = range(0, len(ids), batch_size or len(ids))
+    parts = [{"input_ids": ids[i : i + rows.step], "labels": labels[i : i + rows.step]} for i in rows]
+    outputs = [model(**part, fused_lm_head=True) for part in parts]
     fields = [field for field in ("log_probs", "entropy", "token_values") if field in outputs[0]]
-    return {field: torch.cat([output[field][:, -completion_length:] for output in outputs]) for field in fields}
+    columns = first[:, None] + torch.arange(completion_length, device=ids.device)  # [B, T]
+    columns, padding = columns.clamp(max=ids.size(1) - 2), attention_mask[:, -completion_length:] == 0
+    whole = {field: torch.cat([output[field] for output in outputs]) for field in fields}
+    return {field: x.gather(1, columns).masked_fill(padding, 0) for field, x in whole.items()}
+
+
+def _moved_left(ids: torch.Tensor, mask: torch.Tensor, completion_length: int):
+    """(ids, labels) [B, W] of left-padded rows with all padding at the end, labels -100 but on completions, and the
+    column [B] at which each completion's first token is predicted. W is the longest row's length on a CPU; elsewhere it
+    would have to be waited for, and is L."""
+    prompt, length = mask[:, :-completion_length].sum(1), mask.sum(1)
+    width = int(length.max()) if ids.device.type == "cpu" else ids.size(1)
+    steps = torch.arange(max(width, 2), device=ids.device)
+    from_ = ((ids.size(1) - completion_length - prompt)[:, None] + steps).clamp(max=ids.size(1) - 1)
+    ids = ids.gather(1, from_)
+    labels = ids.masked_fill((steps < prompt[:, None]) | (steps >= length[:, None]), -100)
+    return ids, labels, (prompt - 1).clamp(min=0)
 
 
 def logprobs_and_entropy(

@@ -121,10 +121,12 @@ class TokenScorer(PreTrainedModel):
         if module is getattr(self, "head", None):
             torch.nn.init.normal_(module.weight, std=1 / (module.in_features + 1))
 
-    def token_scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The head at every token, [B, L], in units of reward."""
+    def token_scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The head at every token, [B, L], in units of reward. Rows without padding, or with all of it at the end, need
+        no mask."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
-        if "position_ids" in inspect.signature(self.backbone.forward).parameters:  # else left padding would shift them
+        takes_positions = "position_ids" in inspect.signature(self.backbone.forward).parameters
+        if attention_mask is not None and takes_positions:  # else left padding would shift them
             inputs["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
         hidden = self.backbone(**inputs).last_hidden_state
         return self.head(hidden).squeeze(-1).float()

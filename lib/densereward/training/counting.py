@@ -84,7 +84,8 @@ class Counted(Decoding):
             return inputs
         self.scored_at = time.perf_counter()
         self._open_row(self.scored_at - started)
-        self._buffered_inputs = by_length(self._buffered_inputs, self.args.gradient_accumulation_steps)
+        even = getattr(self, "loss_type", None) != "dapo"  # RLOO's loss is a mean over a micro-batch's rows
+        self._buffered_inputs = by_length(self._buffered_inputs, self.args.gradient_accumulation_steps, even)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _open_row(self, seconds: float) -> None:

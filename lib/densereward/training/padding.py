@@ -6,6 +6,7 @@ changes. Widths are read on the host, once per rollout batch.
 
 import math
 
+import numpy as np
 import torch
 
 from densereward.logprobs import completion_forward
@@ -26,16 +27,41 @@ def trimmed(batch: dict) -> dict:
     }
 
 
-def by_length(batches: list[dict], accumulated: int) -> list[dict]:
-    """The micro-batches of a rollout batch with the rows of each update, `accumulated` micro-batches, sorted by
-    completion length, and trimmed: which rows an update sees does not change."""
+def sizes(lengths: np.ndarray, parts: int) -> list[int]:
+    """How many of the rows with `lengths` [B], ascending, each of `parts` passes takes, in order, so that the fewest
+    tokens are computed when a pass is as wide as its longest row. No pass is larger than one of equally many rows."""
+    rows = np.arange(len(lengths) + 1)
+    area = (rows - rows[:, None]) * np.append(0, lengths)  # [start, end]
+    fits = (rows[:, None] < rows) & (area <= -(-len(lengths) // parts) * lengths[-1])
+    area, best, starts = np.where(fits, area, np.inf), np.where(rows == 0, 0, np.inf), []
+    for _ in range(parts):  # best [end]: of so many parts
+        total = best[:, None] + area
+        starts.append(total.argmin(0))
+        best = total.min(0)
+    ends = [len(lengths)]
+    for start in reversed(starts):
+        ends.append(int(start[ends[-1]]))
+    return np.diff(ends[::-1]).tolist()
+
+
+def by_length(batches: list[dict], accumulated: int, even: bool = False) -> list[dict]:
+    """The micro-batches of a rollout batch with the rows of each update, `accumulated` micro-batches, sorted by length,
+    and trimmed: which rows an update sees does not change. `even`: micro-batches keep their number of rows, for losses
+    that are means over them; else it is that of `sizes`."""
     made, size = [], math.gcd(accumulated, len(batches))
     for start in range(0, len(batches), size):
         group = batches[start : start + size]
         rows = {name: torch.cat([b[name] for b in group]) for name, x in group[0].items() if _per_row(x)}
-        order = rows["completion_mask"].sum(1).argsort(stable=True).chunk(len(group))
+        order, lengths = _sorted(rows["prompt_mask"], rows["completion_mask"])
+        order = order.chunk(size) if even else order.split(sizes(lengths, size))
         made += [trimmed(b | {name: x[take] for name, x in rows.items()}) for b, take in zip(group, order, strict=True)]
     return made
+
+
+def _sorted(prompt_mask: torch.Tensor, completion_mask: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+    """(order [B] of rows by length, their lengths [B] in that order)."""
+    lengths, order = (prompt_mask.sum(1) + completion_mask.sum(1)).sort(stable=True)
+    return order, lengths.cpu().numpy()
 
 
 def _per_row(x) -> bool:
@@ -43,14 +69,14 @@ def _per_row(x) -> bool:
 
 
 def forward_by_length(model, ids: torch.Tensor, mask: torch.Tensor, length: int, size: int) -> dict[str, torch.Tensor]:
-    """`completion_forward` with rows sorted by completion length, `size` at a time, each pass trimmed to its longest;
+    """`completion_forward` with rows sorted by length, as many passes as of `size` rows, each trimmed to its longest;
     zero on the columns left out."""
     prompt = ids.size(1) - length
     batch = {"prompt_ids": ids[:, :prompt], "prompt_mask": mask[:, :prompt]}
     batch |= {"completion_ids": ids[:, prompt:], "completion_mask": mask[:, prompt:]}
-    order = batch["completion_mask"].sum(1).argsort(stable=True)
+    order, lengths = _sorted(batch["prompt_mask"], batch["completion_mask"])
     made = []
-    for rows in order.split(size):
+    for rows in order.split(sizes(lengths, -(-len(lengths) // size))):
         part = trimmed({name: x[rows] for name, x in batch.items()})
         width = part["completion_mask"].size(1)
         both = (torch.cat([part[f"prompt_{name}"], part[f"completion_{name}"]], 1) for name in ("ids", "mask"))
