@@ -54,7 +54,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(STUDY) --methods sft,bandit,sentence,token,segment --seeds 0 --change '{"width": 64}'
 	for share in 0.3 0.7; do $(STUDY) --methods bandit,segment --seeds 0 --contrast $$share; done
 
-bench: .venv/.installed  ## rounds of PPO per second, with and without sorting responses by length
+bench: .venv/.installed  ## seconds of sampling and of a round of PPO, against generate and plain batches, in turns
 	.venv/bin/python benchmarks/ppo_round.py
 
 serve:  ## show the built book on http://127.0.0.1:PORT (default 8000)

@@ -23,7 +23,7 @@ from densereward.tokens import pad_batch
 
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # the model's own distribution
 GREEDY = {"do_sample": False}
-COMPACT = 3  # finished rows are dropped when they are this part of the batch: each time copies the cache of the others
+COMPACT = 4  # finished rows are dropped when they are this part of the batch: each time copies the cache of the others
 
 
 def drawn(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
