@@ -37,16 +37,16 @@ class Profile:
     rm_learning_rate: float = 1e-3  # this and the next: by equal trials, see tuning.py
     rm_scale: float = 16.0  # of the mean over segments (our addition; Eq. 4 has none)
     # PPO (segment-ppo Appendix D: clipping .2; one response per prompt at temperature 1; gamma 1)
-    rounds: int = 32
+    rounds: int = 64
     rollouts: int = 64
     minibatches: int = 2
     micro_batch: int = 8  # responses of like length per pass; speed and memory only, the update is the same
     ppo_epochs: int = 2
-    actor_learning_rate: float = 3e-4
-    critic_learning_rate: float = 1e-3
-    kl_coef: float = 0.1
+    actor_learning_rate: float = 5e-4
+    critic_learning_rate: float = 3e-3
+    kl_coef: float = 0.05
     lam: float = 1.0  # of GAE; no paper gives it
-    critic_warmup: int = 4  # rounds in which only the critic learns, at most
+    critic_warmup: int = 8  # rounds in which only the critic learns, at most
     critic_warmup_level: float = 1.0  # and no more once it explains this share of a fresh round's returns
     # DPO on the same pairs, one epoch; FIGA on their revisions, at the same learning rate
     dpo_beta: float = 0.1
@@ -65,7 +65,7 @@ class Profile:
         return asdict(self)
 
 
-_CPU = Profile("cpu", World(kinds=3, sft_repeats=0.15))
+_CPU = Profile("cpu", World(kinds=3, sft_repeats=0.15), critic_warmup_level=0.2, heldout_proxy=True)
 
 PROFILES = {
     "smoke": replace(
@@ -78,6 +78,7 @@ PROFILES = {
         rounds=3,
         rollouts=16,
         critic_warmup=1,
+        heldout_proxy=False,
         eval_prompts=32,
         credit_responses=8,
         credit_samples=4,
