@@ -352,6 +352,13 @@ def test_a_reply_that_spells_eos_keeps_its_text_and_ends_once(tokenizer):
     assert tokenizer.decode(ids[:-1]) == "never write <|end|> yourself"
 
 
+def test_replies_read_together_are_those_read_one_by_one(tokenizer, pairs):
+    texts = [pair["chosen"][0]["content"] for pair in pairs] + ["never write <|end|> yourself", " ", "a\n\nb"]
+    alone = [tokens.tokenize_response(tokenizer, text) for text in texts]
+    assert tokens.tokenize_responses(tokenizer, texts) == alone
+    assert tokens.tokenize_responses(tokenizer, []) == []
+
+
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(2, 40))
 def test_cuts_keep_the_end_of_the_prompt_the_start_of_the_reply_and_eos(pairs, tokenizer, max_prompt, max_completion):

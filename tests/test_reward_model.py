@@ -90,6 +90,22 @@ def test_equal_seeds_train_equal_scorers(pairs, tmp_path):
     assert torch.equal(*weights)
 
 
+def test_margins_and_entropies_are_each_pairs_own(pairs):
+    """Pairs are read sorted by length: put back in another place, a margin or a boundary would be another pair's."""
+    scorer, causal = scorer_from(model()).eval(), model().eval()
+    bare = pairs.remove_columns(["chosen_entropies", "rejected_entropies"])
+    together = pipeline.with_entropies(causal, TOKENIZER, bare, batch_size=7)
+    cut = reward_model.with_segments(together, methods.METHODS["token"], TOKENIZER, 0)
+    margins = reward_model.margins(scorer, cut, TOKENIZER.pad_token_id, batch_size=7)
+    for i in range(0, len(pairs), 5):
+        alone = pipeline.with_entropies(causal, TOKENIZER, bare.select([i]))
+        for side in reward_model.SIDES:
+            assert alone[0][f"{side}_entropies"] == pytest.approx(together[i][f"{side}_entropies"], abs=1e-4)
+        assert reward_model.margins(scorer, cut.select([i]), TOKENIZER.pad_token_id)[0] == pytest.approx(
+            margins[i], abs=1e-5
+        )
+
+
 def test_normalisers_see_each_responses_segment_scores_in_order(pairs):
     """In one pass or in several: each answer's scores in its own row, those of an answer read alone."""
     scorer = scorer_from(model()).eval()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from datasets import Dataset, disable_progress_bars, load_from_disk
+from datasets import Dataset, concatenate_datasets, disable_progress_bars, load_from_disk
 
 from densereward import data, dense, logprobs, models, offsets, sampling, segments, tokens
 from densereward.methods import METHODS, Method
@@ -159,24 +159,20 @@ def preferences(run: Run, folder_of_sft: Path) -> Artifact:
     )
 
 
-def with_entropies(model, tokenizer, pairs: Dataset, batch_size: int = 64) -> Dataset:
+def with_entropies(model, tokenizer, pairs: Dataset, batch_size: int = 32) -> Dataset:
     """Pairs plus `chosen_entropies`, `rejected_entropies`: nats, one per completion token, in float32."""
-    columns = {}
-    for side in reward_model.SIDES:
-        completions = pairs[f"{side}_completion_ids"]
-        order = sorted(range(len(pairs)), key=lambda i: len(completions[i]))
-        column: list = [None] * len(pairs)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = sampling.batch_of(
-                model, tokenizer, pairs.select(rows)["prompt_ids"], [completions[i] for i in rows]
-            )
-            for i, row in zip(rows, batch["ref_entropies"].cpu().numpy(), strict=True):
-                column[i] = row[: len(completions[i])]
-        columns[f"{side}_entropies"] = column
-    for name, column in columns.items():
-        pairs = pairs.add_column(name, column)
-    return pairs
+    columns = pairs[:]  # lists at once: rows of a Dataset cost more than the model's pass
+    prompts, n = columns["prompt_ids"] * 2, len(pairs)
+    completions = [ids for side in reward_model.SIDES for ids in columns[f"{side}_completion_ids"]]
+    order = sorted(range(2 * n), key=lambda i: (len(completions[i]), len(prompts[i])))  # hardly any padding
+    entropies: list = [None] * (2 * n)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = sampling.batch_of(model, tokenizer, [prompts[i] for i in rows], [completions[i] for i in rows])
+        for i, row in zip(rows, batch["ref_entropies"].cpu().numpy(), strict=True):
+            entropies[i] = row[: len(completions[i])]
+    sides = {"chosen_entropies": entropies[:n], "rejected_entropies": entropies[n:]}
+    return concatenate_datasets([pairs, Dataset.from_dict(sides)], axis=1)
 
 
 def scorer(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> tuple[Path, dict]:

@@ -29,14 +29,23 @@ def tokenize_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int
     EOS is the tokenizer's `eos_token`, for Phi-3 to be set to "<|end|>" (segment-ppo Appendix E). Raises ValueError
     for a tokenizer without.
     """
+    return tokenize_responses(tokenizer, [text])[0]
+
+
+def tokenize_responses(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """`tokenize_response` of many texts, in one call of the tokenizer, which is several times faster."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise ValueError("the tokenizer has no EOS token; set its eos_token to the one that ends a turn")
+    if not texts:
+        return []
     # read behind a special token: at the start of a text, SentencePiece models would put a space before the first word
-    ids = tokenizer(tokenizer.eos_token + text, add_special_tokens=False)["input_ids"][1:]
-    if eos in ids:  # the reply spells EOS out: there it is characters like any others
-        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [*ids, eos]
+    behind = [tokenizer.eos_token + text for text in texts]
+    rows = [ids[1:] for ids in tokenizer(behind, add_special_tokens=False)["input_ids"]]
+    for i, ids in enumerate(rows):
+        if eos in ids:  # the reply spells EOS out: there it is characters like any others
+            rows[i] = tokenizer(texts[i], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [[*ids, eos] for ids in rows]
 
 
 def _check_limits(max_prompt_length: int, max_completion_length: int) -> None:
@@ -54,10 +63,15 @@ def tokenize_pairs(
     pair is left.
     """
     _check_limits(max_prompt_length, max_completion_length)
-    rows, report = [], Report()
-    for row in dataset:
-        prompt = tokenize_prompt(tokenizer, row["prompt"])
-        replies = [tokenize_response(tokenizer, row[side][0]["content"]) for side in ("chosen", "rejected")]
+    dataset, rows, report, prompts = list(dataset), [], Report(), {}
+    sides = [
+        tokenize_responses(tokenizer, [row[side][0]["content"] for row in dataset]) for side in ("chosen", "rejected")
+    ]
+    for row, *replies in zip(dataset, *sides, strict=True):
+        said = str(row["prompt"])  # many pairs have one prompt
+        if said not in prompts:
+            prompts[said] = tokenize_prompt(tokenizer, row["prompt"])
+        prompt = prompts[said]
         chosen, rejected = (
             ids[: max_completion_length - 1] + ids[-1:] if len(ids) > max_completion_length else ids for ids in replies
         )
@@ -86,10 +100,10 @@ def tokenize_sft(
     Cut like pairs, but a cut response stays without EOS: a policy should not learn to stop in mid-sentence.
     """
     _check_limits(max_prompt_length, max_completion_length)
-    rows, report = [], Report()
-    for row in dataset:
+    dataset, rows, report = list(dataset), [], Report()
+    replies = tokenize_responses(tokenizer, [row["completion"][0]["content"] for row in dataset])
+    for row, reply in zip(dataset, replies, strict=True):
         prompt = tokenize_prompt(tokenizer, row["prompt"])
-        reply = tokenize_response(tokenizer, row["completion"][0]["content"])
         report.prompts_cut += len(prompt) > max_prompt_length
         report.responses_cut += len(reply) > max_completion_length
         prompt, reply = prompt[-max_prompt_length:], reply[:max_completion_length]

@@ -19,7 +19,7 @@ from densereward.offsets import token_offsets
 from densereward.rewards import interpolate
 from densereward.seeding import generator, rng
 from densereward.segments import segment_ends
-from densereward.tokens import tokenize_prompt, tokenize_response
+from densereward.tokens import tokenize_prompt, tokenize_responses
 
 from . import build, oracle
 from .world import World
@@ -104,14 +104,15 @@ def response_scores(
 ) -> np.ndarray:
     """e(x, y) of (prompt messages, response text) pairs, [N]."""
     scorer.eval()
-    out, draw = [], generator(seed, "segments", method.name)
-    for start in range(0, len(pairs), 128):
-        part = pairs[start : start + 128]
-        prompts = [tokenize_prompt(tokenizer, prompt) for prompt, _ in part]
-        batch = sampling.batch_of(model, tokenizer, prompts, [tokenize_response(tokenizer, text) for _, text in part])
+    prompts = [tokenize_prompt(tokenizer, prompt) for prompt, _ in pairs]
+    replies = tokenize_responses(tokenizer, [text for _, text in pairs])
+    out, draw = np.zeros(len(pairs), dtype=np.float32), generator(seed, "segments", method.name)
+    order = np.argsort([len(ids) for ids in replies], kind="stable")
+    for take in np.split(order, range(64, len(order), 64)) if pairs else ():
+        batch = sampling.batch_of(model, tokenizer, [prompts[i] for i in take], [replies[i] for i in take])
         ids = segment_ids(method, batch, tokenizer, draw)
-        out.append(scorer.aggregate(token_scores(scorer, batch), segment_ends(ids)).cpu().numpy())
-    return np.concatenate(out) if out else np.zeros(0)
+        out[take] = scorer.aggregate(token_scores(scorer, batch), segment_ends(ids)).cpu().numpy()
+    return out
 
 
 def metrics(returns: str) -> list:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
@@ -33,22 +33,20 @@ def with_segments(pairs: Dataset, method: Method, tokenizer, seed: int) -> Datas
     `pairs` holds prompt_ids, and per side completion_ids and entropies. Random: only a random segmentation, by
     `seed`."""
     draw = generator(seed, "segments", method.name)
-
-    def cut(rows: dict) -> dict:
-        columns = {}
+    names = [f"{side}_{what}" for side in SIDES for what in ("completion_ids", "entropies")]
+    columns, size = pairs.select_columns(names)[:], 512  # plain lists, at once
+    cut: dict[str, list] = {f"{side}_segment_ids": [] for side in SIDES}
+    for start in range(0, len(pairs), size):
         for side in SIDES:
-            ids, mask = pad_batch(rows[f"{side}_completion_ids"], tokenizer.pad_token_id)
+            ids, mask = pad_batch(columns[f"{side}_completion_ids"][start : start + size], tokenizer.pad_token_id)
             entropies = torch.nn.utils.rnn.pad_sequence(
-                [torch.tensor(e, dtype=torch.float32) for e in rows[f"{side}_entropies"]], batch_first=True
+                [torch.tensor(e, dtype=torch.float32) for e in columns[f"{side}_entropies"][start : start + size]],
+                batch_first=True,
             )
             batch = {"completion_ids": ids, "completion_mask": mask, "ref_entropies": entropies}
-            cut_ids = segment_ids(method, batch, tokenizer, draw).tolist()
-            columns[f"{side}_segment_ids"] = [row[:n] for row, n in zip(cut_ids, mask.sum(1).tolist(), strict=True)]
-        return columns
-
-    return pairs.map(
-        cut, batched=True, batch_size=512, keep_in_memory=True, load_from_cache_file=False, new_fingerprint=None
-    )
+            rows = segment_ids(method, batch, tokenizer, draw).tolist()
+            cut[f"{side}_segment_ids"] += [row[:n] for row, n in zip(rows, mask.sum(1).tolist(), strict=True)]
+    return concatenate_datasets([pairs, Dataset.from_dict(cut)], axis=1)
 
 
 def answers(rows: list[dict], side: str, tokenizer) -> dict[str, torch.Tensor]:
@@ -62,14 +60,12 @@ def answers(rows: list[dict], side: str, tokenizer) -> dict[str, torch.Tensor]:
 def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
     """input_ids, attention_mask, segment_ends [2B, L]: the chosen half first, as RewardTrainer expects; padded on the
     right."""
-    ids, ends = [], []
-    for side in SIDES:
-        for row in rows:
-            ids.append(row["prompt_ids"] + row[f"{side}_completion_ids"])
-            segment = torch.tensor(row[f"{side}_segment_ids"])[None]
-            ends.append([0] * len(row["prompt_ids"]) + S.segment_ends(segment)[0].long().tolist())
-    input_ids, attention_mask = pad_batch(ids, pad_id)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "segment_ends": pad_batch(ends, 0)[0]}
+    both = [
+        (row["prompt_ids"], row[f"{side}_completion_ids"], row[f"{side}_segment_ids"]) for side in SIDES for row in rows
+    ]
+    input_ids, attention_mask = pad_batch([prompt + ids for prompt, ids, _ in both], pad_id)
+    cut = pad_batch([[-1] * len(prompt) + segment for prompt, _, segment in both], -1)[0]
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "segment_ends": S.segment_ends(cut).long()}
 
 
 class _Curve(TrainerCallback):
@@ -108,13 +104,14 @@ def train_reward_model(
         max_length=None,
     )
     columns = ["prompt_ids", *(f"{side}_{what}" for side in SIDES for what in ("completion_ids", "segment_ids"))]
-    sides = [[len(ids) for ids in train[f"{side}_completion_ids"]] for side in SIDES]
-    rows = train.select_columns(columns).add_column("length", [max(pair) for pair in zip(*sides, strict=True)])
-    curve = _Curve(scorer, heldout.select(range(min(500, len(heldout)))), tokenizer.pad_token_id, max(1, steps // 8))
+    rows = train.select_columns(columns)[:]
+    unread = {name: [[0]] * len(train) for name in ("chosen_ids", "rejected_ids")}  # TRL looks for these names
+    rows = Dataset.from_dict(rows | unread | {"length": lengths(train)})
+    curve = _Curve(scorer, heldout.select(range(min(250, len(heldout)))), tokenizer.pad_token_id, max(1, steps // 8))
     trainer = RewardTrainer(
         model=scorer,
         args=args,
-        train_dataset=rows.add_column("chosen_ids", [[0]] * len(rows)).add_column("rejected_ids", [[0]] * len(rows)),
+        train_dataset=rows,
         data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
         processing_class=tokenizer,
         callbacks=[curve],
@@ -125,16 +122,22 @@ def train_reward_model(
 
 
 @torch.no_grad()
-def margins(scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 128) -> np.ndarray:
+def margins(scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 32) -> np.ndarray:
     """e(x, chosen) - e(x, rejected) of every row of `with_segments`, [N]."""
     scorer.eval()
-    out = []
-    for start in range(0, len(rows), batch_size):
-        batch = collate(rows.select(range(start, min(start + batch_size, len(rows)))).to_list(), pad_id)
+    order, out = np.argsort(lengths(rows), kind="stable"), np.zeros(len(rows), dtype=np.float32)
+    for take in np.split(order, range(batch_size, len(order), batch_size)):
+        batch = collate(rows.select(take).to_list(), pad_id)
         scores = scorer(**{name: tensor.to(scorer.device) for name, tensor in batch.items()}).logits[:, 0]
         chosen, rejected = scores.chunk(2)
-        out.append((chosen - rejected).cpu().numpy())
-    return np.concatenate(out)
+        out[take] = (chosen - rejected).cpu().numpy()
+    return out
+
+
+def lengths(rows: Dataset) -> list[int]:
+    """Tokens of a pair's prompt and its longer answer: as wide as a batch of it must be."""
+    prompts, *sides = (map(len, rows[name]) for name in ("prompt_ids", *(f"{s}_completion_ids" for s in SIDES)))
+    return [prompt + max(pair) for prompt, *pair in zip(prompts, *sides, strict=True)]
 
 
 def resolve(method: Method, pairs: Dataset, tokenizer, like: Method) -> Method:
