@@ -17,11 +17,13 @@ def runs(names: str, seeds=(0, 1)) -> list[tuple]:
 def test_what_methods_share_is_one_task():
     tasks = plan.plan(runs("sft bandit segment segment-as-bandit normaliser-none oracle-dense dpo"))
     kinds = [task.kind for task in tasks.values()]
-    assert kinds.count("sft") == 1 and kinds.count("preferences") == 2
-    assert kinds.count("scorer") == 4  # bandit and segment for each seed; the others read these
+    assert kinds.count("sft") == 1 and kinds.count("preferences") == 3  # the next seed's too, for the held-out proxy
+    assert kinds.count("scorer") == 5  # bandit and segment for each seed, which the others read, and the proxy's
     assert kinds.count("run") == 14
     needs = {name: task.needs for name, task in tasks.items()}
-    assert needs["sft, seed 0"] == ("sft",) and needs["oracle-dense, seed 1"] == ("preferences, seed 1",)
+    proxy = plan.scorer_name(METHODS["bandit"], 2)
+    assert needs["sft, seed 1"] == ("sft", proxy) and needs["oracle-dense, seed 1"] == ("preferences, seed 1", proxy)
+    assert needs[proxy] == ("preferences, seed 2",) and needs["preferences, seed 2"] == ("sft",)
     assert needs["segment, seed 0"] == needs["normaliser-none, seed 0"] == needs["segment-as-bandit, seed 0"]
 
 

@@ -17,7 +17,8 @@ from densereward.evaluation import measure, tables
 from densereward.methods import METHODS, method
 from densereward.pipeline import Run
 from densereward.profiles import profile
-from densereward.records import read_records
+from densereward.records import read_records, write_record
+from densereward.stages import load_json
 
 ANSWERS = {"prompt_ids": [[5, 6], [7]], "completion_ids": [[11, 12, 13, 14], [15, 16]]}
 SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples" / "hh_rlhf.jsonl"
@@ -268,17 +269,38 @@ def test_an_older_record_counts_settings_that_came_later_as_their_defaults():
 def test_equal_trials_choose_for_each_method_and_the_study_uses_the_choice(tmp_path, monkeypatch, root):
     monkeypatch.setitem(profiles.PROFILES, "smoke", profile("smoke", **TINY))
     monkeypatch.setattr(tuning, "POLICIES", {"ppo": {"kl_coef": (0.1, 3.0), "actor_learning_rate": (3e-4,)}})
+    monkeypatch.setattr(tuning, "SEEDS", (1000, 1001))
     for _ in range(2):  # the second start finds every trial
         tuning.policies("smoke", "sft,oracle-dense", "0/1", root, tmp_path / "smoke")
     trials = read_records(tmp_path / "smoke" / "tuning.jsonl")
-    assert [t["changes"]["kl_coef"] for t in trials] == [0.1, 3.0] and {t["seed"] for t in trials} == {tuning.SEED}
-    best = max(trials, key=lambda t: t["true_return"])["changes"]
+    assert [(t["seed"], t["changes"]["kl_coef"]) for t in trials] == [
+        (s, kl) for s in (1000, 1001) for kl in (0.1, 3.0)
+    ]
+    returns = {kl: sum(t["true_return"] for t in trials if t["changes"]["kl_coef"] == kl) for kl in (0.1, 3.0)}
+    best = {"kl_coef": max(returns, key=returns.get)}
     monkeypatch.setattr(study, "RESULTS", tmp_path)
     run = study.with_choices(Run(profile("smoke"), 0), method("oracle-dense"))
     assert run.tuned and run.profile.kl_coef == best["kl_coef"]
     plain = Run(profile("smoke"), 0)
     one, other = (identity.parameters(r, method("oracle-dense")) for r in (run, plain))
     assert not identity.same(one, other) and "kl_coef" not in identity.settings(one)["profile"]
+
+
+def test_settings_are_chosen_by_the_held_out_proxy_over_seeds_and_twice_made_trials_count_once(tmp_path, monkeypatch):
+    """One lucky seed, a duplicate, or the truth in place of the proxy would choose another setting."""
+    monkeypatch.setattr(tuning, "POLICIES", {"ppo": {"kl_coef": (0.1, 0.3, 1.0), "actor_learning_rate": (3e-4, 1e-3)}})
+    monkeypatch.setattr(tuning, "SEEDS", (1, 2))
+    for changes in tuning.settings(tuning.POLICIES["ppo"]):
+        for seed in (1, 1, 2):
+            middle = changes == {"kl_coef": 0.3, "actor_learning_rate": 3e-4}
+            lucky = seed == 1 and changes == {"kl_coef": 1.0, "actor_learning_rate": 1e-3}
+            row = {"kind": "policy trial", "method": "bandit", "changes": changes, "seed": seed}
+            row |= {"params": {"method": {"trainer": "ppo"}}, "true_return": changes["kl_coef"]}
+            write_record(tmp_path / "tuning.jsonl", row | {"heldout_proxy": 2.0 * middle + 3.0 * lucky})
+    tuning.choose(tmp_path)
+    made = load_json(tmp_path / "choices.json")
+    assert made["choices"] == {"bandit": {"kl_coef": 0.3, "actor_learning_rate": 3e-4}}
+    assert made["by_truth"]["bandit"]["kl_coef"] == 1.0 and made["edges"] == {"bandit": ["actor_learning_rate"]}
 
 
 def test_no_group_of_methods_hides_a_method():

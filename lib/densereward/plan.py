@@ -52,7 +52,7 @@ def plan(runs: list[tuple]) -> dict[str, Task]:
             needs = (add(Task(f"preferences, seed {run.seed}", "preferences", row.name, run.seed, needs)),)
         learned = [r for r in (row, masking.row_of(row)) if r and r.scorer in LEARNED and not run.committed]
         shared, needs = needs, () if learned else needs
-        if run.profile.heldout_proxy and run.testbed and row.trainer not in ("none", "dpo", "kto", "figa"):
+        if run.profile.heldout_proxy and run.testbed:
             before = needs[:0] if run.committed or run.model else (add(Task("sft", "sft", row.name, run.seed)),)
             pairs = add(Task(f"preferences, seed {run.seed + 1}", "preferences", "bandit", run.seed + 1, before))
             needs += (

@@ -1,4 +1,4 @@
-"""Equal trials: the same grids for every method, on validation data of a seed that no result uses.
+"""Equal trials: the same grids for every method, on validation data of seeds that no result uses.
 
     python -m densereward.tuning reward-models --profile cpu
     python -m densereward.tuning policies --profile cpu --methods bandit,token,segment
@@ -7,9 +7,10 @@ Reward models: learning rate and score scale, scored by label accuracy on valida
 granularities: the one with the best mean over them, so that none is favoured. The choice stands in `profiles.py`.
 
 Policies: learning rate and KL coefficient (DPO: learning rate and beta; FIGA: learning rate, as many values; in rounds,
-their own), scored by the true return of sampled answers to validation prompts, each method for itself. The choices
-stand in data/results/<profile>/choices.json, and `study --tuned` uses them. Choosing by the truth gives every method
-its best, which no proxy would show; test prompts are not touched.
+their own), over three seeds, each method for itself. A setting is chosen as one would without the truth: by the mean
+score that the held-out proxy (`winning.py`) gives to sampled answers to validation prompts. What the truth would have
+chosen stands beside it, and which choices lie on the edge of their grid, where a wider one might choose otherwise. The
+choices stand in data/results/<profile>/choices.json, and `study --tuned` uses them; test prompts are not touched.
 
 Both append to data/results/<profile>/tuning.jsonl and skip what is there.
 """
@@ -20,6 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 
@@ -29,20 +31,20 @@ from densereward.identity import same_method
 from densereward.methods import CORE, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
-from densereward.records import provenance, read_records, write_record
+from densereward.records import canonical, provenance, read_records, write_record
 from densereward.stages import save_json
 
-SEED = 1000
+SEEDS = (1000, 1001, 1002)  # reward models: the first
 GRANULARITIES = "bandit,token,segment"
 REWARD_MODELS = {"rm_learning_rate": (5e-4, 1e-3, 2e-3), "rm_scale": (4.0, 16.0, 64.0)}
 PAIRS = 8_000  # trials of reward models are shorter than the study's runs
-_SAMPLING = {"kl_coef": (0.1, 0.5, 2.0), "actor_learning_rate": (1e-4, 3e-4)}
+_SAMPLING = {"kl_coef": (0.02, 0.05, 0.15, 0.5), "actor_learning_rate": (2.5e-4, 5e-4, 1e-3)}
 POLICIES = {
     **dict.fromkeys(("ppo", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax"), _SAMPLING),
-    **dict.fromkeys(("dpo", "kto"), {"dpo_beta": (0.05, 0.2, 0.8), "dpo_learning_rate": (1e-4, 3e-4)}),
-    "online-dpo": {"online_dpo_beta": (0.1, 0.5, 2.0), "online_learning_rate": (1e-4, 3e-4)},
-    "rs": {"kl_coef": (0.1, 0.5, 2.0), "online_learning_rate": (1e-4, 3e-4)},
-    "figa": {"dpo_learning_rate": (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4)},
+    **dict.fromkeys(("dpo", "kto"), {"dpo_beta": (0.02, 0.05, 0.2, 0.8), "dpo_learning_rate": (3e-5, 1e-4, 3e-4)}),
+    "online-dpo": {"online_dpo_beta": (0.1, 0.3, 1.0, 3.0), "online_learning_rate": (5e-5, 1e-4, 3e-4)},
+    "rs": {"kl_coef": (0.02, 0.1, 0.5, 2.0), "online_learning_rate": (5e-5, 1e-4, 3e-4)},
+    "figa": {"dpo_learning_rate": tuple(float(f"{x:.1e}") for x in np.geomspace(1e-6, 1e-3, 12))},
 }
 
 app = typer.Typer(pretty_exceptions_show_locals=False)
@@ -57,20 +59,19 @@ def settings(grid: dict) -> list[dict]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def trial(kind: str, row: Method, changes: dict, p, folder: Path, measured) -> None:
+def trial(kind: str, row: Method, changes: dict, run: Run, folder: Path, measured) -> None:
     """Append one trial to `folder`/tuning.jsonl unless it is there: `measured(run)` gives its numbers."""
     torch.set_num_threads(1)
     path, started = folder / "tuning.jsonl", time.perf_counter()
-    wanted = (f"{kind} trial", row.name, changes)
+    wanted = (f"{kind} trial", row.name, changes, run.seed)
     records = read_records(path) if path.exists() else []
-    alike = (r for r in records if (r["kind"], r["method"], r["changes"]) == wanted)
+    alike = (r for r in records if (r["kind"], r["method"], r["changes"], r["seed"]) == wanted)
     if any(same_method(r["params"]["method"], asdict(row)) for r in alike):
         return
     named = {"kind": wanted[0], "method": row.name, "changes": changes, "params": {"method": asdict(row)}}
-    found = measured(p)
-    write_record(
-        path, named | found | {"seed": SEED, "profile": p.name, "provenance": provenance(SEED, "cpu", started)}
-    )
+    found = measured(run)
+    origin = provenance(run.seed, "cpu", started)
+    write_record(path, named | found | {"seed": run.seed, "profile": run.profile.name, "provenance": origin})
     print(row.name, changes, {name: value for name, value in found.items() if not isinstance(value, list)}, flush=True)
 
 
@@ -84,8 +85,7 @@ def reward_models(
     base = replace(profile_row(profile), committed_models=None)
     for row, changes in trials[first::step]:
 
-        def measured(p, row=row) -> dict:
-            run = Run(p, SEED, root=runs)
+        def measured(run, row=row) -> dict:
             sft = pipeline.sft_model(run)
             metrics = pipeline.scorer(run, row, sft, pipeline.preferences(run, sft))[1]
             return {"accuracy": metrics["accuracy_validation"]} | {
@@ -93,7 +93,7 @@ def reward_models(
             }
 
         p = replace(base, pairs=min(PAIRS, base.pairs), **changes)
-        trial("reward model", row, changes, p, out or study.RESULTS / profile, measured)
+        trial("reward model", row, changes, Run(p, SEEDS[0], root=runs), out or study.RESULTS / profile, measured)
 
 
 @app.command()
@@ -108,30 +108,41 @@ def policies(
     first, step = map(int, part.split("/"))
     rows = [row for row in map(method, methods.split(",")) if row.trainer != "none"]
     folder, base = out or study.RESULTS / profile, profile_row(profile)
-    trials = [(row, changes) for row in rows for changes in settings(POLICIES[row.trainer])]
-    for row, changes in trials[first::step]:
+    trials = [(row, seed, changes) for row in rows for seed in SEEDS for changes in settings(POLICIES[row.trainer])]
+    for row, seed, changes in trials[first::step]:
 
-        def measured(p, row=row) -> dict:
-            run = Run(p, SEED, root=runs)
+        def measured(run, row=row) -> dict:
             sft, trained, _ = study.trained(run, row)
             final = measure.evaluate(run, sft, trained.path / "policy", split="validation")
-            return {name: final[name] for name in ("true_return", "kl", "length", "repetition")}
+            return {name: final.get(name) for name in ("heldout_proxy", "true_return", "kl", "length", "repetition")}
 
-        trial("policy", row, changes, replace(base, **changes), folder, measured)
+        trial("policy", row, changes, Run(replace(base, **changes), seed, root=runs), folder, measured)
     choose(folder)
 
 
 def choose(folder: Path) -> None:
-    """Write `choices.json` beside the trials: for each method with all its trials, the setting of the highest true
-    return."""
-    found = [r for r in read_records(folder / "tuning.jsonl") if r["kind"] == "policy trial"]
-    trials = {name: [r for r in found if r["method"] == name] for name in sorted({r["method"] for r in found})}
-    whole = {
-        m: rs for m, rs in trials.items() if len(rs) == len(settings(POLICIES[rs[0]["params"]["method"]["trainer"]]))
-    }
-    choices = {m: max(rs, key=lambda r: r["true_return"])["changes"] for m, rs in whole.items()}
+    """Write `choices.json` beside the trials: for each method with all its trials, the setting with the highest mean
+    score of the held-out proxy over seeds (`choices`), that with the highest mean true return (`by_truth`), and which
+    fields of its choice are the least or the largest of its grid (`edges`). A trial that was made twice counts once; a
+    profile without a held-out proxy (smoke) chooses by the truth."""
+    found: dict[str, dict[str, dict[int, dict]]] = {}
+    for r in read_records(folder / "tuning.jsonl"):
+        if r["kind"] == "policy trial":
+            found.setdefault(r["method"], {}).setdefault(canonical(r["changes"]), {})[r["seed"]] = r
+    made: dict[str, dict] = {"choices": {}, "by_truth": {}, "edges": {}}
+    for method_name, by_setting in sorted(found.items()):
+        grid = POLICIES[next(iter(next(iter(by_setting.values())).values()))["params"]["method"]["trainer"]]
+        wanted = [by_setting.get(canonical(changes), {}) for changes in settings(grid)]
+        if any(set(trials) < set(SEEDS) for trials in wanted):
+            continue
+        for name, metric in (("choices", "heldout_proxy"), ("by_truth", "true_return")):
+            known = metric if all(r.get(metric) is not None for t in wanted for r in t.values()) else "true_return"
+            means = [np.mean([trials[seed][known] for seed in SEEDS]) for trials in wanted]
+            made[name][method_name] = settings(grid)[int(np.argmax(means))]
+        chosen = made["choices"][method_name]
+        made["edges"][method_name] = [x for x, values in grid.items() if chosen[x] in (min(values), max(values))]
     grids = {name: {field: list(values) for field, values in grid.items()} for name, grid in POLICIES.items()}
-    save_json(folder / "choices.json", {"choices": choices, "seed": SEED, "grids": grids})
+    save_json(folder / "choices.json", made | {"seeds": list(SEEDS), "grids": grids})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from densereward import dense, pipeline, policy, sampling, tokens
+from densereward import dense, pipeline, policy, sampling, tokens, winning
 from densereward.evaluation import credit, signals
 from densereward.methods import Method
 from densereward.models import load_causal_lm
@@ -20,9 +20,9 @@ from densereward.testbed import build, monte_carlo, oracle, truth
 
 def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str = "test") -> dict:
     """Samples one answer per evaluation prompt of the split: length (tokens), KL to the SFT model (nats per response,
-    from the samples), and on the testbed the oracle's means, over ordinary and held-out combinations together and
-    apart, and what perfect answers would be worth (`perfect`). `answers` has length and true return of each, in the
-    order of the prompts. Random: `run.seed`."""
+    from the samples), the score of the held-out proxy where there is one, and on the testbed the oracle's means, over
+    ordinary and held-out combinations together and apart, and what perfect answers would be worth (`perfect`).
+    `answers` has length and true return of each, in the order of the prompts. Random: `run.seed`."""
     p = run.profile
     model, tokenizer = load_causal_lm(folder_of_policy)
     reference = to_device(load_causal_lm(folder_of_sft)[0]).eval()
@@ -48,6 +48,9 @@ def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str =
         {"prompt": c[-1]["content"], "response": truth.text_of(tokenizer, a)}
         for c, a in zip(conversations, answers, strict=True)
     ]
+    if folder := winning.heldout_scorer(run, folder_of_sft):
+        proxy = winning.heldout_proxy(folder, tokenizer)
+        result["heldout_proxy"] = float(np.mean(proxy(prompts=conversations, completion_ids=answers)))
     if run.testbed:
         rows = [oracle.summary(s["prompt"], s["response"]) for s in samples]
         held = np.array([monte_carlo.is_held_out(s["prompt"]) for s in samples])
