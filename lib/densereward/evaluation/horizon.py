@@ -36,7 +36,10 @@ LENGTHS = (  # tokens per word and less: about 32, 50, 100, 144 tokens per answe
     {"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360},
     {"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520},
 )
-FEW = {"credit_responses": 12}  # Monte Carlo values of a longer answer cost with the square of its length, and more
+FEW = {  # Monte Carlo values of a longer answer cost with the square of its length, and more; a proxy another scorer
+    "credit_responses": 12,
+    "heldout_proxy": False,
+}
 SPANS = (  # about 32, 64, 95, 200 tokens; the last also cuts words into pieces. Two kinds are never asked for at once
     {},
     {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 256, **FEW},
@@ -77,7 +80,7 @@ class Cell:
 def cells(profile: str) -> list[Cell]:
     """Every cell of the four sweeps at a profile. A length stands by its number, as its tokens are measured."""
     full = profile_row(profile).pairs
-    of_length = ("sft", *LEARNED, "oracle-sequence", "oracle-dense")
+    of_length = ("sft", *LEARNED, "oracle-sequence", "oracle-dense", "oracle-dense-even")
     lengths = [Cell(sweep, i, of_length, x) for sweep, found in OF_LENGTH.items() for i, x in enumerate(found)]
     pairs = [Cell("pairs", n, LEARNED, {"pairs": n} if n != full else {}) for n in sorted({*PAIRS, full})]
     return lengths + pairs + [Cell("error", error, (name,)) for name, error in ERRORS.items()]
