@@ -16,6 +16,7 @@ from densereward.methods import BASELINES, METHODS, method
 from densereward.models import build_tokenizer, scorer_from, tiny_llama
 from densereward.pipeline import Run
 from densereward.profiles import profile
+from densereward.sampling import Decoding
 from densereward.stages import save_json
 from densereward.tokens import pad_batch
 from densereward.training import figa, group
@@ -117,7 +118,7 @@ def test_watching_trls_trainers_changes_nothing_that_they_learn(tmp_path, folder
 
     watched = trainer(kind, tmp_path / "a", load(folder), metrics=[length], **shape)
     watched.train()
-    bare = plain(
+    bare = type(plain.__name__, (Decoding, plain), {})(  # the same samples, and nothing else of ours
         load(folder),
         reward_funcs=[even],
         args=config(**common(tmp_path / "b", **shape), num_generations=4, beta=0.05, lr_scheduler_type="constant"),

@@ -205,7 +205,8 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
         inputs = super()._prepare_inputs(generation_batch)
         if not self.model.training or self._buffered_inputs is before:
             return inputs
-        self._buffered_inputs = by_length(self._buffered_inputs, self.args.gradient_accumulation_steps)
+        even = self.args.loss_type != "dapo"  # the others are means over the rows of a micro-batch
+        self._buffered_inputs = by_length(self._buffered_inputs, self.args.gradient_accumulation_steps, even)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _mean(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
