@@ -532,7 +532,7 @@ def test_answers_to_a_prompt_must_fit_a_rollout_batch(tmp_path):
 
 
 def test_a_masked_run_waits_for_both_scorers_once_each():
-    run = Run(profile("cpu"), 1)
+    run = Run(profile("cpu", heldout_proxy=False), 1)
     tasks = plan.plan([(METHODS[name], run) for name in ("appo", "appo-dense", "dpo-masked", "bandit", "token")])
     scorers = {name for name, task in tasks.items() if task.kind == "scorer"}
     assert len(scorers) == 2 and set(tasks["appo, seed 1"].needs) == scorers
