@@ -21,9 +21,29 @@ TUNED = (
     "online_dpo_beta",
     "online_learning_rate",
 )  # what `tuning.py` may choose for a method
-# Until the chapters are redone: the settings that records of version 0.1 were made with, where profile cpu has others
-# now, and the folder below data/results in which these records lie.
-OF_0_1 = {"sft_epochs": 3.0, "sft_learning_rate": 3e-3}
+# Until the chapters are redone: the settings that records of version 0.1 were made with (sizes are still the same), and
+# the folder below data/results in which these records lie.
+OF_0_1 = {
+    "sft_epochs": 3.0,
+    "sft_learning_rate": 3e-3,
+    "rm_learning_rate": 1e-3,
+    "rm_scale": 16.0,
+    "rounds": 32,
+    "rollouts": 64,
+    "minibatches": 2,
+    "ppo_epochs": 2,
+    "lam": 1.0,
+    "kl_coef": 0.1,
+    "actor_learning_rate": 3e-4,
+    "critic_learning_rate": 1e-3,
+    "critic_warmup": 4,
+    "critic_warmup_level": 1.0,
+    "dpo_beta": 0.1,
+    "dpo_learning_rate": 3e-4,
+    "online_dpo_beta": 0.5,
+    "online_learning_rate": 1e-4,
+    "heldout_proxy": False,
+}
 RESULTS_0_1 = "cpu-0.1"
 
 
