@@ -71,9 +71,10 @@ def test_the_lines_for_what_is_missing_parse_and_make_exactly_that(sweep):
 @pytest.mark.parametrize("sweep", horizon.OF_LENGTH)
 def test_committed_runs_of_the_comparison_are_the_first_cell(sweep):
     """What the study has measured already is not asked for again."""
-    records = read_records(ROOT / "data" / "results" / "cpu" / "runs.jsonl")
+    records = read_records(ROOT / "data" / "results" / "cpu-0.1" / "runs.jsonl")
     first = next(c for c in horizon.cells("cpu") if c.sweep == sweep)
-    assert horizon.missing(records, first, "cpu") == ()
+    assert set(horizon.missing(records, first, "cpu")) <= {"oracle-dense-even"}, "a row younger than these records"
+    assert "make" not in horizon.to_do(records, sweep, "cpu"), "a run of today beside those of version 0.1"
     frame = horizon.values(records, sweep, "cpu")
     sft = [r["final"]["length"] for r in horizon.found(records, first, "cpu") if r["method"] == "sft"]
     assert frame["at"].min() == pytest.approx(np.mean(sft), abs=0.06)

@@ -35,7 +35,8 @@ def tree(tmp_path_factory):
     made_at = {"commit": "c0ffee", "device": "cpu", "tokens": 9, "peak_rss_mib": 1.0}
     for record in records(("sft", "bandit", "segment"), seeds=(0, 1)):
         record["provenance"] |= made_at
-        write_record(root / "data" / "results" / "cpu" / "runs.jsonl", record)
+        for folder in ("cpu", "cpu-0.1"):
+            write_record(root / "data" / "results" / folder / "runs.jsonl", record)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root / "lib"))
         yield root
@@ -51,7 +52,7 @@ def real_text(tree):
 
 @pytest.fixture(scope="module")
 def comparison(tree):
-    return executed(tree, "comparison", profile="smoke")
+    return executed(tree, "comparison", profile="smoke", results="cpu")
 
 
 def executed(tree, name: str, **asked):
@@ -209,3 +210,17 @@ def test_parameters_reach_the_run(capsys):
 def test_a_folder_of_results_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="results 'nowhere' is no folder below data/results"):
         parameters.results(namespace("comparison", results="nowhere"))
+
+
+@pytest.mark.parametrize("folder", ["cpu", "cpu-0.1"])
+def test_records_of_the_unfair_instrument_say_so_wherever_they_are_drawn(folder, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(parameters, "ROOT", tmp_path)
+    monkeypatch.setattr(parameters.show, "banner", said.append)
+    monkeypatch.setattr(parameters.show, "note", said.append)
+    write_record(tmp_path / "data" / "results" / folder / "runs.jsonl", records(("bandit",))[0])
+    parameters.results(namespace("comparison", results=folder))
+    assert any("version 0.1" in text for text in said) == (folder == "cpu-0.1")
+    assert any("(../book/what_we_got_wrong.md)" in text for text in said) == (folder == "cpu-0.1")
+    parameters.results(namespace("comparison", results="", profile="gpu"))
+    assert "No records of" in said[-1], "a profile that has not been run yet stops a notebook"

@@ -10,8 +10,11 @@ from scipy import stats
 
 from densereward.evaluation import controlled, summary, tables
 from densereward.evaluation.stats import mean_interval, paired_contrast
+from densereward.identity import RESULTS_0_1, of_0_1
 from densereward.methods import METHODS
+from densereward.notebooks import ROOT
 from densereward.published import load_published
+from densereward.records import read_records
 from test_figures import record, records
 
 ROWS, MAIN, LENGTH = (found["segment-ppo"] for found in (tables.ROWS, tables.MAIN, tables.LENGTH))
@@ -299,3 +302,12 @@ def test_a_contrast_that_the_table_cannot_give_is_refused(runs):
     for table, against, name in ((4, "bandit", tables.RETURN), (3, "segment", "final.length")):
         with pytest.raises(ValueError, match=f"table {table} has no row of '{against}', or no printed column"):
             tables.contrasts(runs, table, against, name)
+
+
+def test_records_of_version_0_1_stand_under_the_names_that_their_rows_had():
+    """Rows have changed since; chapters that interpret the old records must draw as many runs as version 0.1 drew."""
+    old = [r for r in read_records(ROOT / "data" / "results" / RESULTS_0_1 / "runs.jsonl") if r["kind"] == "run"]
+    assert all(of_0_1(r["params"]) for r in old) and not of_0_1(record("bandit", 0)["params"])
+    assert [len(tables.alike(old)), len(tables.alike(old, tuned=True)), len(summary.study(old))] == [188, 51, 39]
+    counts = {len([r for r in tables.alike(old) if r["method"] == name]) for name in ("appo", "oracle-dense", "tlcr")}
+    assert counts == {3}, "rows whose mask, payment and scale are others now"

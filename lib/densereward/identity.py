@@ -21,6 +21,30 @@ TUNED = (
     "online_dpo_beta",
     "online_learning_rate",
 )  # what `tuning.py` may choose for a method
+# Until the chapters are redone: the settings that records of version 0.1 were made with (sizes are still the same), and
+# the folder below data/results in which these records lie.
+OF_0_1 = {
+    "sft_epochs": 3.0,
+    "sft_learning_rate": 3e-3,
+    "rm_learning_rate": 1e-3,
+    "rm_scale": 16.0,
+    "rounds": 32,
+    "rollouts": 64,
+    "minibatches": 2,
+    "ppo_epochs": 2,
+    "lam": 1.0,
+    "kl_coef": 0.1,
+    "actor_learning_rate": 3e-4,
+    "critic_learning_rate": 1e-3,
+    "critic_warmup": 4,
+    "critic_warmup_level": 1.0,
+    "dpo_beta": 0.1,
+    "dpo_learning_rate": 3e-4,
+    "online_dpo_beta": 0.5,
+    "online_learning_rate": 1e-4,
+    "heldout_proxy": False,
+}
+RESULTS_0_1 = "cpu-0.1"
 
 
 def parameters(run, row: Method) -> dict:
@@ -60,8 +84,31 @@ def same_method(one: dict, other: dict) -> bool:
 def as_listed(params: dict) -> bool:
     """Whether the run's method is the row of that name in `methods.py`; a name that it lacks is a reader's own."""
     row = METHODS.get(params["method"]["name"])
-    mine = completed(params)["method"]
-    return row is None or canonical(mine) == canonical({n: v for n, v in asdict(row).items() if n in mine})
+    return row is None or same_method(params["method"], listed(row, params))
+
+
+def listed(row: Method, params: dict) -> dict:
+    """The row as it was when a record with these parameters was made."""
+    return _row_then(asdict(row)) if of_0_1(params) else asdict(row)
+
+
+def of_0_1(params: dict) -> bool:
+    """Whether a record is of version 0.1: its world did not yet say how often dialogues for fine-tuning repeat."""
+    return "sft_repeats" not in params["profile"]["world"]
+
+
+def then(params: dict) -> dict:
+    """`parameters` of a run as version 0.1 had them."""
+    world = params["profile"]["world"] | {"sft_repeats": 0.5}
+    return params | {"method": _row_then(params["method"]), "profile": params["profile"] | OF_0_1 | {"world": world}}
+
+
+def _row_then(row: dict) -> dict:
+    """A row as version 0.1 had it: no scale, no evaluator's score, no pay where it is decided, no mask by the round."""
+    row = row | {"scale": "none", "scores": "head"}
+    row["interpolation"] = "even" if row["interpolation"] == "decided" else row["interpolation"]
+    kept = {name: x for name, x in (row["mask"] or {}).items() if x not in ("round", "group")}
+    return row | {"mask": kept or None}
 
 
 def _method(row: dict) -> dict:

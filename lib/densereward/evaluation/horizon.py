@@ -21,7 +21,7 @@ import pandas as pd
 from densereward import models, tokens
 from densereward.evaluation import summary
 from densereward.evaluation.stats import mean_interval
-from densereward.identity import parameters, same
+from densereward.identity import of_0_1, parameters, same, then
 from densereward.methods import METHODS
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
@@ -90,8 +90,9 @@ def found(records: list[dict], cell: Cell, profile: str) -> list[dict]:
     """The records of a cell, the newest of each method and seed."""
     p, kept = profile_row(profile, **cell.changes), []
     wanted = {name: parameters(Run(p), METHODS[name]) for name in cell.methods}
-    for r in records:
-        if r["kind"] == "run" and r["method"] in wanted and same(r["params"], wanted[r["method"]]):
+    before = {name: then(params) for name, params in wanted.items()}
+    for r in (r for r in records if r["kind"] == "run" and r["method"] in wanted):
+        if same(r["params"], (before if of_0_1(r["params"]) else wanted)[r["method"]]):
             kept.append(r)
     return latest(kept, ("method", "seed"))
 
@@ -123,8 +124,10 @@ def commands(records: list[dict], sweep: str, profile: str) -> list[str]:
 
 
 def to_do(records: list[dict], sweep: str, profile: str) -> str:
-    """Markdown: the lines that make what a sweep lacks; empty where it lacks nothing."""
+    """Markdown: the lines that make what a sweep lacks; empty where it lacks nothing. Version 0.1 gets no more."""
     lines = "\n".join(commands(records, sweep, profile))
+    if lines and any(of_0_1(r["params"]) for r in records if r["kind"] == "run"):
+        return "*Not all of this was measured with version 0.1.*"
     return f"Not all of this is measured. What is missing is made by:\n\n```bash\n{lines}\n```" if lines else ""
 
 

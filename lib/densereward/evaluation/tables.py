@@ -5,8 +5,6 @@ Their numbers are a judge's and ours are true returns, of other models: only ord
 dashes. `paper` is segment-ppo unless given. Left out: corrections for many comparisons.
 """
 
-from dataclasses import asdict
-
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -15,7 +13,7 @@ from densereward import effort
 from densereward.evaluation import controlled, summary
 from densereward.evaluation.controlled import KL
 from densereward.evaluation.published_rows import FIGURE_3, LENGTH, MAIN, ROWS, printed
-from densereward.identity import same_method, settings
+from densereward.identity import listed, same_method, settings
 from densereward.methods import METHODS
 from densereward.records import canonical, latest
 from densereward.seeding import rng
@@ -52,7 +50,7 @@ def _as_listed(record: dict) -> bool:
     if row is None:
         return False
     told = {"trainer": row.trainer} | record["params"]["method"]  # the first records name none, of "sft" neither
-    return same_method(told, asdict(row))
+    return same_method(told, listed(row, record["params"]))
 
 
 def _settings(record: dict) -> str:
