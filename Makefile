@@ -35,7 +35,7 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,figa,tlcr,appo,online-dpo,adpo,rs,ars
 ALL_SEEDS = $(or $(SEEDS),0,1,2)
 STUDY = .venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
-WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense
+WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense,oracle-dense-even
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m densereward.tuning reward-models --profile $(or $(PROFILE),cpu)
@@ -46,9 +46,9 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 400, "max_completion_length": 192}'
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360}'
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 256, "credit_responses": 12}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 384, "credit_responses": 12}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 6, "parts": 4}, "vocab_size": 350, "max_prompt_length": 80, "max_completion_length": 640, "credit_responses": 12}'
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 256, "credit_responses": 12, "heldout_proxy": false}'
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 384, "credit_responses": 12, "heldout_proxy": false}'
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 6, "parts": 4}, "vocab_size": 350, "max_prompt_length": 80, "max_completion_length": 640, "credit_responses": 12, "heldout_proxy": false}'
 	for change in '{"lam": 0.95}' '{"critic_warmup": 0}' '{"lam": 0.95, "critic_warmup": 0}'; do $(STUDY) --methods bandit,segment --seeds 0 --change "$$change"; done
 	$(STUDY) --methods bandit,segment,oracle-sequence,oracle-dense --seeds 0 --change '{"world": {"returns": "whole"}}'
 	$(STUDY) --methods sft,bandit,sentence,token,segment --seeds 0 --change '{"width": 64}'

@@ -88,7 +88,7 @@ def test_matched_noise_spreads_the_same_draw(root):
     names = ("oracle-dense-noisy", "oracle-sequence-noisy")
     dense, sequence = (oracle_rewards(name) for name in names)
     assert torch.allclose(dense.sum(1), sequence.sum(1), atol=1e-5)
-    assert ((sequence != 0).sum(1) == 1).all() and ((dense != 0).sum(1) > 1).all()
+    assert ((sequence != 0).sum(1) == 1).all() and (dense != 0).sum(1).tolist() == [4, 1]  # a number per span
     assert torch.allclose(oracle_rewards("oracle-dense").sum(1) * 2.5, torch.tensor([1.0, 1.0]), atol=1e-5)
     whole = oracle_rewards("oracle-dense", "whole").sum(1) * 2.5  # no sum of credits: the rest is paid at the end
     truly = torch.tensor([oracle.true_return("list three fruits.", t, "whole") for t in texts])

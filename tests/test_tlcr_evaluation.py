@@ -261,7 +261,7 @@ def test_spent_keeps_rows_without_records():
     tlcr, figa = frame.loc[METHODS["tlcr"].label], frame.loc["FIGA"]
     assert tlcr["revisions (answers)"] == "27,000" and tlcr["sampled in training (tokens)"] == "1,001"
     assert "[" in tlcr["KL (nats per response)"] and figa.isna().all()
-    assert frame["updates of the policy"].tolist()[:2] == ["0", "112"], "28 of 32 rounds, 4 updates each"
+    assert frame["updates of the policy"].tolist()[:2] == ["0", "224"], "56 of 64 rounds, 4 updates each"
 
 
 def test_updates_are_those_of_each_kind_of_trainer():
@@ -270,8 +270,10 @@ def test_updates_are_those_of_each_kind_of_trainer():
     def updates(method, **more):
         return effort.updates({"method": method, "params": {"profile": p}} | more)
 
-    assert updates("sft") == 0 and updates("bandit") == updates("appo") == (32 - 4) * 4
-    assert updates("rloo") == updates("ars") == updates("tlcr-grpo") == 32 * 4
+    assert updates("sft") == 0 and updates("bandit") == updates("appo") == (64 - 8) * 4
+    soon = [{"warm": i > 2} for i in range(64)]  # a critic that explained enough after three rounds
+    assert updates("bandit", curves=soon) == (64 - 3) * 4
+    assert updates("rloo") == updates("ars") == updates("tlcr-grpo") == 64 * 4
     assert updates("dpo") == updates("kto-masked") == 28_000 // 16
     assert updates("figa", used={"revisions": 24_000}) == 1_500
 
