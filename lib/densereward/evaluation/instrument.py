@@ -27,7 +27,7 @@ from densereward.testbed import truth
 
 HEADLINE = ("bandit", "sentence", "token", "segment", "bandit-as-segment", "segment-as-bandit", "random", "tlcr")
 HEADLINE += ("oracle-sequence", "oracle-dense-even", "oracle-dense")
-LONGER = ("bandit", "token", "segment", "oracle-sequence", "oracle-dense-even", "oracle-dense")  # rows of longer answers
+LONGER = ("bandit", "token", "segment", "oracle-sequence", "oracle-dense-even", "oracle-dense")
 ENDS = {"sentence": "sentence-end", "random": "random-end", "segment": "interpolation-none"}  # paid at segments' ends
 CUT = ("bandit", "sentence", "random", "token", *(f"ngram-{n}" for n in (2, 5, 10, 20)))  # rows whose cuts are measured
 CUT += ("cutoff-1.5", "segment", "cutoff-2", "cutoff-2.25", "oracle-dense-even")
@@ -76,7 +76,7 @@ def sentences(now: list[dict]) -> dict[str, str]:
     return {
         key: f"{line.row} less {line.less}, {line.metric}: {NONE}."
         if line.verdict == "no record"
-        else f"{line.row} less {line.less}, {line.metric}: {text} over {line.seeds} seeds; the control {line.verdict}."
+        else f"{line.row} less {line.less}, {line.metric}: {text}, {line.seeds} seeds. Control: {line.verdict}."
         for key, line, text in lines
     }
 
@@ -221,7 +221,9 @@ def by_parts(now: list[dict], before: list[dict], parts=(1, 2, 3)) -> pd.DataFra
 
 def repetitions(records: list[dict], names=("sft", "oracle-dense-even", "oracle-dense")) -> str:
     """How often answers repeat themselves, before and after training on the truth, as a sentence."""
-    found = summary.intervals(summary.values([r for r in records if r["method"] in names], "final.repetition"), ["method"])
+    found = summary.intervals(
+        summary.values([r for r in records if r["method"] in names], "final.repetition"), ["method"]
+    )
     if found.empty:
         return f"Repetitions per answer: {NONE}."
     said = [f"{summary.label(r.method)} {summary.interval_text(r.mean, r.low, r.high)}" for r in found.itertuples()]
