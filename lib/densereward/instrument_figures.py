@@ -1,4 +1,6 @@
-"""Figures of what was wrong with the instrument. As in `figures.py`, each returns a matplotlib figure and its numbers."""
+"""Figures of what was wrong with the instrument.
+
+As in `figures.py`, each returns a matplotlib figure and its numbers."""
 
 import pandas as pd
 from matplotlib.figure import Figure

@@ -1,9 +1,9 @@
 """What was wrong with the study's instrument, and whether it is mended, in numbers.
 
-`now` are records of the mended instrument, `before` those of version 0.1; both as `study.run_method` writes them. Version
-0.1 paid its per-span oracle by an even split, and sums of z-scores as they are: what it called "oracle-dense" is today's
-"oracle-dense-even" (`renamed`), and its learned rows are today's rows of `-literal`. Its fidelity read the mean advantage
-of a span's tokens, today's the advantage at the token that decides the span. Nothing here trains.
+`now` are records of the mended instrument, `before` those of version 0.1; both as `study.run_method` writes them.
+Version 0.1 paid its per-span oracle by an even split, and sums of z-scores as they are: what it called "oracle-dense"
+is today's "oracle-dense-even" (`renamed`), and its learned rows are today's rows of `-literal`. Its fidelity read the
+mean advantage of a span's tokens, today's the advantage at the token that decides the span. Nothing here trains.
 """
 
 from dataclasses import replace
@@ -101,9 +101,9 @@ def answers(run: Run, folder_of_sft: Path, n: int) -> tuple[dict, truth.Spans, o
 
 
 def shares(batch: dict, spans: truth.Spans, tokenizer, seed: int) -> pd.DataFrame:
-    """Of the credit of these answers, the share that each segmentation of `CUT` pays in time (`credit.causal_share`), by
-    each way to spread it (`HOW`); `items`, of items' credit alone, split evenly; `begins`, the share of credit that is
-    decided at the first token of a segment; `tokens` per segment. Random cuts come as often as `segment`'s, drawn
+    """Of the credit of these answers, the share that each segmentation of `CUT` pays in time (`credit.causal_share`),
+    by each way to spread it (`HOW`); `items`, of items' credit alone, split evenly; `begins`, the share of credit that
+    is decided at the first token of a segment; `tokens` per segment. Random cuts come as often as `segment`'s, drawn
     from `seed`."""
     item = [[float(s.item is not None) for s in parsed] for parsed in spans.parsed]
     items = spans.credits * torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in item], batch_first=True)
