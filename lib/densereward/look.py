@@ -23,6 +23,7 @@ STYLE = {  # method: colour, marker, line; a variant shares its colour with what
     "random": ("#CC79A7", "X", "-"),
     "oracle-sequence": ("#56B4E9", "^", "-"),
     "oracle-dense": ("#009E73", "v", "-"),
+    "oracle-dense-even": ("#009E73", "^", ":"),
     "oracle-sequence-noisy": ("#56B4E9", "<", "--"),
     "oracle-dense-noisy": ("#009E73", ">", "--"),
     "bandit-synthetic": ("#0072B2", "H", ":"),

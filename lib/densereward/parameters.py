@@ -97,19 +97,19 @@ def start(namespace: dict, trains: bool = True) -> Run:
     return run
 
 
-def results(namespace: dict) -> tuple[list[dict], str]:
-    """(records, where they lie) that the comparison's parameters ask for; says so where there are none yet. Raises
-    BadParameter for a folder that was asked for and does not exist."""
+def results(namespace: dict, which: str = "results", needed: bool = True) -> tuple[list[dict], str]:
+    """(records, where they lie) that the comparison's parameters ask for, the folder by the one called `which`; says so
+    where there are none yet. Raises BadParameter for a folder that was asked for and does not exist, if `needed`."""
     given = parameters(namespace)
     try:
         row = profile(given["profile"])
     except ValueError as error:
         raise BadParameter(str(error)) from None
-    name = given["results"] or row.committed_models or row.name
+    name = given[which] or row.committed_models or row.name
     path = next((p for p in (ROOT / "data" / "results" / name, Path(name).expanduser()) if p.exists()), None)
-    if path is None and given["results"]:
+    if path is None and given[which] and needed:
         raise BadParameter(
-            f"results {name!r} is no folder below data/results and no path; leave it empty for the profile's own"
+            f"{which} {name!r} is no folder below data/results and no path; leave it empty for the profile's own"
         )
     datasets = {given["dataset"]}  # as the study was given it; a record may name what is not on this machine
     if Path(given["dataset"]).expanduser().exists() or (ROOT / given["dataset"]).exists():

@@ -69,21 +69,25 @@ def order(methods) -> list[str]:
 
 
 def study(records: list[dict], tuned: bool = False) -> list[dict]:
-    """The runs of the comparison, at one setting for all methods or, `tuned`, at each method's own: of the groups that
-    share everything but method and seed (dataset, profile, model, contrast), the one with the most methods, then the
-    most runs; of each method and seed the newest record, of a method run in several variants only those equal to
-    its row in `methods.py`. All other runs are ablations, and so are the rows outside `methods.CORE` where there is any
-    within; a method of the reader's own belongs to the comparison."""
-    runs = [r for r in records if r["kind"] == "run" and completed(r["params"])["tuned"] == tuned]
+    """The runs of the comparison, at one setting for all methods or, `tuned`, at each method's own: `widest` of all
+    runs. All other runs are ablations, and so are the rows outside `methods.CORE` where there is any within; a method
+    of the reader's own belongs to the comparison."""
+    found = widest([r for r in records if r["kind"] == "run" and completed(r["params"])["tuned"] == tuned])
+    if tuned and found:  # a model that is not trained has nothing to tune
+        found += [r for r in study(records) if r["method"] in METHODS and METHODS[r["method"]].trainer == "none"]
+    return [r for r in found if r["method"] in CORE or r["method"] not in METHODS] or found
+
+
+def widest(runs: list[dict]) -> list[dict]:
+    """Of the groups of runs that share everything but method and seed (dataset, profile, model, contrast), the one with
+    the most methods, then the most runs; of each method and seed the newest record, of a method run in several variants
+    only those equal to its row in `methods.py`."""
     plain = {r["method"] for r in runs if as_listed(r["params"])}
     runs = [r for r in runs if r["method"] not in plain or as_listed(r["params"])]
     groups = [_group(r) for r in runs]
     methods = {group: {r["method"] for r, g in zip(runs, groups) if g == group} for group in groups}
     best = max(methods, key=lambda group: (len(methods[group]), Counter(groups)[group]), default=None)
-    found = latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
-    if tuned and found:  # a model that is not trained has nothing to tune
-        found += [r for r in study(records) if r["method"] in METHODS and METHODS[r["method"]].trainer == "none"]
-    return [r for r in found if r["method"] in CORE or r["method"] not in METHODS] or found
+    return latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
 
 
 def _group(record: dict) -> str:
