@@ -34,22 +34,34 @@ def main(
     methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py")] = "bandit,token,segment,tlcr",
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = pipeline.ROOT / "runs",
 ) -> None:
-    """Export the SFT model and the scorers of one seed (stages that exist are reused)."""
-    run = Run(profile_row(profile), seed, root=runs)
-    target = models_folder(profile)
-    shutil.rmtree(target, ignore_errors=True)
+    """Export the SFT model and the scorers of one seed (stages that exist are reused). What is there stays until all of
+    it is made anew."""
+    target, run = models_folder(profile), Run(profile_row(profile), seed, root=runs)
+    made, old = (target.with_name(f"{target.name}.{what}") for what in ("partial", "old"))
+    for folder in (made, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    write(run, methods.split(","), made)
+    if target.exists():
+        target.rename(old)
+    made.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write(run: Run, methods: list[str], target: Path) -> None:
+    """The SFT model and the scorers of `methods` in half precision, in the folder `target`. SystemExit for a scorer
+    that fails its gate."""
     folder_of_sft = pipeline.sft_model(run)
     model, tokenizer = load_causal_lm(folder_of_sft)
     model.half().save_pretrained(target / "sft")
     tokenizer.save_pretrained(target / "sft")
     prefs = pipeline.preferences(run, folder_of_sft)
-    for name in methods.split(","):
+    for name in methods:
         row = method(name)
         folder, metrics = revised.scorer(run, row, folder_of_sft, prefs)
         TokenScorer.from_pretrained(folder, dtype=torch.float32).half().save_pretrained(target / name)
         half = TokenScorer.from_pretrained(target / name, dtype=torch.float32)
         for split in ("validation", "test"):
-            rows = reward_model.with_segments(load_from_disk(prefs.path / split), row, tokenizer, seed)
+            rows = reward_model.with_segments(load_from_disk(prefs.path / split), row, tokenizer, run.seed)
             margins = reward_model.margins(half, rows, tokenizer.pad_token_id)
             metrics[f"accuracy_{split}"] = float(np.mean((np.sign(margins) + 1) / 2))
             if row.scorer == "discriminator":
@@ -61,7 +73,7 @@ def main(
         if reached < least:
             raise SystemExit(f"{name}: {told[0]} {reached:.3f} is below {told[1]} {least:.3f}: not exported")
         origin = load_json(folder / "manifest.json")["provenance"]
-        save_json(target / name / "metrics.json", {**metrics, "seed": seed, "provenance": origin})
+        save_json(target / name / "metrics.json", {**metrics, "seed": run.seed, "provenance": origin})
         print(name, json.dumps({k: v for k, v in metrics.items() if k.startswith("accuracy")}), flush=True)
     save_json(target / "sft" / "provenance.json", load_json(folder_of_sft / "manifest.json")["provenance"])
 
