@@ -44,7 +44,7 @@ class Profile:
     ppo_epochs: int = 2
     actor_learning_rate: float = 5e-4
     critic_learning_rate: float = 3e-3
-    kl_coef: float = 0.05
+    kl_coef: float = 0.1
     lam: float = 1.0  # of GAE; no paper gives it
     critic_warmup: int = 8  # rounds in which only the critic learns, at most
     critic_warmup_level: float = 1.0  # and no more once it explains this share of a fresh round's returns
