@@ -23,7 +23,7 @@ from densereward.evaluation.stats import (
 )
 from densereward.seeding import rng
 
-LEVEL = 1.5  # credit: two thirds of the way from the SFT model to where the best rows end
+LEVEL = 3.2  # credit: two thirds of the way from the SFT model to where the causal oracle ends
 
 
 def outcomes(record: dict, kl: float = KL, level: float = LEVEL) -> dict[str, float | int | None]:
