@@ -93,9 +93,10 @@ def test_a_control_that_fails_stands_first_and_version_01_beside_it():
     found = instrument.checks(now, old)
     assert len(found) == len(controls.CONTROLS)
     assert list(found.verdict) == sorted(found.verdict, key=instrument.VERDICTS.index)
-    returns = found[(found.metric == "return") & (found.row == "Oracle, per span")].set_index("less")
-    assert returns.loc["Oracle, span's even split", "verdict"] == "fails"
-    assert returns.loc["Oracle, sequence", ["verdict", "version 0.1"]].tolist() == ["holds", "-0.25"]
+    found = found.set_index("control")
+    assert found.loc["return: Oracle, per span above Oracle, span's even split", "verdict"] == "fails"
+    above = found.loc["return: Oracle, per span above Oracle, sequence"]
+    assert above[["verdict", "version 0.1"]].tolist() == ["holds", "-0.25"]
 
 
 def test_every_control_has_a_sentence_with_or_without_records():

@@ -73,6 +73,7 @@ def table(frame: pd.DataFrame, digits: int = 2, key: str | None = None) -> None:
     if frame.empty:
         return
     frame = frame.rename(columns=lambda name: str(name).replace("_", " "))
+    frame = frame.where(frame.notna(), float("nan"))  # a column of None alone would be printed as such
     page = frame.to_html(index=False, float_format=f"{{:.{digits}f}}".format, na_rep="-", border=1, justify="left")
     _put({"text/html": page, "text/plain": frame.to_string(index=False)}, key)
 

@@ -63,9 +63,10 @@ def checks(now: list[dict], before: list[dict]) -> pd.DataFrame:
     """`controls.tested`, those that fail first, with the difference that the rows of the same names had in version
     0.1, whose "oracle-dense" is its even split."""
     found, old = controls.tested(now), controls.tested(before)
-    found = found.assign(difference=_texts(found), before=_texts(old)).drop(columns=["low", "high"])
-    found = found.rename(columns={"before": "version 0.1"})
-    return found.sort_values("verdict", key=lambda column: column.map(VERDICTS.index), kind="stable")
+    found = found.assign(difference=_texts(found), before=_texts(old)).rename(columns={"before": "version 0.1"})
+    found["control"] = found["metric"] + ": " + found["row"] + " above " + found["less"]
+    found = found.sort_values("verdict", key=lambda column: column.map(VERDICTS.index), kind="stable")
+    return found[["control", "difference", "seeds", "verdict", "version 0.1"]]
 
 
 def sentences(now: list[dict]) -> dict[str, str]:
