@@ -46,9 +46,9 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 400, "max_completion_length": 192}'
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360}'
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 256, "credit_responses": 12, "heldout_proxy": false}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 384, "credit_responses": 12, "heldout_proxy": false}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 6, "parts": 4}, "vocab_size": 350, "max_prompt_length": 80, "max_completion_length": 640, "credit_responses": 12, "heldout_proxy": false}'
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'
+	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 6, "parts": 4}, "vocab_size": 315, "max_prompt_length": 80, "max_completion_length": 640, "credit_responses": 12, "heldout_proxy": false}'
 	for change in '{"lam": 0.95}' '{"critic_warmup": 0}' '{"lam": 0.95, "critic_warmup": 0}'; do $(STUDY) --methods bandit,segment --seeds 0 --change "$$change"; done
 	$(STUDY) --methods bandit,segment,oracle-sequence,oracle-dense --seeds 0 --change '{"world": {"returns": "whole"}}'
 	$(STUDY) --methods sft,bandit,sentence,token,segment --seeds 0 --change '{"width": 64}'

@@ -40,13 +40,13 @@ FEW = {  # Monte Carlo values of a longer answer cost with the square of its len
     "credit_responses": 12,
     "heldout_proxy": False,
 }
-SPANS = (  # about 32, 64, 95, 200 tokens; the last also cuts words into pieces. Two kinds are never asked for at once
+SPANS = (  # about 32, 56, 84, 195 tokens; the last also cuts words into pieces. Two kinds are never asked for at once
     {},
-    {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 256, **FEW},
-    {"world": {"kinds": 5, "parts": 3}, "max_completion_length": 384, **FEW},
+    {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, **FEW},
+    {"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, **FEW},
     {
         "world": {"kinds": 6, "parts": 4},
-        "vocab_size": 350,
+        "vocab_size": 315,
         "max_prompt_length": 80,
         "max_completion_length": 640,
         **FEW,
