@@ -100,7 +100,12 @@ def of_0_1(params: dict) -> bool:
 def then(params: dict) -> dict:
     """`parameters` of a run as version 0.1 had them."""
     world = params["profile"]["world"] | {"sft_repeats": 0.5}
-    return params | {"method": _row_then(params["method"]), "profile": params["profile"] | OF_0_1 | {"world": world}}
+    sizes = {  # of the sweep over spans, whose answers were longer
+        name: was.get(params["profile"][name], params["profile"][name])
+        for name, was in (("max_completion_length", {240: 256, 360: 384}), ("vocab_size", {315: 350}))
+    }
+    changed = OF_0_1 | sizes | {"world": world}
+    return params | {"method": _row_then(params["method"]), "profile": params["profile"] | changed}
 
 
 def _row_then(row: dict) -> dict:
