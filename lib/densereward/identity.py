@@ -103,6 +103,7 @@ def then(params: dict) -> dict:
     sizes = {  # of the sweep over spans, whose answers were longer
         name: was.get(params["profile"][name], params["profile"][name])
         for name, was in (("max_completion_length", {240: 256, 360: 384}), ("vocab_size", {315: 350}))
+        if world["parts"] > 1
     }
     changed = OF_0_1 | sizes | {"world": world}
     return params | {"method": _row_then(params["method"]), "profile": params["profile"] | changed}
