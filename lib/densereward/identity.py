@@ -37,7 +37,6 @@ OF_0_1 = {
     "actor_learning_rate": 3e-4,
     "critic_learning_rate": 1e-3,
     "critic_warmup": 4,
-    "critic_warmup_level": 1.0,
     "dpo_beta": 0.1,
     "dpo_learning_rate": 3e-4,
     "online_dpo_beta": 0.5,

@@ -41,7 +41,6 @@ def train_policy(
             lam=p.lam,
             value_clip=method.value_clip,
             critic_warmup_steps=p.critic_warmup,
-            critic_warmup_level=p.critic_warmup_level,
             **method.options,
         )
         make, further = (appo.MaskedPPOTrainer, {"decide": decide}) if decide else (ppo.DensePPOTrainer, {})
@@ -63,7 +62,7 @@ def train_policy(
 
     given = [given for given in (folder_of_scorer, advisor, folder_of_mask, heldout) if given is not None]
     masked = [appo, masking, *masking.CODE] if method.mask else []
-    fields = (*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup", "critic_warmup_level")
+    fields = (*rollouts.FIELDS, "critic_learning_rate", "lam", "critic_warmup")
     return stage(
         "ppo",
         build_policy,

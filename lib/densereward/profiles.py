@@ -46,8 +46,7 @@ class Profile:
     critic_learning_rate: float = 3e-3
     kl_coef: float = 0.1
     lam: float = 1.0  # of GAE; no paper gives it
-    critic_warmup: int = 8  # rounds in which only the critic learns, at most
-    critic_warmup_level: float = 1.0  # and no more once it explains this share of a fresh round's returns
+    critic_warmup: int = 8  # rounds in which only the critic learns
     # DPO on the same pairs, one epoch; FIGA on their revisions, at the same learning rate
     dpo_beta: float = 0.1
     dpo_learning_rate: float = 3e-4
@@ -65,7 +64,7 @@ class Profile:
         return asdict(self)
 
 
-_CPU = Profile("cpu", World(kinds=3, sft_repeats=0.15), critic_warmup_level=0.2, heldout_proxy=True)
+_CPU = Profile("cpu", World(kinds=3, sft_repeats=0.15), heldout_proxy=True)
 
 PROFILES = {
     "smoke": replace(

@@ -47,8 +47,7 @@ class DensePPOConfig(GRPOConfig):
     lam: float = 1.0  # lambda of GAE; no paper gives it
     value_clip: float = 0.2  # the paper: 0.2 for bandit, 0.25 for segment and token rewards
     vf_coef: float = 1.0
-    critic_warmup_steps: int = 0  # at most so many rollout batches have a policy loss of weight 0,
-    critic_warmup_level: float = 1.0  # and none from the first on whose returns the critic explains to this share
+    critic_warmup_steps: int = 0  # the first rollout batches, whose policy loss has weight 0
     whiten_advantages: bool = True  # over the real tokens of the whole rollout batch, on all processes
     num_generations: int = 1
     adam_beta2: float = 0.95
@@ -255,9 +254,7 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
         row |= {name: logged[f"rewards/{name}/mean"][-1] for name in self.metric_names}
         for name, number in row.items():
             logged[f"ppo/{name}"].append(number)
-        before = self.curves[-1] if self.curves else {"warm": False}
-        level, most = self.args.critic_warmup_level, self.args.critic_warmup_steps
-        row["warm"] = self.warm = before["warm"] or len(self.curves) >= most or bool(row["explained_variance"] >= level)
+        row["warm"] = self.warm = len(self.curves) >= self.args.critic_warmup_steps
         self.state.log_history.append({"rollout": len(self.curves), "step": self.state.global_step, **row, **seconds})
 
     def _compute_loss(self, model, inputs):
