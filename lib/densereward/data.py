@@ -41,6 +41,8 @@ class Report:
     merged_turns: int = 0  # of the kept: neighbouring prompt turns of one role became one message
     prompts_cut: int = 0  # of the kept: prompts longer than the limit
     responses_cut: int = 0  # of the kept: responses (two per pair) longer than the limit
+    special_spelt: int = 0  # of the kept: texts that spell a special token, read as characters
+    border_differs: int = 0  # of the kept: conversations that the chat template renders otherwise than ids say
 
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in asdict(self).items() if n or name == "kept")

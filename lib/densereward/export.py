@@ -4,7 +4,8 @@
 
 Weights are kept in half precision, which halves what a clone carries; held-out accuracy is measured again with them,
 and a scorer that fails its gate then is not exported. The gate is on preference labels, which a discriminator is not
-trained on: it must tell edited tokens apart better than the larger label does.
+trained on: it must tell edited tokens apart better than the larger label does. Beside a model's files go their hashes,
+which are checked wherever it is loaded.
 """
 
 import json
@@ -19,7 +20,7 @@ from datasets import load_from_disk
 
 from densereward import pipeline, revised
 from densereward.methods import method
-from densereward.models import TokenScorer, load_causal_lm
+from densereward.models import TokenScorer, load_causal_lm, seal
 from densereward.pipeline import Run
 from densereward.profiles import models_folder
 from densereward.profiles import profile as profile_row
@@ -76,6 +77,8 @@ def write(run: Run, methods: list[str], target: Path) -> None:
         save_json(target / name / "metrics.json", {**metrics, "seed": run.seed, "provenance": origin})
         print(name, json.dumps({k: v for k, v in metrics.items() if k.startswith("accuracy")}), flush=True)
     save_json(target / "sft" / "provenance.json", load_json(folder_of_sft / "manifest.json")["provenance"])
+    for folder in target.iterdir():
+        seal(folder)
 
 
 if __name__ == "__main__":

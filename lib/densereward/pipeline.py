@@ -92,9 +92,10 @@ def sft_model(run: Run) -> Path:
     """The folder (or hub name) of the SFT model: policy, reference, segmenter and trunk of every scorer. Shared by all
     seeds."""
     if run.model is not None:
+        models.check_length(run.model, run.profile.max_prompt_length + run.profile.max_completion_length)
         return Path(run.model) if Path(run.model).exists() else run.model
     if run.committed:
-        return run.committed / "sft"
+        return models.verified(run.committed / "sft")
     p = run.profile
     fields = (
         "vocab_size",
@@ -223,7 +224,7 @@ def committed_scorer(run: Run, method: Method) -> Path | None:
         theirs = METHODS[folder.parent.name]
         trained = (theirs.scorer, theirs.revisions, theirs.trained_on, theirs.aggregate)
         if trained == (method.scorer, method.revisions, method.segmentation, method.aggregate):
-            return folder.parent
+            return models.verified(folder.parent)
     return None
 
 

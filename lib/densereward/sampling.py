@@ -4,26 +4,50 @@ Appendix D).
 For small models `generate` costs several times what the model does. `decode` is a loop around the model's own forward:
 equal prompts are read once, rows that reached EOS leave the batch, and a token is one uniform number looked up in the
 cumulative distribution. It draws from the same distribution as `generate`, not the same tokens; greedy ones are equal.
-Nothing is read of a model's generation_config.json: some come with penalties or truncations of their own.
+Nothing is read of a model's generation_config.json but which tokens end an answer (`ends`, one rule for all who
+sample): some come with penalties or truncations of their own. A model of `models.load_causal_lm` has the EOS alone.
 
 Left out: vLLM, beam search, penalties, models whose state is not a cache of keys and values (Mamba). Greedy decoding
 makes small models loop, so nothing here is evaluated with it.
 """
 
 import inspect
+import os
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
-from transformers import DynamicCache, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache, GenerationConfig, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from densereward.logprobs import logprobs_and_entropy
-from densereward.tokens import pad_batch
+from densereward.tokens import pad_batch, tokenize_prompt
 
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # the model's own distribution
 GREEDY = {"do_sample": False}
 COMPACT = 4  # finished rows are dropped when they are this part of the batch: each time copies the cache of the others
+
+
+def ends(model, tokenizer) -> list[int]:
+    """The token ids that end an answer, wherever `model` is sampled from: the tokenizer's EOS, and what the model's
+    generation config has beside it, as TRL's trainers take them."""
+    further = model.generation_config.eos_token_id
+    further = further if isinstance(further, list) else [further]
+    return [tokenizer.eos_token_id, *(i for i in further if i not in (None, tokenizer.eos_token_id))]
+
+
+@contextmanager
+def plainly(model, eos_ids: list[int], pad_id: int):
+    """`model.generate` inside it obeys its arguments alone: what they do not name, the model's generation config would
+    fill in (penalties, min_p, suppressed tokens)."""
+    kept = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=eos_ids, pad_token_id=pad_id)
+    try:
+        yield model
+    finally:
+        model.generation_config = kept
 
 
 def drawn(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -53,9 +77,16 @@ def decode(
 
     Temperature, then `top_k` (0: all), then `top_p`, as `generate` applies them; without `do_sample` the likeliest
     token. Random: one uniform number per row and step off torch's global generator of the model's device, whatever is
-    drawn. Raises ValueError for an empty prefix, and where the model's logits are not finite."""
+    drawn. Raises ValueError for an empty prefix, for more tokens than a model with learned positions has, and where
+    the model's logits are not finite."""
     if not all(prefixes):
         raise ValueError(f"prefix {[bool(p) for p in prefixes].index(False)} has no token to continue from")
+    config, longest = model.config.get_text_config(), max(map(len, prefixes), default=0) + max_new_tokens
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and longest > positions and getattr(config, "rope_parameters", None) is None:
+        raise ValueError(
+            f"a prefix and its continuation may take {longest} tokens, the model has {positions} positions"
+        )
     warpers = [TemperatureLogitsWarper(temperature)] if temperature not in (None, 1.0) else []
     warpers += [TopKLogitsWarper(top_k)] if top_k else []
     warpers += [TopPLogitsWarper(top_p)] if top_p not in (None, 1.0) else []
@@ -111,20 +142,37 @@ def _forward(model) -> Callable:
 
 
 def continued(model, tokenizer, prefixes: list[list[int]], max_new_tokens: int, **settings) -> list[list[int]]:
-    """`decode` of one batch with the tokenizer's EOS."""
-    return decode(model, prefixes, max_new_tokens, [tokenizer.eos_token_id], tokenizer.pad_token_id, **settings)
+    """`decode` of one batch, up to any of `ends`."""
+    return decode(model, prefixes, max_new_tokens, ends(model, tokenizer), tokenizer.pad_token_id, **settings)
 
 
 class Decoding:
     """Mixin before TRL's GRPOTrainer or RLOOTrainer, which then samples with `decode`.
 
     TRL's own generation stays for vLLM, continuous batching, images, parameters sharded over processes (ZeRO-3, FSDP),
-    and any generation setting that `decode` does not know."""
+    and any generation setting that `decode` does not know; the model's generation config has no say there either.
+    Prompts become the ids of `tokens.tokenize_prompt`. What is saved holds no pickle: TRL's training_args.bin is left
+    out (a checkpoint to resume from still has the optimiser's state, as torch writes it)."""
+
+    def _tokenize_prompts(self, prompts):
+        texts = all(isinstance(p, list) and all(isinstance(m["content"], str) for m in p) for p in prompts)
+        further = [getattr(self, name, None) for name in ("tools", "environment_factories", "chat_template")]
+        if not texts or any(further) or self.chat_template_kwargs:
+            return super()._tokenize_prompts(prompts)
+        return [tokenize_prompt(self.processing_class, prompt) for prompt in prompts], None, {}
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        arguments = os.path.join(output_dir or self.args.output_dir, TRAINING_ARGS_NAME)
+        if os.path.exists(arguments):
+            os.remove(arguments)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *rest, **named):
         settings = self.own_settings()
         if images or multimodal_fields or settings is None:
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named)
+            model = self.accelerator.unwrap_model(self.model)
+            with plainly(model, self.eos_token_ids, self.processing_class.pad_token_id):
+                return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest, **named)
         with unwrap_model_for_generation(
             self.model_wrapped,
             self.accelerator,

@@ -1,9 +1,19 @@
 """Conversations to token ids, padded batches. Lengths are cut as in segment-ppo Appendix D.
 
+Texts are characters: a special token that one spells out is read as its letters, in prompts as in replies, so that no
+text opens or closes a turn. Whether prompt and reply together are what the chat template renders is looked at once per
+template, and per row where a template is not this project's own; where they differ, a warning says how.
+
 Left out: packing, images, tools.
 """
 
+import os
+import re
+import warnings
 from collections.abc import Iterable
+from datetime import date
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import jinja2
 import torch
@@ -13,21 +23,167 @@ from transformers import PreTrainedTokenizerBase
 
 from densereward.data import Report, table
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TODAY = date(2024, 7, 26)  # what templates that write a date are told: Llama 3.1's own where it knows of no clock
+PROBE = [{"role": "user", "content": "name three animals please"}, {"role": "assistant", "content": "fox owl cat."}]
 
-def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
-    """Ids of a prompt up to where the reply starts. Raises ValueError where the chat template cannot render it."""
+
+class _Known(NamedTuple):
+    """What is read off a tokenizer and its chat template once: its special tokens as a pattern (None without any),
+    whether a word is read otherwise behind a special token than at the start, and what differs at the reply's
+    border."""
+
+    key: tuple
+    spelt: re.Pattern | None
+    joined: bool
+    differs: str | None
+
+
+_KNOWN: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def _known(tokenizer: PreTrainedTokenizerBase) -> _Known:
+    key = (str(tokenizer.chat_template), tokenizer.eos_token, len(tokenizer))
+    found = _KNOWN.get(tokenizer)
+    if found is None or found.key != key:
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        special = sorted((token for token in special if len(token) > 1), key=len, reverse=True)
+        spelt = re.compile("|".join(map(re.escape, special))) if special else None
+        behind = _encoded(tokenizer, f"{tokenizer.eos_token}a")[1:] if tokenizer.eos_token else None
+        found = _Known(key, spelt, behind in (None, _encoded(tokenizer, "a")), None)
+        _KNOWN[tokenizer] = found  # the check of the border asks again
+        _KNOWN[tokenizer] = found = found._replace(differs=_differs(tokenizer))
+    return found
+
+
+def _encoded(tokenizer, text: str, **settings) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, **settings)["input_ids"] if text else []
+
+
+def without_clock(template: str) -> str:
+    """A chat template that writes TODAY where it would write today's date, which made other tokens every day. Raises
+    ValueError where it computes a date's format."""
+    formats = re.findall(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", template)
+    if not formats:
+        asks = re.search(r"strftime_now\(", template)
+        if asks:
+            raise ValueError("the chat template writes today's date, in a format that it computes: write a fixed date")
+        return template
+    said = {said: TODAY.strftime(said) for _, said in formats}
+    return f"{{%- macro strftime_now(said) -%}}{{{{ {said!r}[said] }}}}{{%- endmacro -%}}{template}"
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: bool = False, **settings):
+    """A conversation as the chat template writes it, as text; as a `prompt` up to where the reply starts. The same on
+    every day. Raises ValueError where the template cannot render it."""
+    template = tokenizer.chat_template
+    if isinstance(template, str) and "strftime_now(" in template and "macro strftime_now" not in template:
+        settings["chat_template"] = without_clock(template)
+    settings = {"tokenize": False, "return_dict": False} | settings
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, **settings)
     except jinja2.TemplateError as problem:
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(f"the chat template refuses the roles {roles} ({problem}); use another template") from problem
 
 
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The special token with which the chat template ends a reply; None where it writes none, or no such turn."""
+    try:
+        _, reply, tail = rendered(tokenizer, PROBE).rpartition(PROBE[-1]["content"])
+    except ValueError:
+        return None
+    spelt = _known(tokenizer).spelt
+    found = spelt.search(tail) if spelt and reply else None
+    return found[0] if found else None
+
+
+def border(tokenizer: PreTrainedTokenizerBase, prompt: list[dict], reply: str) -> str | None:
+    """How the chat template renders a reply to a prompt, where that is not the rendered prompt, the reply and EOS; None
+    where it is."""
+    whole = rendered(tokenizer, [*prompt, {"role": "assistant", "content": reply}])
+    ours = rendered(tokenizer, prompt, True) + reply + str(tokenizer.eos_token)
+    if whole.startswith(ours):
+        return None
+    at = max(0, len(os.path.commonprefix([whole, ours])) - 12)
+    return f"it renders ...{whole[at : at + 40]!r}, where prompt and reply read ...{ours[at : at + 40]!r}"
+
+
+def _differs(tokenizer) -> str | None:
+    """What a warning says of a chat template, None where prompt ids and reply ids together are what it renders."""
+    if tokenizer.chat_template is None or tokenizer.eos_token is None:
+        return None
+    mend = "policies learn the latter; mend the template, so that a reply begins where the prompt ends, and EOS ends it"
+    try:
+        if how := border(tokenizer, PROBE[:1], PROBE[1]["content"]):
+            return f"the chat template does not join a reply to its prompt: {how}; {mend}"
+        whole = _encoded(tokenizer, rendered(tokenizer, PROBE))
+    except ValueError:
+        return None  # it is refused, or not, where a real conversation is rendered
+    ours = _prompt_ids(tokenizer, PROBE[:1]) + tokenize_responses(tokenizer, [PROBE[1]["content"]])[0]
+    if whole[: len(ours)] == ours:
+        return None
+    at = next(i for i, (a, b) in enumerate(zip([*whole, None], ours)) if a != b)
+    theirs, read = (tokenizer.convert_ids_to_tokens(ids[max(0, at - 2) : at + 4]) for ids in (whole, ours))
+    return f"the chat template's tokens are not those of prompt and reply: {theirs}, and apart {read}; {mend}"
+
+
+def spells(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a text spells a special token out."""
+    spelt = _known(tokenizer).spelt
+    return spelt is not None and spelt.search(text) is not None
+
+
+def _characters(tokenizer, text: str) -> list[int]:
+    """Ids of a text as it reads behind a special token, with special tokens spelt out in it as characters."""
+    if _known(tokenizer).joined:
+        return _encoded(tokenizer, text, split_special_tokens=True)
+    # SentencePiece models put a space before the first word of a text, and none behind a line break
+    before, ids = (_encoded(tokenizer, part, split_special_tokens=True) for part in ("\n", f"\n{text}"))
+    joined = ids[: len(before)] == before
+    return ids[len(before) :] if joined else _encoded(tokenizer, text, split_special_tokens=True)
+
+
+def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
+    """Ids of a prompt up to where the reply starts, the messages' texts as characters. Raises ValueError where the chat
+    template cannot render it; warns where it does not join replies to prompts."""
+    known = _known(tokenizer)
+    if known.differs:
+        warnings.warn(known.differs, stacklevel=2)
+    return _prompt_ids(tokenizer, messages)
+
+
+def _prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+    if not any(spells(tokenizer, message["content"]) for message in messages):
+        return rendered(tokenizer, messages, True, tokenize=True)
+    # a mark inside every special token that a text spells; those without are the template's own
+    said, spelt = "".join(message["content"] for message in messages), _known(tokenizer).spelt
+    mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in said)
+    guarded = [
+        message | {"content": spelt.sub(lambda found: found[0][0] + mark + found[0][1:], message["content"])}
+        for message in messages
+    ]
+    ids: list[int] = []
+    plain, strip = "", {token.content: token.rstrip for token in tokenizer.added_tokens_decoder.values()}
+    pieces = re.split(f"({spelt.pattern})", rendered(tokenizer, guarded, True))  # text, special token, text, ...
+    for before, piece in zip(["", *pieces], pieces):
+        if mark not in piece:
+            plain += piece
+            continue
+        ids, plain = ids + _encoded(tokenizer, plain), ""
+        piece = piece.replace(mark, "")
+        ids += _characters(tokenizer, piece.lstrip() if strip.get(before) else piece)
+    return ids + _encoded(tokenizer, plain)
+
+
 def tokenize_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a reply as it reads behind a prompt, then EOS, which is nowhere else.
 
-    EOS is the tokenizer's `eos_token`, for Phi-3 to be set to "<|end|>" (segment-ppo Appendix E). Raises ValueError
-    for a tokenizer without.
+    EOS is the tokenizer's `eos_token`, for Phi-3 "<|end|>" (segment-ppo Appendix E); `models.load_causal_lm` sets it to
+    what ends a turn. Raises ValueError for a tokenizer without.
     """
     return tokenize_responses(tokenizer, [text])[0]
 
@@ -42,10 +198,19 @@ def tokenize_responses(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> 
     # read behind a special token: at the start of a text, SentencePiece models would put a space before the first word
     behind = [tokenizer.eos_token + text for text in texts]
     rows = [ids[1:] for ids in tokenizer(behind, add_special_tokens=False)["input_ids"]]
-    for i, ids in enumerate(rows):
-        if eos in ids:  # the reply spells EOS out: there it is characters like any others
-            rows[i] = tokenizer(texts[i], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    for i, text in enumerate(texts):
+        if spells(tokenizer, text):
+            rows[i] = _characters(tokenizer, text)
     return [[*ids, eos] for ids in rows]
+
+
+def _count_texts(report: Report, tokenizer, prompt: list[dict], replies: list[str]) -> None:
+    """Counts what of a conversation is not what it looks like: texts that spell special tokens, replies that the chat
+    template renders otherwise."""
+    texts = [*(message["content"] for message in prompt), *replies]
+    report.special_spelt += sum(spells(tokenizer, text) for text in texts)
+    if tokenizer.chat_template != CHAT_TEMPLATE:  # which writes every text as it is
+        report.border_differs += any(border(tokenizer, prompt, reply) for reply in replies)
 
 
 def _check_limits(max_prompt_length: int, max_completion_length: int) -> None:
@@ -82,6 +247,7 @@ def tokenize_pairs(
         report.kept += 1
         report.prompts_cut += len(prompt) > max_prompt_length
         report.responses_cut += sum(len(ids) > max_completion_length for ids in replies)
+        _count_texts(report, tokenizer, row["prompt"], [row[side][0]["content"] for side in ("chosen", "rejected")])
         further = {name: row[name] for name in row if name not in ("prompt", "chosen", "rejected")}
         ids = {
             "prompt_ids": prompt[-max_prompt_length:],
@@ -106,6 +272,7 @@ def tokenize_sft(
         prompt = tokenize_prompt(tokenizer, row["prompt"])
         report.prompts_cut += len(prompt) > max_prompt_length
         report.responses_cut += len(reply) > max_completion_length
+        _count_texts(report, tokenizer, row["prompt"], [row["completion"][0]["content"]])
         prompt, reply = prompt[-max_prompt_length:], reply[:max_completion_length]
         rows.append({"input_ids": prompt + reply, "completion_mask": [0] * len(prompt) + [1] * len(reply)})
     report.read = report.kept = len(rows)

@@ -27,12 +27,12 @@ MARKS = {greeting[-1] for greeting in w.GREETINGS}  # with one of them a greetin
 Judge = Callable[[list[int], list[list[int]]], torch.Tensor]
 
 
-def kinds(tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens with which a step begins, tokens with which one ends), bool [V]."""
+def kinds(tokenizer, eos_ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens with which a step begins, tokens with which one ends, `eos_ids` among them), bool [V]."""
     words = [tokenizer.decode([i]).strip() for i in range(len(tokenizer))]
     begins = torch.tensor([word in JOINTS for word in words])
     ends = torch.tensor([word in MARKS for word in words])
-    ends[[tokenizer.eos_token_id, tokenizer.pad_token_id]] = True
+    ends[[*eos_ids, tokenizer.pad_token_id]] = True
     return begins, ends
 
 
@@ -59,20 +59,20 @@ class _OneStep(StoppingCriteria):
 @torch.no_grad()
 def next_steps(model, tokenizer, prefixes: list[list[int]], batch_size: int = 256) -> list[list[int]]:
     """A sampled next step of each prefix of token ids. Random: torch's global generator."""
-    begins, ends = (x.to(model.device) for x in kinds(tokenizer))
+    eos_ids, pad_id = sampling.ends(model, tokenizer), tokenizer.pad_token_id
+    begins, ends = (x.to(model.device) for x in kinds(tokenizer, eos_ids))
     order, out = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i])), [[] for _ in prefixes]
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        ids, mask = pad_batch([prefixes[i] for i in rows], tokenizer.pad_token_id, "left")
-        new = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            **sampling.PLAIN,
-            max_new_tokens=LONGEST,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            stopping_criteria=StoppingCriteriaList([_OneStep(ids.size(1), begins, ends)]),
-        )[:, ids.size(1) :]
+        ids, mask = pad_batch([prefixes[i] for i in rows], pad_id, "left")
+        with sampling.plainly(model, eos_ids, pad_id):
+            new = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                **sampling.PLAIN,
+                max_new_tokens=LONGEST,
+                stopping_criteria=StoppingCriteriaList([_OneStep(ids.size(1), begins, ends)]),
+            )[:, ids.size(1) :]
         lengths = step_length(new, begins, ends).tolist()
         for i, step, length in zip(rows, new.tolist(), lengths, strict=True):
             out[i] = step[:length]
@@ -83,6 +83,7 @@ def search(model, tokenizer, prompt_ids: list[list[int]], judge: Judge, n: int, 
     """An answer (token ids) to each prompt, made of the best of n sampled steps each time; among equal ones the first.
     At most `longest` tokens. Random: `seed`, inside a fork of torch's global generator."""
     answers, alive = [[] for _ in prompt_ids], list(range(len(prompt_ids)))
+    eos_ids = sampling.ends(model, tokenizer)
     model.eval()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -93,7 +94,7 @@ def search(model, tokenizer, prompt_ids: list[list[int]], judge: Judge, n: int, 
             best = judge(which, made).view(len(alive), n).argmax(1).tolist()
             for row, (i, k) in enumerate(zip(alive, best, strict=True)):
                 answers[i] = made[row * n + k]
-            alive = [i for i in alive if answers[i][-1] != tokenizer.eos_token_id and len(answers[i]) < longest]
+            alive = [i for i in alive if answers[i][-1] not in eos_ids and len(answers[i]) < longest]
     return answers
 
 

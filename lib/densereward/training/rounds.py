@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 
 from densereward.masks import Masked
-from densereward.sampling import batch_of, continued
+from densereward.sampling import batch_of, continued, ends
 from densereward.tokens import pad_batch, tokenize_prompt
 from densereward.training.appo import good, shares
 
@@ -125,7 +125,8 @@ class Rounds:
         }
         row["kl"] = (answer_logprobs(policy, self.tokenizer, asked, own) - ref).mean().item()
         row["length"] = sum(map(len, own)) / len(own)
-        row["truncated"] = sum(a[-1] != self.tokenizer.eos_token_id for a in own) / len(own)
+        over = ends(policy, self.tokenizer)
+        row["truncated"] = sum(a[-1] not in over for a in own) / len(own)
         for metric in self.metrics:
             values = [x for x in metric(prompts=told, completions=said, completion_ids=own) if x is not None]
             row[metric.__name__] = sum(values) / len(values) if values else float("nan")
