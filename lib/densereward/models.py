@@ -127,12 +127,12 @@ def _load_tokenizer(path: str | Path):
     template = without_clock(tokenizer.chat_template)
     if template != tokenizer.chat_template:
         said = "writes today's date; here it writes the same date on every day, or ids would change overnight"
-        warnings.warn(f"the chat template of {path} {said}", stacklevel=3)
+        warnings.warn(f"the chat template of {path} {said}", stacklevel=1)
         tokenizer.chat_template = template
     end = turn_end(tokenizer)
     if end is not None and end != tokenizer.eos_token:
         said = f"ends a turn with {end}, its EOS token is {tokenizer.eos_token}; here answers end with {end} throughout"
-        warnings.warn(f"the tokenizer of {path} {said}", stacklevel=3)
+        warnings.warn(f"the tokenizer of {path} {said}", stacklevel=1)
         tokenizer.eos_token = end
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -175,7 +175,7 @@ def _check_embeddings(path: str | Path, model: PreTrainedModel, tokenizer) -> No
     beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
     if tokenizer.pad_token in beyond:
         said = f"has no embedding (id {tokenizer.pad_token_id} of {rows}): padded with {tokenizer.eos_token} instead"
-        warnings.warn(f"the pad token {tokenizer.pad_token} of {path} {said}", stacklevel=3)
+        warnings.warn(f"the pad token {tokenizer.pad_token} of {path} {said}", stacklevel=1)
         beyond.pop(tokenizer.pad_token)
         tokenizer.pad_token = tokenizer.eos_token
     if beyond:
@@ -198,7 +198,7 @@ def _neutralise(path: str | Path, model: PreTrainedModel, tokenizer) -> None:
         warnings.warn(
             f"generation_config.json of {path} is not obeyed ({said}): answers are samples of the model's own "
             f"distribution, up to {tokenizer.eos_token}",
-            stacklevel=3,
+            stacklevel=1,
         )
     own = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.generation_config = GenerationConfig(**own, bos_token_id=model.config.bos_token_id)
@@ -206,8 +206,15 @@ def _neutralise(path: str | Path, model: PreTrainedModel, tokenizer) -> None:
 
 
 def check_length(path: str | Path, longest: int) -> None:
-    """ValueError where the model in `path` has fewer positions than prompt and completion together may need."""
-    config = AutoConfig.from_pretrained(path).get_text_config()
+    """ValueError where the model in `path` has fewer positions than the `longest` prompt and completion together, or is
+    none."""
+    _check_folder(path)
+    try:
+        config = AutoConfig.from_pretrained(path).get_text_config()
+    except (OSError, ValueError) as problem:
+        raise ValueError(
+            f"model {str(path)!r} has no config that transformers can read, here or on the hub"
+        ) from problem
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions < longest:
         raise ValueError(
@@ -224,15 +231,15 @@ def seal(folder: str | Path) -> None:
 def verified(folder: str | Path) -> Path:
     """The folder of a committed model, its files being those that were exported. ValueError that names what is not."""
     folder = Path(folder)
+    mend = "restore the folder (git checkout), or export its models anew"
     try:
-        listed = json.loads((folder / HASHES).read_text())
-    except (OSError, ValueError):
-        listed = {HASHES: "missing or damaged"}
+        listed = dict(json.loads((folder / HASHES).read_text()))
+    except (OSError, ValueError, TypeError):
+        raise ValueError(f"{folder / HASHES} is missing or damaged: {mend}") from None
     there = _hashes(folder)
-    wrong = sorted(name for name in {*listed, *there} if listed.get(name) != there.get(name))
-    if wrong:
-        how = {True: "is missing", False: "is not the file that was exported"}[wrong[0] not in there]
-        raise ValueError(f"{folder / wrong[0]} {how}: restore the folder (git checkout), or export its models anew")
+    if wrong := sorted(name for name in {*listed, *there} if listed.get(name) != there.get(name)):
+        how = "is missing" if wrong[0] not in there else "is not the file that was exported"
+        raise ValueError(f"{folder / wrong[0]} {how}: {mend}")
     return folder
 
 

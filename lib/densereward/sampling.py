@@ -81,12 +81,11 @@ def decode(
     the model's logits are not finite."""
     if not all(prefixes):
         raise ValueError(f"prefix {[bool(p) for p in prefixes].index(False)} has no token to continue from")
-    config, longest = model.config.get_text_config(), max(map(len, prefixes), default=0) + max_new_tokens
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and longest > positions and getattr(config, "rope_parameters", None) is None:
-        raise ValueError(
-            f"a prefix and its continuation may take {longest} tokens, the model has {positions} positions"
-        )
+    config = model.config.get_text_config()
+    learned = getattr(config, "rope_parameters", None) is None  # positions have embeddings, and there are no more
+    positions = getattr(config, "max_position_embeddings", None) if learned else None
+    if positions is not None and max(map(len, prefixes), default=0) > positions:
+        raise ValueError(f"a prefix is longer than the {positions} positions of the model: cut it")
     warpers = [TemperatureLogitsWarper(temperature)] if temperature not in (None, 1.0) else []
     warpers += [TopKLogitsWarper(top_k)] if top_k else []
     warpers += [TopPLogitsWarper(top_p)] if top_p not in (None, 1.0) else []
@@ -119,6 +118,10 @@ def decode(
             keep = (~over).nonzero()[:, 0]
             cache.batch_select_indices(keep)
             alive, over, token, mask, position = (x[keep] for x in (alive, over, token, mask, position))
+        if positions is not None and width + t >= positions:
+            raise ValueError(
+                f"an answer goes on beyond the {positions} positions of the model: lower max_new_tokens or cut prompts"
+            )
         logits = step(token[:, None], mask[:, : width + t + 1], position[:, None], cache)
         position = position + 1
     if not finite:

@@ -32,12 +32,13 @@ PROBE = [{"role": "user", "content": "name three animals please"}, {"role": "ass
 
 
 class _Known(NamedTuple):
-    """What is read off a tokenizer and its chat template once: its special tokens as a pattern (None without any),
-    whether a word is read otherwise behind a special token than at the start, and what differs at the reply's
-    border."""
+    """What is read off a tokenizer and its chat template once: patterns of its special tokens, with those that swallow
+    spaces beside them (`spelt`), and of the latter alone where they are not special (`greedy`), either None without
+    any; whether a word reads alike behind a special token and at the start; what differs at the reply's border."""
 
     key: tuple
     spelt: re.Pattern | None
+    greedy: re.Pattern | None
     joined: bool
     differs: str | None
 
@@ -49,14 +50,19 @@ def _known(tokenizer: PreTrainedTokenizerBase) -> _Known:
     key = (str(tokenizer.chat_template), tokenizer.eos_token, len(tokenizer))
     found = _KNOWN.get(tokenizer)
     if found is None or found.key != key:
-        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        special = sorted((token for token in special if len(token) > 1), key=len, reverse=True)
-        spelt = re.compile("|".join(map(re.escape, special))) if special else None
+        added = [token for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1]
+        greedy = [token for token in added if (token.lstrip or token.rstrip) and not token.special]
+        spelt = _any_of([token for token in added if token.special] + greedy)
         behind = _encoded(tokenizer, f"{tokenizer.eos_token}a")[1:] if tokenizer.eos_token else None
-        found = _Known(key, spelt, behind in (None, _encoded(tokenizer, "a")), None)
+        found = _Known(key, spelt, _any_of(greedy), behind in (None, _encoded(tokenizer, "a")), None)
         _KNOWN[tokenizer] = found  # the check of the border asks again
         _KNOWN[tokenizer] = found = found._replace(differs=_differs(tokenizer))
     return found
+
+
+def _any_of(added: list) -> re.Pattern | None:
+    words = sorted((token.content for token in added), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, words))) if words else None
 
 
 def _encoded(tokenizer, text: str, **settings) -> list[int]:
@@ -139,7 +145,11 @@ def spells(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 
 def _characters(tokenizer, text: str) -> list[int]:
     """Ids of a text as it reads behind a special token, with special tokens spelt out in it as characters."""
-    if _known(tokenizer).joined:
+    known = _known(tokenizer)
+    if known.greedy and (found := known.greedy.search(text)):  # what no setting splits is read in two parts
+        cut = found.start() + 1
+        return _characters(tokenizer, text[:cut]) + _characters(tokenizer, text[cut:])
+    if known.joined:
         return _encoded(tokenizer, text, split_special_tokens=True)
     # SentencePiece models put a space before the first word of a text, and none behind a line break
     before, ids = (_encoded(tokenizer, part, split_special_tokens=True) for part in ("\n", f"\n{text}"))
@@ -152,7 +162,7 @@ def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) ->
     template cannot render it; warns where it does not join replies to prompts."""
     known = _known(tokenizer)
     if known.differs:
-        warnings.warn(known.differs, stacklevel=2)
+        warnings.warn(known.differs, stacklevel=1)
     return _prompt_ids(tokenizer, messages)
 
 
