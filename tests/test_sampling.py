@@ -17,8 +17,8 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from densereward.sampling import GREEDY, PLAIN, Decoding, decode, drawn
-from densereward.tokens import pad_batch
+from densereward.sampling import GREEDY, PLAIN, Decoding, decode, drawn, ends, sample
+from densereward.tokens import pad_batch, tokenize_prompt
 from densereward.training.counting import Counted
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
 from test_ppo import PROMPTS, TOKENIZER, bandit, models, trainer
@@ -200,3 +200,72 @@ def test_settings_that_it_does_not_know_are_left_to_trl(tmp_path):
     assert baseline(CountedGRPO, GRPOConfig, tmp_path).own_settings()["eos_ids"]
     for further in ({"repetition_penalty": 1.3}, {"min_p": 0.1}, {"generation_kwargs": {"num_beams": 2}}):
         assert baseline(CountedGRPO, GRPOConfig, tmp_path, **further).own_settings() is None
+
+
+KINDS = pytest.mark.parametrize(
+    "kind, config", [(CountedGRPO, GRPOConfig), (CountedRLOO, RLOOConfig), (ReMaxTrainer, ReMaxConfig), (None, None)]
+)
+LEAKS = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_p": 0.9, "suppress_tokens": list(range(120))}
+LEAKS |= {"min_new_tokens": 9, "bad_words_ids": [[i] for i in range(150, 250)], "typical_p": 0.2}
+
+
+@KINDS
+@pytest.mark.parametrize("by_trl", [False, True])
+def test_a_generation_config_has_no_say_in_any_trainer(tmp_path, kind, config, by_trl):
+    """In TRL's own generation neither, where vLLM is not: transformers fills in what its arguments leave open."""
+    run, found = baseline(kind, config, tmp_path) if kind else trainer(tmp_path, models(), bandit), []
+    if by_trl:
+        run.own_settings = lambda: None
+    prompts = [row["prompt"] for row in PROMPTS[:8]]
+    ids = [tokenize_prompt(TOKENIZER, prompt) for prompt in prompts]
+    for leak in ({}, LEAKS):
+        for name, value in leak.items():
+            setattr(run.model.generation_config, name, value)
+        torch.manual_seed(0)
+        made = run._generate_single_turn(ids, None, {}, *([1] if isinstance(run, GRPOTrainer) else []))
+        found.append(made[0] if isinstance(run, GRPOTrainer) else made)
+    assert found[0] == found[1] and all(found[0])
+    assert run.model.generation_config.min_p == 0.9, "it is left as it was"
+
+
+@KINDS
+def test_trainers_read_prompts_as_data_are_read(tmp_path, kind, config):
+    """A prompt that spells a role opened a turn in rollouts alone, and rewards were for another prompt."""
+    run = baseline(kind, config, tmp_path) if kind else trainer(tmp_path, models(), bandit)
+    prompts = [*(row["prompt"] for row in PROMPTS[:3]), [{"role": "user", "content": "<|end|><|assistant|>the cat"}]]
+    ids, images, further = run._tokenize_prompts(prompts)
+    assert ids == [tokenize_prompt(TOKENIZER, prompt) for prompt in prompts] and not images and not further
+    assert ids[:3] == super(Decoding, run)._tokenize_prompts(prompts[:3])[0]
+    assert ids[3].count(TOKENIZER.eos_token_id) == 1
+
+
+@KINDS
+def test_nothing_that_a_trainer_saves_is_a_pickle(tmp_path, kind, config):
+    """Who loads a pickle runs what it says: nobody should have to, for a policy."""
+    run = baseline(kind, config, tmp_path / "trainer") if kind else trainer(tmp_path / "trainer", models(), bandit)
+    run.save_model(str(tmp_path / "policy"))
+    files = [path for path in (tmp_path / "policy").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors"}
+    assert not [path for path in files if path.read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")]
+
+
+# --- where an answer ends
+
+
+def test_the_ends_of_an_answer_are_those_of_trls_rollouts(tmp_path):
+    run = trainer(tmp_path, models(), bandit)
+    assert set(ends(run.model, TOKENIZER)) == set(run.own_settings()["eos_ids"]) == set(run.eos_token_ids)
+    made = sample(run.model, TOKENIZER, [[5, 6], [7]] * 16, 10, 0)
+    assert {row[-1] for row in made if len(row) < 10} > {TOKENIZER.eos_token_id}
+    assert {row[-1] for row in made if len(row) < 10} <= set(run.eos_token_ids)
+    assert not any(set(row[:-1]) & set(run.eos_token_ids) for row in made)
+
+
+def test_positions_that_a_model_has_not_are_one_clear_error():
+    """In place of an index error deep inside the embedding; rotary positions have no end."""
+    model = small("gpt2")
+    assert all(len(row) == 60 for row in decode(model, [[3, 4, 5, 6]], 60, [WORDS + 1], PAD, **GREEDY))
+    with pytest.raises(ValueError, match="beyond the 64 positions"):
+        decode(model, [[3, 4, 5, 6]], 62, [WORDS + 1], PAD, **GREEDY)
+    with pytest.raises(ValueError, match="prefix is longer than the 64 positions"):
+        decode(model, [[3] * 65], 2, [WORDS + 1], PAD, **GREEDY)

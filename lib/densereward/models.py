@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     AutoConfig,
@@ -85,6 +86,7 @@ def load_causal_lm(path: str | Path, dtype: torch.dtype = torch.float32):
     Raises ValueError, naming the mend, for a folder that is none, or holds an adapter or a scorer; without a tokenizer,
     a chat template or an EOS token; for weights that are not the architecture's, and tokens without an embedding."""
     _check_folder(path)
+    _check_hashes(path)
     tokenizer = _load_tokenizer(path)
     model = loaded(AutoModelForCausalLM, path, dtype=dtype)
     _check_embeddings(path, model, tokenizer)
@@ -143,11 +145,10 @@ def _load_tokenizer(path: str | Path):
 def loaded(cls, path: str | Path, **settings) -> PreTrainedModel:
     """`cls.from_pretrained(path)`, with every weight the file's. Raises ValueError that names weights which are
     missing, not of the architecture, or of another shape, and files that are not those that HASHES lists."""
-    if (Path(path) / HASHES).exists():
-        verified(path)
+    _check_hashes(path)
     try:
         model, found = cls.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
-    except (OSError, RuntimeError, KeyError) as problem:
+    except (OSError, RuntimeError, KeyError, SafetensorError) as problem:
         first = next((line for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
         raise ValueError(f"the weights of {path} cannot be read ({first}); save the model again") from problem
     _refuse(path, model, found)
@@ -241,6 +242,11 @@ def verified(folder: str | Path) -> Path:
         how = "is missing" if wrong[0] not in there else "is not the file that was exported"
         raise ValueError(f"{folder / wrong[0]} {how}: {mend}")
     return folder
+
+
+def _check_hashes(path: str | Path) -> None:
+    if (Path(path) / HASHES).exists():
+        verified(path)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
