@@ -203,7 +203,7 @@ def test_a_process_model_learns_what_steps_are_worth(tokenizer, tmp_path):
 
 def test_steps_end_where_the_oracles_spans_do(tokenizer):
     """Cutting an answer by joints and marks alone, one step after another, meets the ends of its true spans."""
-    begins, ends = stepwise.kinds(tokenizer)
+    begins, ends = stepwise.kinds(tokenizer, [tokenizer.eos_token_id])
     prompts, texts = dialogues(80)
     for prompt, text in zip(prompts, texts):
         ids = tokenize_response(tokenizer, text)
