@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from densereward import labeling, methods, models, pipeline, tokens
+from densereward import labeling, methods, models, pipeline, revision, tokens
 from densereward import revision_prompt as rp
 from densereward.labeling import NEGATIVE, NEUTRAL, POSITIVE, edit_labels
 from densereward.profiles import models_folder
@@ -26,6 +26,11 @@ IDS = st.lists(st.integers(0, 5), min_size=1, max_size=30)
 @pytest.fixture(scope="module")
 def tokenizer():
     return models.load_causal_lm(models_folder("cpu") / "sft")[1]
+
+
+@pytest.fixture(scope="module")
+def bytewise():
+    return models.build_tokenizer(["a b"], 261)  # no merges: a token for each byte
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +181,14 @@ def test_a_prompt_that_cannot_serve_is_refused_with_its_file_and_the_mend(tmp_pa
         (f"an apple.\n{rp.END}", Revision(None, "markers")),
         (f"{rp.END}an apple.{rp.START}", Revision(None, "markers")),
         (f"{rp.START}a{rp.END}{rp.START}b{rp.END}", Revision(None, "markers")),
+        (f"**{rp.START}**\nan apple.\n**{rp.END}**", Revision("an apple.")),
+        (f"### {rp.START}\r\nan apple.\r\n### {rp.END}\r\n", Revision("an apple.")),
+        (f"`{rp.START}`an apple.`{rp.END}`", Revision("an apple.")),
+        (f"{rp.START}**an apple.**{rp.END}", Revision("**an apple.**")),
+        (f"{rp.START}\n- an apple.\n- a pear\n{rp.END}", Revision("- an apple.\n- a pear")),
         (f"{rp.START} \n {rp.END}", Revision(None, "empty")),
+        (f"{rp.START}\n\u200b\ufeff\n{rp.END}", Revision(None, "empty")),
+        (f"{rp.START}an app\ufffd{rp.END}", Revision(None, "broken")),
         ("", Revision(None, "empty")),
         (f"{rp.START}\na hammer.\n{rp.END}", Revision(None, "identical")),
     ],
@@ -203,6 +215,46 @@ def test_labelled_rows_are_the_tokens_and_their_edits(rows, tokenizer):
     everything = np.concatenate(expected)
     counted = (report.negative, report.neutral, report.positive)
     assert counted == tuple(int((everything == x).sum()) for x in (NEGATIVE, NEUTRAL, POSITIVE))
+
+
+@pytest.mark.parametrize("text", ["no, 今天天气很好", "no, 👍🏽 ok", "no,  two  blanks", "noé, naïve"])
+def test_where_a_cut_response_was_left_alone_nothing_is_labelled(text):
+    """The cut may go through a character or leave a space that no text ends with: nobody edited that."""
+    tokenizer = models.build_tokenizer(["yes no maybe, and so on. "] * 50, 300)
+    pair = {"prompt": [{"role": "user", "content": "好" * 9}], "chosen": [{"role": "assistant", "content": "so 👍🏽"}]}
+    pair["rejected"] = [{"role": "assistant", "content": text}]
+    for limit in range(3, 40):
+        rows, _ = tokens.tokenize_pairs([pair], tokenizer, limit, limit)
+        (shown,) = conversations(rows, tokenizer)
+        said = [message["content"] for side in shown.values() for message in side]
+        assert not any("\ufffd" in x for x in said), "a reviser would be shown a broken character, and copy it"
+        seen = shown["rejected"][0]["content"]
+        (rejected, revised), report = labeling.labelled(
+            rows, [Revision(seen.replace("no", "yes", 1).strip())], tokenizer, 99
+        )
+        for row, label, word in ((rejected, NEGATIVE, "no"), (revised, POSITIVE, "yes")):
+            assert tokenizer.decode([i for i, x in zip(row["completion_ids"], row["labels"]) if x == label]) in (
+                word,
+                word[:2],
+            )
+            assert len(row["labels"]) == len(row["completion_ids"]) and row["labels"][-1] == NEUTRAL
+        assert (report.negative, report.positive) == (1, 1)
+        same = [revision.checked(seen, seen)]
+        with pytest.raises(ValueError, match="identical 1"):
+            labeling.labelled(rows, same, tokenizer, 99)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("今天夭ab", min_size=1, max_size=8), st.text("今天夭ab", min_size=1, max_size=8))
+def test_a_character_of_several_tokens_is_edited_whole(bytewise, a, b):
+    """天 and 夭 share two of their three bytes: an edit of the third alone would teach half a character."""
+    ids = [tokens.tokenize_response(bytewise, text) for text in (a, b)]
+    labels = labeling.text_labels(*ids, bytewise)
+    for side, marked, wanted in zip(ids, labels, edit_labels(list(a) + ["end"], list(b) + ["end"]), strict=True):
+        parts = [[i for i, x in zip(side[:-1], marked) if (x == NEUTRAL) == kept] for kept in (True, False)]
+        assert not any("\ufffd" in bytewise.decode(part) for part in parts)
+        each = [len(tokens.tokenize_response(bytewise, x)) - 1 for x in (a if side is ids[0] else b)]
+        assert marked.tolist() == np.repeat(wanted, [*each, 1]).tolist()
 
 
 def test_without_eos_every_label_but_the_last_stays(rows, tokenizer):

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -183,6 +184,11 @@ def _text(value: object, field: str) -> str:
     if not value.isascii() and re.search("[\ud800-\udfff]", value):
         raise ValueError(f"field '{field}': half of a surrogate pair; replace the broken character")
     return value
+
+
+def blank(text: str) -> bool:
+    """Whether a text shows nothing: spaces, control and format characters (zero-width ones) alone."""
+    return all(unicodedata.category(c)[0] in "ZC" for c in text)
 
 
 def parse(text: str, field: str = "text") -> list[dict]:

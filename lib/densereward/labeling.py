@@ -5,6 +5,10 @@ take out or replace is negative, what they bring in is positive, and what both s
 these are 0, 1 and .5. The fewest edits are often not unique (in "a a" to "a" either token may go): the paper does not
 say which are taken; here they are rapidfuzz's, which leaves a common beginning and a common end alone.
 
+Labels are of what the reviser saw and wrote, which is text. Tokens that share a character are edited together, or not
+at all. Where the ids of a cut response are not those of its text (a cut amid a character, or before the rest of a
+word), the text's ids are compared, and the tokens that only the cut response has carry no label.
+
 Left out: labels of a response against itself (a failed or identical revision labels nothing) and weights per label.
 """
 
@@ -15,8 +19,8 @@ from datasets import Dataset
 from rapidfuzz.distance import Levenshtein
 
 from densereward.data import table
-from densereward.revision import Revision
-from densereward.tokens import tokenize_response
+from densereward.revision import BROKEN, Revision, response
+from densereward.tokens import tokenize_response, tokenize_responses
 
 NEGATIVE, NEUTRAL, POSITIVE = 0.0, 0.5, 1.0  # p_t of tlcr Eq. 6
 NO_LABEL = -1.0  # of a token that is in no loss
@@ -29,9 +33,15 @@ class Report:
 
     read: int = 0
     kept: int = 0
-    markers: int = 0  # dropped: this and the next two are failures of the reviser, see revision.FAILURES
+    markers: int = 0  # dropped: this and the next three are failures of the reviser, see revision.FAILURES
     empty: int = 0
     identical: int = 0
+    broken: int = 0
+    cut: int = 0  # this and the next four are outcomes of an endpoint
+    filtered: int = 0
+    refused: int = 0
+    over_context: int = 0
+    unanswered: int = 0
     same_tokens: int = 0  # dropped: another text, but the rejected response's token ids
     too_long: int = 0  # dropped: more tokens than the limit, EOS included
     negative: int = 0  # tokens of the kept
@@ -71,10 +81,12 @@ def labelled(
     """
     usable, report = _usable(rows, revisions, tokenizer, max_completion_length)
     rows, found = rows.select_columns(["prompt_ids", "rejected_completion_ids"]), []
-    for pair, revised in usable.items():
+    for pair, (shown, revised) in usable.items():
         row = rows[pair]
         sides = {"rejected": row["rejected_completion_ids"], "revised": revised}
-        for (side, ids), labels in zip(sides.items(), edit_labels(*sides.values()), strict=True):
+        of_shown, of_revised = text_labels(shown, revised, tokenizer)
+        both = _labels_of_cut(sides["rejected"], shown, of_shown), of_revised
+        for (side, ids), labels in zip(sides.items(), both, strict=True):
             if not eos:
                 labels[-1] = NO_LABEL
             found.append(
@@ -96,22 +108,59 @@ def synthetic_pairs(
     """
     usable, report = _usable(rows, revisions, tokenizer, max_completion_length)
     rows = rows.select_columns(["prompt_ids", "rejected_completion_ids"])
-    found = [rows[pair] | {"chosen_completion_ids": revised} for pair, revised in usable.items()]
+    found = [rows[pair] | {"chosen_completion_ids": revised} for pair, (_, revised) in usable.items()]
     return table(found, f"synthetic pairs ({report})"), report
 
 
-def _usable(rows, revisions, tokenizer, max_completion_length) -> tuple[dict[int, list[int]], Report]:
-    """Number of each usable row -> token ids of its revision, EOS included."""
+def text_labels(rejected: list[int], revised: list[int], tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """`edit_labels` with the tokens of one character edited together: two float32 arrays [T_r] and [T_m]."""
+    units = [characters(ids, tokenizer) for ids in (rejected, revised)]
+    number = {unit: i for i, unit in enumerate(dict.fromkeys(units[0] + units[1]))}
+    labels = edit_labels(*([number[unit] for unit in side] for side in units))
+    return tuple(np.repeat(x, [len(unit) for unit in side]) for x, side in zip(labels, units, strict=True))
+
+
+def characters(ids: list[int], tokenizer) -> list[tuple[int, ...]]:
+    """The ids [T] in groups that spell whole characters: single tokens, but where a character needs several of them."""
+    if tokenizer.decode(ids).isascii():
+        return [(i,) for i in ids]
+    groups, open_group = [], ()
+    for i, text in zip(ids, tokenizer.batch_decode([[i] for i in ids]), strict=True):
+        if BROKEN not in text:
+            groups += [open_group, (i,)]
+            open_group = ()
+            continue
+        open_group += (i,)
+        if BROKEN not in tokenizer.decode(list(open_group)):
+            groups.append(open_group)
+            open_group = ()
+    return [group for group in [*groups, open_group] if group]
+
+
+def _labels_of_cut(rejected: list[int], shown: list[int], of_shown: np.ndarray) -> np.ndarray:
+    """The labels [T] of a rejected response, of those of its text's ids: NO_LABEL on tokens that the text lacks."""
+    labels = np.full(len(rejected), NO_LABEL, np.float32)
+    for run in Levenshtein.opcodes(rejected, shown):
+        if run.tag == "equal":
+            labels[run.src_start : run.src_end] = of_shown[run.dest_start : run.dest_end]
+    return labels
+
+
+def _usable(rows, revisions, tokenizer, max_completion_length) -> tuple[dict[int, tuple], Report]:
+    """Number of each usable row -> token ids of what the reviser saw of the rejected response, and of its revision,
+    EOS included."""
     if len(rows) != len(revisions):
         raise ValueError(f"{len(rows)} rows and {len(revisions)} revisions; give one revision per row, in their order")
     usable, report = {}, Report()
-    for number, (rejected, revision) in enumerate(zip(rows["rejected_completion_ids"], revisions, strict=True)):
+    cut = rows["rejected_completion_ids"][:]
+    texts = tokenize_responses(tokenizer, [response(ids, tokenizer).strip() for ids in cut])
+    for number, (rejected, shown, revision) in enumerate(zip(cut, texts, revisions, strict=True)):
         ids = [] if revision.text is None else tokenize_response(tokenizer, revision.text)
         fate = revision.failure or (
-            "too_long" if len(ids) > max_completion_length else "same_tokens" if ids == rejected else "kept"
+            "too_long" if len(ids) > max_completion_length else "same_tokens" if ids in (rejected, shown) else "kept"
         )
         report.read += 1
         setattr(report, fate, getattr(report, fate) + 1)
         if fate == "kept":
-            usable[number] = ids
+            usable[number] = shown, ids
     return usable, report

@@ -17,11 +17,21 @@ from itertools import groupby
 from datasets import Dataset
 from tqdm import tqdm
 
+from densereward.data import blank
+
 FAILURES = {
     "markers": "the reply does not hold one revised response between one pair of markers",
     "empty": "the revised response has no text",
     "identical": "the revised response is the rejected one",
+    "broken": "the revised response holds a broken character (U+FFFD) that the rejected one does not",
+    # the outcomes of `llm.Chat`
+    "cut": "the reply was cut at the limit of tokens",
+    "filtered": "a content filter stopped the question or the reply",
+    "refused": "the model refused to answer",
+    "over_context": "the question is longer than the model's context",
+    "unanswered": "no reply came, however often the endpoint was asked",
 }
+BROKEN = "\ufffd"  # what decoders write for bytes that spell no character
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,10 @@ Reviser = Callable[[list[dict], str, str], Revision]
 
 
 def checked(text: str, rejected: str, counts: dict[str, int] | None = None) -> Revision:
-    """A Revision of this text, a failure where it is empty or the rejected text; spaces at the ends do not count."""
-    failure = "empty" if not text.strip() else "identical" if text.strip() == rejected.strip() else None
+    """A Revision of this text, a failure where it is empty, the rejected text, or broken; spaces at the ends do not
+    count."""
+    failure = "empty" if blank(text) else "identical" if text.strip() == rejected.strip() else None
+    failure = "broken" if failure is None and BROKEN in text and BROKEN not in rejected else failure
     return Revision(None if failure else text.strip(), failure, counts or {})
 
 
@@ -66,21 +78,27 @@ def totals(revisions: Iterable[Revision]) -> dict[str, int]:
     return dict(total)
 
 
+def response(ids: list[int], tokenizer) -> str:
+    """The text of a response's token ids, without the remains of a character that was cut amid its bytes."""
+    return tokenizer.decode(ids, skip_special_tokens=True).rstrip(BROKEN)
+
+
 def conversations(rows: Dataset, tokenizer) -> list[dict]:
     """Preference rows (token ids) as conversations of text: what was cut stays cut, as labels are of these tokens.
 
-    A prompt becomes one user message, one line per turn, as ids do not say in general which turn is whose.
+    A prompt becomes one user message, one line per turn, as ids do not say in general which turn is whose. Of a
+    character that the cut went through nothing is shown.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     def prompt(ids: list[int]) -> str:
         turns = [list(run) for is_special, run in groupby(ids, special.__contains__) if not is_special]
-        return "\n".join(tokenizer.decode(turn).strip() for turn in turns)
+        return "\n".join(tokenizer.decode(turn).strip() for turn in turns).lstrip(BROKEN)
 
     return [
         {"prompt": [{"role": "user", "content": prompt(row["prompt_ids"])}]}
         | {
-            side: [{"role": "assistant", "content": tokenizer.decode(row[column], skip_special_tokens=True)}]
+            side: [{"role": "assistant", "content": response(row[column], tokenizer)}]
             for side, column in (("chosen", "chosen_completion_ids"), ("rejected", "rejected_completion_ids"))
         }
         for row in rows
