@@ -42,6 +42,11 @@ Leave everything that can stay as it is and where it is: the fewer edits, the be
 {{rejected}}
 <|End of Non-Preferred Response|>"""
 _PLACEHOLDER = re.compile(r"\{(context|chosen|rejected)\}")
+# A marker on a line of its own with what decorates it, or decorated alike on both sides.
+_START, _END = (
+    re.compile(rf"^[ \t>#*_`~-]*{marker}[ \t\r*_`:~]*$|(?P<mark>[*_`]{{0,3}}){marker}(?P=mark)", re.MULTILINE)
+    for marker in map(re.escape, (START, END))
+)
 _SPEAKERS = {"user": "###Human", "assistant": "###Assistant", "system": "###System"}
 
 
@@ -69,17 +74,21 @@ def request(prompt: list[dict], rejected: str, chosen: str, template: str = TEMP
 
 def parse(reply: str, rejected: str) -> Revision:
     """The revised response in a reply, or the kind of failure: "markers" unless there is one start marker with one end
-    marker behind it, "empty" (a reply without any text too), "identical"."""
+    marker behind it, "empty" (a reply without any text too), "identical", "broken". What sets a marker in bold, as
+    code or as a heading goes with it."""
     if not reply.strip():
         return checked("", rejected)
-    start, end = reply.find(START), reply.find(END)
-    if (reply.count(START), reply.count(END)) != (1, 1) or end < start:
+    if (reply.count(START), reply.count(END)) != (1, 1):
         return Revision(None, "markers")
-    return checked(reply[start + len(START) : end], rejected)
+    start, end = _START.search(reply), _END.search(reply)
+    if end.start() < start.end():
+        return Revision(None, "markers")
+    return checked(reply[start.end() : end.start()], rejected)
 
 
 def llm_reviser(chat: Chat, template: str = TEMPLATE, attempts: int = 3) -> Reviser:
-    """A reviser that asks `chat`, again for each failure, at most `attempts` times; the last failure is the row's.
+    """A reviser that asks `chat`, again for each failure that another reply may mend, at most `attempts` times; the
+    last failure is the row's.
 
     `counts`: replies, and malformed ones by kind ("malformed: markers"), those of rows that came right in the end too.
     Raises what `chat.ask` raises.
@@ -88,11 +97,14 @@ def llm_reviser(chat: Chat, template: str = TEMPLATE, attempts: int = 3) -> Revi
     def revise(prompt: list[dict], rejected: str, chosen: str) -> Revision:
         counts, messages = Counter(), request(prompt, rejected, chosen, template)
         for attempt in range(attempts):
-            found = parse(chat.ask(messages, attempt), rejected)
+            reply = chat.ask(messages, attempt)
+            found = Revision(None, reply.outcome) if reply.outcome else parse(reply.text, rejected)
             counts["replies"] += 1
             if found.failure is None:
                 break
             counts[f"malformed: {found.failure}"] += 1
+            if found.failure in ("over_context", "unanswered"):
+                break
         return Revision(found.text, found.failure, dict(counts))
 
     if attempts < 1:
