@@ -23,6 +23,13 @@ USER, BOT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": 
 GOOD = {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: go away"}
 
 
+def says(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
+
+
+SYSTEM, LONG = says("system", "Be brief."), "What is the best way to boil an egg, and why?"
+
+
 def write(folder: Path, *records, name: str = "pairs.jsonl") -> Path:
     lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
     blob = b"\n".join(lines) + b"\n"
@@ -108,6 +115,7 @@ def test_a_marker_within_a_line_or_after_one_newline_is_text():
         ("\n\nAssistant: b", "\n\nAssistant: c", "not_a_reply"),
         ("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: ", "empty"),
         ("\n\nHuman: \n\nAssistant: b", "\n\nHuman: \n\nAssistant: c", "empty"),
+        ("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: a\n\nAssistant: \u200b\ufeff", "empty"),
     ],
 )
 def test_a_record_that_is_no_pair_is_counted_under_its_one_reason(chosen, rejected, fate):
@@ -125,8 +133,26 @@ def test_a_record_that_is_no_pair_is_counted_under_its_one_reason(chosen, reject
         {"chosen": [USER, BOT], "rejected": [USER, {"role": "assistant", "content": "go away"}]},
         {"prompt": "hi", "chosen": [USER, BOT], "rejected": [USER, {"role": "assistant", "content": "go away"}]},
         {**GOOD, "margin": 2.5, "source": None},
+        {"prompt": "Human: hi\n\nAssistant:", "chosen": "hello", "rejected": "go away"},
+        {"prompt": "\r\n\r\nHuman: hi\r\n\r\nAssistant:", "chosen": " hello", "rejected": " go away"},
+        {"prompt": "\n\nHuman: hi", "chosen": "\n\nAssistant: hello", "rejected": "\n\nAssistant: go away"},
+        {
+            "prompt": "Human: hi\n\nAssistant:",
+            "chosen": [BOT],
+            "rejected": [{"role": "assistant", "content": "go away"}],
+        },
+        {side: text.strip() for side, text in GOOD.items()},
+        {side: text.replace("\n", "\r\n") for side, text in GOOD.items()},
+        {**GOOD, "prompt": "hi"},
+        {**GOOD, "prompt": " hi\n"},
+        {**GOOD, "prompt": [USER]},
+        {**GOOD, "prompt": "\n\nHuman: hi\n\nAssistant:"},
+        {"prompt": "hi", "chosen": "Human: hi\n\nAssistant: hello", "rejected": "Human: hi\n\nAssistant: go away"},
+        {**GOOD, "prompt": None},
+        {**GOOD, "prompt": ""},
+        {**GOOD, "prompt": []},
+        {"prompt": "hi", "chosen": "hello", "rejected": "go away", "system": "", "history": [], "input": None},
     ],
-    ids=["texts", "cut dialogue", "messages", "no prompt", "prompt repeated", "further columns"],
 )
 def test_all_accepted_formats_give_the_same_pair(record):
     assert pair_of(record)[0] == pair_of(GOOD)[0]
@@ -135,6 +161,39 @@ def test_all_accepted_formats_give_the_same_pair(record):
         "chosen": [BOT],
         "rejected": [{"role": "assistant", "content": "go away"}],
     }
+
+
+TURNS = [USER, says("assistant", "yes?"), says("user", "why?")]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "expected"),
+    [
+        ("hi", [SYSTEM, USER], [SYSTEM, USER]),
+        ("why?", TURNS, TURNS),
+        ("hi", TURNS, TURNS),
+        ("why?", [SYSTEM, *TURNS], [SYSTEM, *TURNS]),
+        (TURNS, TURNS, TURNS),
+        (TURNS, [TURNS[-1]], TURNS),
+        (TURNS, [], TURNS),
+        ([SYSTEM, USER], [USER], [SYSTEM, USER]),
+        ([SYSTEM, USER], [SYSTEM, USER], [SYSTEM, USER]),
+        ([SYSTEM, *TURNS], [TURNS[-1]], [SYSTEM, *TURNS]),
+        (TURNS[:2], [TURNS[2]], TURNS),
+        ("\n\nHuman: hi\n\nAssistant: yes?\n\nHuman: why?\n\nAssistant:", [SYSTEM, *TURNS], [SYSTEM, *TURNS]),
+    ],
+)
+def test_a_prompt_that_the_answers_repeat_is_taken_once_and_in_its_place(prompt, before, expected):
+    sides = {"chosen": [*before, BOT], "rejected": [*before, says("assistant", "go away")]}
+    pair, report = pair_of({"prompt": prompt, **sides})
+    assert pair["prompt"] == expected and pair["chosen"] == [BOT]
+    assert report.prompts_repeated == (before not in ([], [TURNS[2]]) or before == [TURNS[2]] and prompt != TURNS[:2])
+
+
+def test_a_column_for_the_system_turn_is_not_lost():
+    for record in ({"prompt": "hi", "chosen": "hello", "rejected": "no"}, {**GOOD}, {"prompt": [SYSTEM, USER], **GOOD}):
+        for name in ("system", "system_prompt"):
+            assert pair_of({**record, name: " Be brief. "})[0]["prompt"] == [SYSTEM, USER]
 
 
 @pytest.mark.parametrize(
@@ -158,9 +217,47 @@ def test_all_accepted_formats_give_the_same_pair(record):
             b'{"chosen": "\\n\\nHuman: \\ud83d\\n\\nAssistant: a", "rejected": "x"}',
             "field 'chosen': half of a surrogate",
         ),
+        (b'{"chosen": "x", "chosen": "y", "rejected": "z"}', "whole record: field 'chosen' stands there twice"),
+        (b"[" * 100_000 + b"]" * 100_000, "whole record: nested too deeply"),
+        (b'{"chosen": ' + b"9" * 5000 + b"}", "whole record: Exceeds the limit"),
+        ({"prompt": " Human: hi Assistant:", "chosen": " hello", "rejected": " no"}, "field 'prompt': ' Human: hi"),
+        (
+            {"prompt": "Human: hi", "chosen": "hello", "rejected": "no"},
+            "field 'prompt': 'Human: hi' holds a turn's name",
+        ),
+        (
+            {"prompt": "Be kind.\n\nHuman: hi\n\nAssistant:", "chosen": "a", "rejected": "b"},
+            "field 'prompt': 'Be kind.",
+        ),
+        (
+            {"prompt": [says("user", "Human: hi\nAssistant:")], "chosen": "a", "rejected": "b"},
+            "field 'prompt': 'Human: hi",
+        ),
+        (
+            {"prompt": "hi", "chosen": "Assistant: a", "rejected": "Assistant: b"},
+            "field 'chosen': 'Assistant: a' holds",
+        ),
+        (
+            {"prompt": "ho", "chosen": GOOD["chosen"], "rejected": GOOD["rejected"]},
+            "field 'chosen': begins with another",
+        ),
+        ({"prompt": "hi there", "chosen": [USER, BOT], "rejected": [USER, BOT]}, "field 'chosen': begins with another"),
+        (
+            {"prompt": LONG, "chosen": LONG + " a", "rejected": LONG + " b"},
+            "field 'chosen': both replies repeat the prompt",
+        ),
+        ({"prompt": "hi", "chosen": "a", "rejected": "b", "history": [["q", "a"]]}, "field 'history': would be lost"),
+        ({"prompt": "hi", "chosen": "a", "rejected": "b", "images": ["x.png"]}, "field 'images': would be lost"),
+        ({"prompt": "hi", "chosen": "a", "rejected": "b", "system": 3}, "field 'system': found 3"),
+        ({"prompt": [SYSTEM, USER], "chosen": "a", "rejected": "b", "system": "x"}, "field 'system': differs"),
+        (
+            {"prompt": [says("system", "x"), USER], "chosen": [SYSTEM, USER, BOT], "rejected": "b"},
+            "field 'chosen': has another",
+        ),
     ],
 )
 def test_a_malformed_record_stops_with_file_line_field_and_mend(tmp_path, record, field):
+    """Rather than being learnt as something else than it says."""
     path = write(tmp_path, GOOD, b"", record, GOOD)
     with pytest.raises(ValueError) as error:
         data.read_pairs(path)
@@ -186,6 +283,48 @@ def test_a_folder_is_searched_to_the_bottom_and_other_files_are_left_alone(tmp_p
     write(tmp_path, b"not a record", name="LICENSE")
     pairs, report = data.read_pairs(tmp_path)
     assert [pair["rejected"][0]["content"] for pair in pairs] == ["go away", "no"] and report.kept == 2
+
+
+def other(n: int) -> dict:
+    return {**GOOD, "rejected": f"\n\nHuman: hi\n\nAssistant: no {n}"}
+
+
+def test_equal_pairs_count_once_as_copies_would_shrink_every_standard_error(tmp_path):
+    write(tmp_path, GOOD, other(1), {**GOOD, "id": 2}, {"prompt": "hi", "chosen": "hello ", "rejected": "go away"})
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "train", GOOD, other(2))
+    swapped = {"chosen": GOOD["rejected"], "rejected": GOOD["chosen"]}  # a label that disagrees is no copy
+    write(tmp_path / "train", swapped, name="more.jsonl")
+    pairs, report = data.read_pairs(tmp_path)
+    assert (report.read, report.kept, report.duplicates) == (7, 4, 3) and len(pairs) == 4
+    assert "duplicates 3" in str(report)
+
+
+def test_linked_folders_are_read_once_and_hidden_files_are_not_data(tmp_path):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "data"
+    elsewhere.mkdir()
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    write(elsewhere, GOOD, name="PAIRS.JSONL")
+    write(folder, other(1))
+    write(folder, b"\0\5\26\7", name="._pairs.jsonl")  # what macOS leaves beside a file
+    write(folder / ".ipynb_checkpoints", other(2))
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    pairs, report = data.read_pairs(folder)
+    assert sorted(pair["rejected"][0]["content"] for pair in pairs) == ["go away", "no 1"]
+    assert (report.read, report.duplicates, report.hidden_files) == (2, 0, 2) and "hidden files 2" in str(report)
+    for name in ("gone.jsonl", "gone"):
+        (folder / name).symlink_to(tmp_path / "nowhere")
+        with pytest.raises(ValueError, match=f"{name}' is a link to nothing; mend or remove it"):
+            data.read_pairs(folder)
+        (folder / name).unlink()
+
+
+def test_prompts_that_are_all_too_long_are_counted_with_the_mend():
+    data.refuse_long_prompts([200, 12, 300], 128)
+    data.refuse_long_prompts([], 128)
+    with pytest.raises(ValueError, match=r"all 2 prompts exceed 128 tokens \(shortest 200.*raise max_prompt_length"):
+        data.refuse_long_prompts([300, 200], 128)
 
 
 def test_a_path_without_pairs_says_what_is_accepted(tmp_path):
