@@ -156,6 +156,26 @@ def test_a_corrupted_line_is_named(tmp_path, monkeypatch, old, new, mend):
     assert len(load_published("tlcr"))  # the other papers still load
 
 
+@pytest.mark.parametrize("damage", ["missing", "empty", "header alone", "cut", "not UTF-8", "linked to nothing"])
+def test_a_table_that_is_not_whole_is_refused_by_its_name(tmp_path, monkeypatch, damage):
+    """Loaded without it, every figure and average that rests on it would just show less."""
+    shutil.copytree(PUBLISHED, tmp_path / "data" / "published")
+    monkeypatch.setenv("DENSEREWARD_ROOT", str(tmp_path))
+    file = tmp_path / "data" / "published" / "segment-ppo_table2.csv"
+    whole = file.read_bytes()
+    parts = {"empty": b"", "header alone": whole.split(b"\n")[0] + b"\n", "not UTF-8": b"\xff\xfe" + whole}
+    parts["cut"] = b"\n".join(whole.split(b"\n")[:9]) + b"\n"
+    file.unlink()
+    if damage in parts:
+        file.write_bytes(parts[damage])
+    elif damage != "missing":
+        file.symlink_to(tmp_path / "nowhere")
+    for asked in ((), ("segment-ppo",), ("segment-ppo", 2)):
+        with pytest.raises(ValueError, match=f"^{re.escape(str(file))}: .*restore it from the repository"):
+            load_published(*asked)
+    assert len(load_published("tlcr")) and len(load_published("segment-ppo", 1)), "the others still load"
+
+
 def test_unknown_papers_and_tables_name_the_known():
     with pytest.raises(ValueError, match="segment-ppo, adaptive-mask, tlcr"):
         load_published("rlhf")

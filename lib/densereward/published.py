@@ -12,21 +12,26 @@ from pathlib import Path
 
 import pandas as pd
 
-PAPERS = ("segment-ppo", "adaptive-mask", "tlcr")
+ROWS = {  # of each table, so that a file which is cut, empty or missing is no silent loss
+    "segment-ppo": {1: 42, 2: 48, 3: 30, 4: 15, 5: 12, 6: 9, 7: 49, 8: 9, 9: 26, 0: 38},
+    "adaptive-mask": {1: 91, 0: 25},
+    "tlcr": {1: 24, 0: 37},
+}
+PAPERS = tuple(ROWS)
 COLUMNS = "paper,table,row,column,value,unit,printed,bold,suspected_misprint,note".split(",")
 AVERAGES = ("Average", "Overall", "AVG")  # how the papers label a mean: two as a column, one as a row
 
 
 def load_published(paper: str | None = None, table: int | None = None) -> pd.DataFrame:
-    """The published values, of one paper or table if asked; ValueError names file and line of a row that is wrong."""
+    """The published values, of one paper or table if asked; ValueError names file and line of a row that is wrong, and
+    a file that is missing or has another number of rows than `ROWS`."""
     if paper is not None and paper not in PAPERS:
         raise ValueError(f"unknown paper {paper!r}: choose one of {', '.join(PAPERS)}")
     folder = Path(os.environ.get("DENSEREWARD_ROOT", Path(__file__).resolve().parents[2])) / "data" / "published"
-    kind = "*" if table is None else "text" if table == 0 else f"table{table}"
-    files = [file for name in PAPERS if paper in (None, name) for file in sorted(folder.glob(f"{name}_{kind}.csv"))]
-    if not files:
-        raise ValueError(f"no {paper or '*'}_{kind}.csv in {folder}: leave `table` out to see what there is")
-    frame = pd.DataFrame([line for file in files for line in _read(file)], columns=COLUMNS)
+    tables = [(name, n) for name in PAPERS for n in ROWS[name] if paper in (None, name) and table in (None, n)]
+    if not tables:
+        raise ValueError(f"no {paper or '*'}_table{table}.csv in {folder}: leave `table` out to see what there is")
+    frame = pd.DataFrame([line for which in tables for line in _read(folder, *which)], columns=COLUMNS)
     return frame.assign(table=frame.table.astype(int), value=frame.value.map(_as_number), bold=frame.bold == "1")
 
 
@@ -43,12 +48,21 @@ def recomputed_averages(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["paper", "table", "label", "printed", "recomputed", "within_rounding"])
 
 
-def _read(file: Path) -> list[list[str]]:
-    with open(file, newline="", encoding="utf-8") as text:
-        lines = list(csv.reader(text))
+def _read(folder: Path, paper: str, table: int) -> list[list[str]]:
+    file = folder / f"{paper}_{f'table{table}' if table else 'text'}.csv"
+    try:
+        with open(file, newline="", encoding="utf-8") as text:
+            lines = list(csv.reader(text))
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise ValueError(f"{file}: cannot be read ({problem}); restore it from the repository") from None
     for number, cells in enumerate(lines, start=1):
         if problem := _problem(cells, file.stem, lines[: number - 1]):
             raise ValueError(f"{file}:{number}: {problem}")
+    if len(lines) - 1 != ROWS[paper][table]:
+        found, rows = max(len(lines) - 1, 0), ROWS[paper][table]
+        raise ValueError(
+            f"{file}: {found} rows, not {rows}; restore it from the repository, or mend ROWS in published.py"
+        )
     return lines[1:]
 
 
