@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from densereward import data, models, tokens
+from densereward import data, models, pipeline, tokens
+from densereward.pipeline import Run
+from densereward.profiles import models_folder, profile
+from densereward.stages import load_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "data" / "samples" / "hh_rlhf.jsonl"
@@ -325,6 +328,30 @@ def test_prompts_that_are_all_too_long_are_counted_with_the_mend():
     data.refuse_long_prompts([], 128)
     with pytest.raises(ValueError, match=r"all 2 prompts exceed 128 tokens \(shortest 200.*raise max_prompt_length"):
         data.refuse_long_prompts([300, 200], 128)
+
+
+def test_no_model_is_trained_for_prompts_that_are_all_too_long(tmp_path, monkeypatch):
+    """It took the SFT model and a reward model to find out, and a division by zero to say so."""
+    words = "word " * 300
+    records = [{"prompt": f"{i} {words}", "chosen": f"yes {i}", "rejected": "no"} for i in range(80)]
+    run = Run(profile("smoke"), dataset=str(write(tmp_path, *records)), root=tmp_path / "runs")
+    work = pytest.fail
+    monkeypatch.setattr(models, "tiny_llama", lambda *a, **k: work("a model was made"))
+    why = r"all \d+ prompts exceed 64 tokens \(shortest 3\d\d.*raise max_prompt_length"
+    with pytest.raises(ValueError, match=why):
+        pipeline.sft_model(run)
+    monkeypatch.setattr(pipeline, "with_entropies", lambda *a, **k: work("a model was run"))
+    with pytest.raises(ValueError, match=why):  # with a model of the reader's own there is no SFT
+        pipeline.preferences(run, models_folder("cpu") / "sft")
+
+
+def test_what_was_dropped_is_printed_and_kept_with_the_preferences(tmp_path, capsys):
+    path = write(tmp_path, *[json.loads(line) for line in SAMPLES.read_text().splitlines()] * 2)
+    run = Run(profile("smoke"), dataset=str(path), root=tmp_path / "runs")
+    made = pipeline.preferences(run, models_folder("cpu") / "sft")
+    read = load_json(made.path / "report.json")["read"]
+    assert (read["read"], read["kept"], read["duplicates"]) == (64, 28, 28)
+    assert "data: read 64, kept 28, identical 2" in capsys.readouterr().out
 
 
 def test_a_path_without_pairs_says_what_is_accepted(tmp_path):

@@ -89,17 +89,24 @@ def read_pairs(path: str | Path) -> tuple[list[dict], Report]:
 
     Raises ValueError for a path without such files and for the first malformed record (file, line, field, mend).
     """
-    path, report, seen = Path(path).expanduser(), Report(), set()
-    files = _files_below(path, report) if path.is_dir() else [path] if path.is_file() and _is_data(path) else []
-    if not files:
-        what = "has no .jsonl or .jsonl.gz file" if path.exists() else "does not exist"
-        raise ValueError(f"dataset '{path}' {what}; give 'testbed', a .jsonl or .jsonl.gz file, or a folder of them")
-    pairs = [pair for file in files for pair in _file_pairs(file, report, seen)]
+    report, seen = Report(), set()
+    pairs = [pair for file in files(path, report) for pair in _file_pairs(file, report, seen)]
     if not pairs:
         raise ValueError(
             f"dataset '{path}' has no usable pair ({report}); give one with two different replies to a prompt"
         )
     return pairs, report
+
+
+def files(path: str | Path, report: Report | None = None) -> list[Path]:
+    """The .jsonl and .jsonl.gz files that a dataset's path stands for; hidden ones are counted in the report, if given.
+    ValueError where there is none, for links to nothing, and for folders that cannot be read."""
+    path, report = Path(path).expanduser(), report or Report()
+    found = _files_below(path, report) if path.is_dir() else [path] if path.is_file() and _is_data(path) else []
+    if not found:
+        what = "has no .jsonl or .jsonl.gz file" if path.exists() else "does not exist"
+        raise ValueError(f"dataset '{path}' {what}; give 'testbed', a .jsonl or .jsonl.gz file, or a folder of them")
+    return found
 
 
 def _is_data(path: Path) -> bool:
@@ -117,9 +124,8 @@ def _files_below(folder: Path, report: Report) -> list[Path]:
             continue
         folders.sort()
         entered.add(os.path.realpath(parent))
-        files = [Path(parent, name) for name in names]
         hidden = any(part.startswith(".") for part in Path(parent).relative_to(folder).parts)
-        for file in files:
+        for file in (Path(parent, name) for name in names):
             if hidden or file.name.startswith("."):
                 report.hidden_files += _is_data(file)
             elif file.is_symlink() and not file.exists() and (_is_data(file) or not file.suffix):

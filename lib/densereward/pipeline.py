@@ -83,9 +83,19 @@ class Run:
 
     def splits(self, **sizes: int) -> dict[str, Dataset]:
         """The named splits, at most as many rows as asked for; what was dropped is printed."""
+        return self.read(**sizes)[0]
+
+    def read(self, **sizes: int) -> tuple[dict[str, Dataset], data.Report]:
+        """`splits` and the report of what was dropped, which is printed."""
         parts, report = data.load(self.dataset, self.seed, self.profile.world, self.contrast, **sizes)
         print(f"data: {report}", flush=True)
-        return parts
+        return parts, report
+
+    def refuse_long_prompts(self, tokenizer) -> None:
+        """`data.refuse_long_prompts` of the prompts for rollouts: asked before any work is done for them."""
+        p = self.profile
+        prompts = self.splits(ppo=p.rounds * p.rollouts)["ppo"]["prompt"]
+        data.refuse_long_prompts((len(tokens.tokenize_prompt(tokenizer, x)) for x in prompts), p.max_prompt_length)
 
 
 def sft_model(run: Run) -> Path:
@@ -114,6 +124,7 @@ def sft_model(run: Run) -> Path:
             m["content"] for row in rows.select(range(min(len(rows), 8_000))) for m in row["prompt"] + row["completion"]
         ]
         tokenizer = models.build_tokenizer(texts, p.vocab_size)
+        run.refuse_long_prompts(tokenizer)
         rows, report = tokens.tokenize_sft(rows, tokenizer, p.max_prompt_length, p.max_completion_length)
         seed_everything(0)
         model = models.tiny_llama(
@@ -141,8 +152,10 @@ def preferences(run: Run, folder_of_sft: Path) -> Artifact:
         model, tokenizer = load_causal_lm(folder_of_sft)
         model = to_device(model).eval()
         sizes = {"preference": p.pairs, "validation": p.heldout_pairs, "test": p.heldout_pairs}
-        reports = {}
-        for name, rows in run.splits(**sizes).items():
+        parts, report = run.read(**sizes)
+        reports = {"read": asdict(report)}
+        run.refuse_long_prompts(tokenizer)
+        for name, rows in parts.items():
             rows, report = tokens.tokenize_pairs(rows, tokenizer, p.max_prompt_length, p.max_completion_length)
             reports[name] = asdict(report)
             with_entropies(model, tokenizer, rows).save_to_disk(folder / name)

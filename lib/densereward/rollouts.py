@@ -52,6 +52,7 @@ def sizes(p: Profile) -> dict:
 def prompts(run: Run, tokenizer) -> Dataset:
     """Prompts within the limit, one for each answer, repeated where there are fewer than a rollout batch; says so."""
     p = run.profile
+    run.refuse_long_prompts(tokenizer)
     rows = run.splits(ppo=p.rounds * p.rollouts)["ppo"]
     every = len(rows)
     rows = rows.filter(lambda row: len(tokenize_prompt(tokenizer, row["prompt"])) <= p.max_prompt_length)

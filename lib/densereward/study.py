@@ -90,6 +90,8 @@ def run_method(run: Run, row: Method) -> dict:
     }
     folder_of_sft, made, found = trained(run, row)
     row, folders = found["row"], {"sft": folder_of_sft}
+    if "preferences" in found:
+        record["data"] = load_json(found["preferences"] / "report.json")  # what was dropped, merged or cut
     folders |= {name: found[name] for name in ("preferences", "revisions", "scorer", "mask", "dpo") if found.get(name)}
     if made:
         folders[row.trainer] = made.path
