@@ -337,7 +337,7 @@ def test_no_model_is_trained_for_prompts_that_are_all_too_long(tmp_path, monkeyp
     run = Run(profile("smoke"), dataset=str(write(tmp_path, *records)), root=tmp_path / "runs")
     work = pytest.fail
     monkeypatch.setattr(models, "tiny_llama", lambda *a, **k: work("a model was made"))
-    why = r"all \d+ prompts exceed 64 tokens \(shortest 3\d\d.*raise max_prompt_length"
+    why = r"all \d+ prompts exceed 64 tokens \(shortest \d\d\d.*raise max_prompt_length"
     with pytest.raises(ValueError, match=why):
         pipeline.sft_model(run)
     monkeypatch.setattr(pipeline, "with_entropies", lambda *a, **k: work("a model was run"))
