@@ -1,14 +1,19 @@
 """Where a reward is paid: what comes before the token that decides it is no part of that token's reward to go."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from densereward import dense
+from densereward import dense, rollouts
 from densereward.evaluation import credit
 from densereward.methods import METHODS, method
 from densereward.models import build_tokenizer
 from densereward.offsets import token_offsets
+from densereward.pipeline import Run
+from densereward.profiles import profile
+from densereward.stages import Artifact
 from densereward.testbed import build, oracle, truth
 from densereward.testbed import world as w
 
@@ -86,6 +91,33 @@ def test_the_oracle_pays_each_credit_at_its_deciding_token_and_the_same_totals_e
                 assert rewards[row, spans.deciding[row, i]] == pytest.approx(expected, abs=1e-5)
     for name in ("oracle-dense-even", "oracle-sequence"):
         assert torch.allclose(paid(name, batch).sum(1), rewards.sum(1), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["oracle-dense-noisy", "oracle-sequence-noisy"])
+def test_the_oracles_noise_is_a_draw_per_span_of_its_own_stream_and_another_for_each_rollout(name, batch):
+    """One draw for all seeds, or for all rollouts, is a bias that a policy learns, and no noise."""
+    (batch, spans), row, unit = batch, method(name), 2.5
+    clean = truth.oracle_rewards(replace(row, noise=0.0), TOKENIZER, "additive", unit, None)(batch).sum(1)
+    for seed in (0, 1):
+        draw, again = (torch.Generator().manual_seed(seed) for _ in range(2))
+        pay = truth.oracle_rewards(row, TOKENIZER, "additive", unit, draw)
+        for _ in range(2):
+            expected = row.noise * torch.randn(spans.credits.shape, generator=again)
+            for noise, parsed in zip(expected, spans.parsed):
+                noise[len(parsed) :] = 0  # an answer has no noise of spans that it does not have
+            assert torch.allclose(pay(batch).sum(1), clean + expected.sum(1) / unit, atol=1e-4)
+
+
+def test_each_seed_of_a_run_has_noise_of_its_own(batch, tmp_path, monkeypatch):
+    monkeypatch.setattr(rollouts, "load_from_disk", lambda path: None)
+    monkeypatch.setattr(truth, "return_deviation", lambda *given: 1.0)
+    row, prefs = method("oracle-dense-noisy"), Artifact(tmp_path, {})
+
+    def paid_by(seed):
+        run = Run(profile("smoke"), seed, root=tmp_path)
+        return rollouts.reward(run, row, tmp_path, prefs, None, TOKENIZER, tmp_path)[0](batch[0])
+
+    assert torch.equal(paid_by(0), paid_by(0)) and not torch.allclose(paid_by(0), paid_by(1), atol=1e-2)
 
 
 def test_an_even_split_pays_more_than_half_of_an_items_credit_before_the_item(batch):

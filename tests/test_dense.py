@@ -106,6 +106,28 @@ def test_the_scale_of_what_is_paid_a_token_late_leaves_out_the_last_segment():
     assert paid(row, net, fitted, batch).sum(1).std().item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    "correction, totals", [({"kind": "centre"}, [3, 2]), ({"kind": "cost", "cost": 0.5}, [7.5, 1.5])]
+)
+def test_the_constant_per_segment_is_taken_out_of_what_is_paid(correction, totals):
+    """Named in a row and left in its rewards, a correction would be an ablation of nothing."""
+    row = replace(METHODS["segment"], normaliser={"kind": "none"}, correction=correction)
+    assert paid(row, scorer()).sum(1).tolist() == pytest.approx(totals)
+
+
+@pytest.mark.parametrize("correction", [{"kind": "none"}, {"kind": "centre"}, {"kind": "cost", "cost": 0.5}])
+@pytest.mark.parametrize("how", ["none", "repeat", "even", "next"])
+def test_the_totals_that_calibration_answers_are_paid_deviate_by_one(how, correction):
+    """However scores are corrected and spread: else KL coefficient and value clip mean another thing for each row."""
+    batch = batch_of([[9, 1, 9, 9, 3, 5], [9, 2], [1, 5]], [[3.0, 0, 3.0, 0, 0, 3.0], [0, 0], [0, 3.0]])
+    row = replace(METHODS["segment"], normaliser={"kind": "global"}, scale="totals", correction=correction)
+    row = replace(row, interpolation=how)
+    ids, net = dense.segment_ids(row, batch), scorer()
+    fitted = dense.fitted(row, dense.segment_scores(row, net, batch, ids)[0], segment_lengths(ids))
+    assert fitted.unit != pytest.approx(1)
+    assert paid(row, net, fitted, batch).sum(1).std().item() == pytest.approx(1)
+
+
 def by_hand(read, own, ids, how):
     """Scores of segments `ids`, from the ends of the segments `own`, of one answer."""
     ends = [t for t in range(len(own)) if own[t] >= 0 and (t + 1 == len(own) or own[t + 1] != own[t])]
