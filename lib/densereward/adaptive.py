@@ -62,7 +62,7 @@ def train_in_rounds(
         trainer = online.trainer_of(
             method.trainer, policy, reference, tokenizer, made, args, beta, decide is not None, asked, **loop
         )
-        trainer.train()
+        settings.watched(trainer, method.name).train()
         policy.save_pretrained(folder / "policy")
         tokenizer.save_pretrained(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])

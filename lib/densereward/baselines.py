@@ -51,7 +51,7 @@ def train_without_critic(
             train_dataset=rollouts.prompts(run, tokenizer),
             processing_class=tokenizer,
         )
-        trainer.train()
+        settings.watched(trainer, method.name).train()
         trainer.save_model(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 

@@ -26,6 +26,7 @@ from densereward import dense, masks, pipeline, revised, rollouts
 from densereward.masks import Masked, RunningMean, adaptive_mask, td_baseline
 from densereward.methods import LEARNED, METHODS, Method
 from densereward.pipeline import Run, to_device
+from densereward.progress import progress
 from densereward.stages import Artifact
 from densereward.testbed import truth
 from densereward.training import masked
@@ -135,7 +136,7 @@ def mask_dataset(pairs: Dataset, decide: Decider, tokenizer, seed: int) -> tuple
     if decide.cut:
         pairs = with_segments(pairs, decide.cut, tokenizer, seed)
     rewards: dict[str, list] = {side: [] for side in SIDES}
-    for start in range(0, len(pairs), ROWS):
+    for start in progress("masks, batches", range(0, len(pairs), ROWS)):
         rows = pairs.select(range(start, min(start + ROWS, len(pairs)))).to_list()
         for side in SIDES:
             batch = {name: to_device(x) for name, x in answers(rows, side, tokenizer).items()}

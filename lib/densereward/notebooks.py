@@ -22,6 +22,8 @@ import nbformat
 import typer
 import yaml
 
+from densereward import progress
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # A notebook that reads what another leaves in the stage cache waits for it; one not named here waits for nobody.
@@ -61,9 +63,10 @@ def toc_files(toc: Path) -> list[str]:
 
 
 def run_notebook(source: Path, target: Path, parameters: dict, cwd: Path, say=print) -> None:
-    """Executes one notebook with papermill in a process of its own, saying each finished cell.
+    """Executes one notebook with papermill in a process of its own, saying each finished cell, and how far a long one
+    is (`progress`), of which nothing stays in the output notebook.
 
-    The output notebook is written as it goes and kept when a cell fails; RuntimeError then shows cell and traceback.
+    That is written as it goes and kept when a cell fails; RuntimeError then shows cell and traceback.
     """
     command = ["papermill", os.path.relpath(source, cwd), os.path.relpath(target, cwd), "-k", "python3"]
     for name, value in parameters.items():
@@ -72,21 +75,37 @@ def run_notebook(source: Path, target: Path, parameters: dict, cwd: Path, say=pr
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", *command, "--progress-bar"],
+        [sys.executable, "-m", *command, "--progress-bar", "--log-output"],
         cwd=cwd,
         env=QUIET | dict(os.environ),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    log, last = "", None
+    log, last = "", [None, None]
     while chunk := process.stderr.read1(65536):  # papermill's progress bar: Executing:  33%|###   | 3/9 [00:12<00:24]
         log = (log + chunk.decode(errors="replace"))[-8000:]
-        steps = re.findall(r"(\d+/\d+) \[", log)
-        if steps and steps[-1] != last:
-            last = steps[-1]
-            say(f"cell {last}")
+        cells, lines = re.findall(r"Executing: .*?(\d+/\d+) \[", log), progress.LINE.findall(log)
+        for i, found in enumerate(([f"cell {number}" for number in cells], lines)):
+            if found and found[-1] != last[i]:
+                last[i] = found[-1]
+                say(last[i])
+    clean(target)
     if process.wait() != 0:
         raise RuntimeError(cell_error(target) or log.strip() or f"papermill ended with exit code {process.returncode}")
+
+
+def clean(path: Path) -> None:
+    """Takes what `progress` drew out of an executed notebook, where there is one."""
+    if not path.exists():
+        return
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                output.text = progress.shown(output.text)
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+    nbformat.write(notebook, path)
 
 
 def cell_error(path: Path) -> str:

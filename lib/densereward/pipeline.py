@@ -21,6 +21,7 @@ from densereward import data, dense, logprobs, models, offsets, sampling, segmen
 from densereward.methods import METHODS, Method
 from densereward.models import TokenScorer, load_causal_lm, scorer_from
 from densereward.profiles import PROFILES, Profile, models_folder
+from densereward.progress import progress
 from densereward.seeding import derive, generator, seed_everything
 from densereward.stages import Artifact, load_json, save_json, stage
 from densereward.testbed import build, oracle, truth, world
@@ -166,7 +167,7 @@ def with_entropies(model, tokenizer, pairs: Dataset, batch_size: int = 32) -> Da
     completions = [ids for side in reward_model.SIDES for ids in columns[f"{side}_completion_ids"]]
     order = sorted(range(2 * n), key=lambda i: (len(completions[i]), len(prompts[i])))  # hardly any padding
     entropies: list = [None] * (2 * n)
-    for start in range(0, len(order), batch_size):
+    for start in progress("entropies, batches", range(0, len(order), batch_size)):
         rows = order[start : start + batch_size]
         batch = sampling.batch_of(model, tokenizer, [prompts[i] for i in rows], [completions[i] for i in rows])
         for i, row in zip(rows, batch["ref_entropies"].cpu().numpy(), strict=True):
@@ -258,7 +259,7 @@ def calibration_scores(
 def scores_of(method: Method, net: TokenScorer, pairs: Dataset, tokenizer, seed: int, batch_size: int = 128):
     """`calibration_scores` of given pairs and scorer."""
     draw, found = generator(seed, "segments", method.name), []
-    for start in range(0, len(pairs), batch_size):
+    for start in progress("scores, batches", range(0, len(pairs), batch_size)):
         rows = pairs.select(range(start, min(start + batch_size, len(pairs)))).to_list()
         for side in reward_model.SIDES:
             batch = {name: x.to(net.device) for name, x in reward_model.answers(rows, side, tokenizer).items()}

@@ -56,7 +56,7 @@ def train_policy(
             **further,
         )
         trainer.add_callback(SaveCritic(folder, trainer))
-        trainer.train()
+        settings.watched(trainer, method.name).train()
         trainer.save_model(folder / "policy")
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 

@@ -28,6 +28,7 @@ from densereward.methods import METHODS, Method
 from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
+from densereward.progress import progress
 from densereward.records import provenance, read_records, write_record
 from densereward.seeding import derive, generator, seed_everything
 from densereward.segments import segment_ends
@@ -92,7 +93,7 @@ def read_steps(net: TokenScorer, tokenizer, prompt_ids, completions, size: int =
     net.eval()
     prompts = [truth.text_of(tokenizer, ids) for ids in prompt_ids]
     out: dict[str, list] = {key: [] for key in (*best_of_n.AGGREGATES, "score", "credit")}
-    for start in range(0, len(prompts), size):
+    for start in progress("scores, batches", range(0, len(prompts), size)):
         part = slice(start, start + size)
         found = steps.steps(tokenizer, prompts[part], completions[part])
         rows = [
@@ -111,7 +112,7 @@ def read_steps(net: TokenScorer, tokenizer, prompt_ids, completions, size: int =
 def read_outcomes(nets: dict, policy, tokenizer, prompt_ids, completions, size: int = 256) -> dict[str, np.ndarray]:
     """e(x, y) of answers under reward models (name: (row, scorer)), [N] each; `policy` gives the entropies."""
     out: dict[str, list] = {key: [] for key in nets}
-    for start in range(0, len(completions), size):
+    for start in progress("scores, batches", range(0, len(completions), size)):
         part = slice(start, start + size)
         batch = sampling.batch_of(policy, tokenizer, prompt_ids[part], completions[part])
         for key, (row, net) in nets.items():

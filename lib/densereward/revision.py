@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from datasets import Dataset
-from tqdm import tqdm
+
+from densereward.progress import progress
 
 FAILURES = {
     "markers": "the reply does not hold one revised response between one pair of markers",
@@ -53,7 +54,7 @@ def revise_rows(reviser: Reviser, conversations: Iterable[dict], workers: int = 
 
     rows = list(conversations)
     with ThreadPoolExecutor(workers) as pool:  # map cancels what waits when one of its results is an error
-        return list(tqdm(pool.map(one, rows), total=len(rows), desc="revisions", disable=None))
+        return list(progress("revisions", pool.map(one, rows), len(rows)))
 
 
 def totals(revisions: Iterable[Revision]) -> dict[str, int]:

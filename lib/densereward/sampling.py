@@ -19,6 +19,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from densereward.logprobs import logprobs_and_entropy
+from densereward.progress import progress
 from densereward.tokens import pad_batch
 
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # the model's own distribution
@@ -74,7 +75,7 @@ def decode(
     found = torch.full((rows, max_new_tokens), pad_id, device=device)
     ends, alive = torch.tensor(eos_ids, device=device), torch.arange(rows, device=device)
     finite, over = torch.ones((), dtype=torch.bool, device=device), torch.zeros_like(alive, dtype=torch.bool)
-    for t in range(max_new_tokens):
+    for t in progress("sampling, tokens", range(max_new_tokens)):
         finite &= logits.sum().isfinite()
         for warp in warpers if do_sample else ():
             logits = warp(None, logits)
@@ -161,7 +162,7 @@ def sample(
     model.eval()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
+        for start in progress("sampling, batches", range(0, len(order), batch_size)):
             rows = order[start : start + batch_size]
             new = continued(model, tokenizer, [prefixes[i] for i in rows], max_new_tokens, **PLAIN)
             for i, row in zip(rows, new, strict=True):

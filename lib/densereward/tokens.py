@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from densereward.data import Report, table
+from densereward.progress import progress
 
 
 def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> list[int]:
@@ -67,7 +68,7 @@ def tokenize_pairs(
     sides = [
         tokenize_responses(tokenizer, [row[side][0]["content"] for row in dataset]) for side in ("chosen", "rejected")
     ]
-    for row, *replies in zip(dataset, *sides, strict=True):
+    for row, *replies in progress("tokenised pairs", zip(dataset, *sides, strict=True), len(dataset)):
         said = str(row["prompt"])  # many pairs have one prompt
         if said not in prompts:
             prompts[said] = tokenize_prompt(tokenizer, row["prompt"])
@@ -102,7 +103,7 @@ def tokenize_sft(
     _check_limits(max_prompt_length, max_completion_length)
     dataset, rows, report = list(dataset), [], Report()
     replies = tokenize_responses(tokenizer, [row["completion"][0]["content"] for row in dataset])
-    for row, reply in zip(dataset, replies, strict=True):
+    for row, reply in progress("tokenised dialogues", zip(dataset, replies, strict=True), len(dataset)):
         prompt = tokenize_prompt(tokenizer, row["prompt"])
         report.prompts_cut += len(prompt) > max_prompt_length
         report.responses_cut += len(reply) > max_completion_length

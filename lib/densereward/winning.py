@@ -20,6 +20,7 @@ from densereward import dense, pipeline, rewards, rollouts, sampling
 from densereward.methods import METHODS
 from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run, inputs_of, to_device
+from densereward.progress import progress
 from densereward.seeding import derive
 from densereward.stages import load_json, save_json, stage
 from densereward.testbed import oracle, truth
@@ -61,7 +62,7 @@ def sampled_in_rounds(
     answers = []
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for start in range(0, len(prompts), size):
+        for start in progress("reference answers, batches", range(0, len(prompts), size)):
             answers += rounds.sample_answers(model, tokenizer, prompts[start : start + size], max_new_tokens)
     return answers
 

@@ -13,6 +13,7 @@ from densereward.evaluation import credit, signals
 from densereward.methods import Method
 from densereward.models import load_causal_lm
 from densereward.pipeline import Run, to_device
+from densereward.progress import progress
 from densereward.seeding import derive, generator
 from densereward.stages import load_json, save_json, stage
 from densereward.testbed import build, monte_carlo, oracle, truth
@@ -34,7 +35,7 @@ def evaluate(run: Run, folder_of_sft: Path, folder_of_policy: Path, split: str =
     model = to_device(model).eval()
     answers = sampling.sample(model, tokenizer, prompts, p.max_completion_length, derive(run.seed, "evaluation"))
     kl, lengths = [], [len(a) for a in answers]
-    for start in range(0, len(prompts), 64):
+    for start in progress("KL, batches", range(0, len(prompts), 64)):
         part = slice(start, start + 64)
         ours, theirs = (sampling.batch_of(m, tokenizer, prompts[part], answers[part]) for m in (model, reference))
         kl += ((ours["ref_logps"] - theirs["ref_logps"]) * ours["completion_mask"]).sum(1).tolist()

@@ -16,6 +16,7 @@ from densereward import dense, pipeline, revised, rewards, sampling
 from densereward.evaluation.credit import pool
 from densereward.methods import Method, method
 from densereward.models import TokenScorer
+from densereward.progress import progress
 from densereward.records import canonical
 from densereward.stages import Artifact
 from densereward.testbed import oracle, truth
@@ -86,7 +87,7 @@ def pay(payers: dict[str, Payer], batch: dict, tokenizer=None) -> tuple[dict, di
 def batches(model, tokenizer, answers: pd.DataFrame, size: int = 64) -> Iterator[tuple[pd.Index, dict]]:
     """(index of the rows, their batch with the entropies of `model`); answers of like length come together."""
     order = answers.completion_ids.map(len).sort_values(kind="stable").index
-    for start in range(0, len(order), size):
+    for start in progress("scores, batches", range(0, len(order), size)):
         part = answers.loc[order[start : start + size]]
         yield part.index, sampling.batch_of(model, tokenizer, list(part.prompt_ids), list(part.completion_ids))
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from densereward.progress import progress
 from densereward.seeding import rng as stream
 
 from . import oracle
@@ -58,7 +59,7 @@ def dialogues(world: World, split: str, n: int, rng: np.random.Generator) -> lis
     (random: prompts, qualities, answers)."""
     world = replace(world, repeats=world.sft_repeats)
     pool, rows = w.prompts(world, split), []
-    for _ in range(n):
+    for _ in progress("dialogues", range(n)):
         prompt, asked = _draw(pool, world, rng)
         text = w.answer(asked, float(rng.choice(w.QUALITIES)), world, rng)
         rows.append({"prompt": messages(prompt), "completion": _reply(text)})
@@ -80,6 +81,7 @@ def preference_pairs(world: World, split: str, n: int, rng: np.random.Generator,
         aims = {kind: max(2, number - w.pick(w.SHORT[quality], rng)) for kind, number in asked.items()}
         return w.answer(aims, quality, world, rng)
 
+    drawn = progress("pairs", total=n)
     while len(rows) < n:
         prompt, asked = _draw(pool, world, rng)
         first = answer(asked)
@@ -90,6 +92,8 @@ def preference_pairs(world: World, split: str, n: int, rng: np.random.Generator,
         wins = expit(gap / world.temperature)
         chosen, rejected = (first, second) if rng.random() < wins else (second, first)
         rows.append({"prompt": messages(prompt), "chosen": _reply(chosen), "rejected": _reply(rejected)})
+        drawn.update()
+    drawn.close()
     return rows
 
 

@@ -16,6 +16,7 @@ from densereward import sampling
 from densereward.dense import segment_ids, token_scores
 from densereward.methods import Method
 from densereward.offsets import token_offsets
+from densereward.progress import progress
 from densereward.rewards import interpolate
 from densereward.seeding import generator, rng
 from densereward.segments import segment_ends
@@ -108,7 +109,7 @@ def response_scores(
     replies = tokenize_responses(tokenizer, [text for _, text in pairs])
     out, draw = np.zeros(len(pairs), dtype=np.float32), generator(seed, "segments", method.name)
     order = np.argsort([len(ids) for ids in replies], kind="stable")
-    for take in np.split(order, range(64, len(order), 64)) if pairs else ():
+    for take in progress("scores, batches", np.split(order, range(64, len(order), 64))) if pairs else ():
         batch = sampling.batch_of(model, tokenizer, [prompts[i] for i in take], [replies[i] for i in take])
         ids = segment_ids(method, batch, tokenizer, draw)
         out[take] = scorer.aggregate(token_scores(scorer, batch), segment_ends(ids)).cpu().numpy()

@@ -18,9 +18,11 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from densereward.labeling import NO_LABEL  # here also that of prompts and padding
 from densereward.models import TokenScorer, scorer_from
 from densereward.profiles import Profile
+from densereward.progress import progress
 from densereward.seeding import seed_everything
 from densereward.tokens import pad_batch
 from densereward.training.epoch import one_epoch, with_lengths
+from densereward.training.settings import watched
 
 NEUTRAL_BAND = (0.4, 0.6)  # probabilities in it count as neutral: tlcr's confidence of .6
 
@@ -84,7 +86,7 @@ def train_discriminator(
         data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
         processing_class=tokenizer,
     )
-    trainer.train()
+    watched(trainer, "discriminator").train()
     net.save_pretrained(folder)
     log = [row for row in trainer.state.log_history if "loss" in row]
     return [{"responses": row["step"] * args.per_device_train_batch_size, "loss": float(row["loss"])} for row in log]
@@ -95,7 +97,7 @@ def probabilities(net: TokenScorer, rows: Dataset, pad_id: int, size: int = 256)
     """D(a_t | x, a_<t) of every labelled token of the rows, and its label, both [N]."""
     net.eval()
     found, labels = [], []
-    for start in range(0, len(rows), size):
+    for start in progress("probabilities, batches", range(0, len(rows), size)):
         batch = collate(rows.select(range(start, min(start + size, len(rows)))).to_list(), pad_id)
         batch = {name: x.to(net.device) for name, x in batch.items()}
         real = batch["labels"] != NO_LABEL

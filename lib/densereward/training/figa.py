@@ -25,6 +25,7 @@ from densereward.profiles import Profile
 from densereward.seeding import seed_everything
 from densereward.tokens import collate_prompt_completion
 from densereward.training.epoch import one_epoch, with_lengths
+from densereward.training.settings import watched
 
 
 def collate(rows: list[dict], pad_id: int, alpha: float, beta: float, gamma: float) -> dict[str, torch.Tensor]:
@@ -98,7 +99,7 @@ def train_figa(
         processing_class=tokenizer,
     )
     trainer.window = window
-    trainer.train()
+    watched(trainer, "FIGA").train()
     log = [row for row in trainer.state.log_history if "loss" in row]
     return [
         {"responses": row["step"] * args.per_device_train_batch_size}

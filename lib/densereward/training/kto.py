@@ -18,7 +18,7 @@ from densereward.profiles import Profile
 from densereward.seeding import rng, seed_everything
 from densereward.training import masked
 from densereward.training.reward_model import SIDES
-from densereward.training.settings import common
+from densereward.training.settings import common, watched
 
 MASK = "mask"
 
@@ -76,7 +76,7 @@ def train_kto(model, reference, tokenizer, pairs: Dataset, profile: Profile, fol
         train_dataset=rows,
         processing_class=tokenizer,
     )
-    trainer.train()
+    watched(trainer, "KTO").train()
     return [
         {"pairs": row["step"] * profile.rm_batch, "loss": float(row["loss"])}
         | {name: row.get(f"rewards/{name}") for name in SIDES}

@@ -13,7 +13,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from densereward.profiles import Profile
 from densereward.seeding import seed_everything
 from densereward.training import masked
-from densereward.training.settings import common
+from densereward.training.settings import common, watched
 
 
 class TokenisedDPOTrainer(DPOTrainer):
@@ -54,7 +54,7 @@ def train_dpo(model, reference, tokenizer, pairs: Dataset, profile: Profile, fol
         train_dataset=rows,
         processing_class=tokenizer,
     )
-    trainer.train()
+    watched(trainer, "DPO").train()
     log = [row for row in trainer.state.log_history if "loss" in row]
     return [
         {

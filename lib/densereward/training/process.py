@@ -22,6 +22,7 @@ from densereward.testbed.steps import steps
 from densereward.testbed.truth import text_of
 from densereward.tokens import pad_batch
 from densereward.training.epoch import one_epoch, with_lengths
+from densereward.training.settings import watched
 
 NO_STEP = float("nan")  # the label of tokens at which no step is read
 
@@ -97,5 +98,5 @@ def train_process(net: ProcessModel, tokenizer, train: Dataset, profile: Profile
         data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
         processing_class=tokenizer,
     )
-    trainer.train()
+    watched(trainer, "process model").train()
     net.save_pretrained(folder)

@@ -19,9 +19,10 @@ from densereward.dense import segment_ids
 from densereward.methods import Method
 from densereward.models import TokenScorer
 from densereward.profiles import Profile
+from densereward.progress import progress
 from densereward.seeding import generator, seed_everything
 from densereward.tokens import collate_prompt_completion, pad_batch
-from densereward.training.settings import common
+from densereward.training.settings import common, watched
 
 SIDES = ("chosen", "rejected")
 
@@ -36,7 +37,7 @@ def with_segments(pairs: Dataset, method: Method, tokenizer, seed: int) -> Datas
     names = [f"{side}_{what}" for side in SIDES for what in ("completion_ids", "entropies")]
     columns, size = pairs.select_columns(names)[:], 512  # plain lists, at once
     cut: dict[str, list] = {f"{side}_segment_ids": [] for side in SIDES}
-    for start in range(0, len(pairs), size):
+    for start in progress("segments, batches", range(0, len(pairs), size)):
         for side in SIDES:
             ids, mask = pad_batch(columns[f"{side}_completion_ids"][start : start + size], tokenizer.pad_token_id)
             entropies = torch.nn.utils.rnn.pad_sequence(
@@ -116,7 +117,7 @@ def train_reward_model(
         processing_class=tokenizer,
         callbacks=[curve],
     )
-    trainer.train()
+    watched(trainer, "reward model").train()
     scorer.save_pretrained(folder)
     return curve.rows
 
@@ -126,7 +127,7 @@ def margins(scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 3
     """e(x, chosen) - e(x, rejected) of every row of `with_segments`, [N]."""
     scorer.eval()
     order, out = np.argsort(lengths(rows), kind="stable"), np.zeros(len(rows), dtype=np.float32)
-    for take in np.split(order, range(batch_size, len(order), batch_size)):
+    for take in progress("margins, batches", np.split(order, range(batch_size, len(order), batch_size))):
         batch = collate(rows.select(take).to_list(), pad_id)
         scores = scorer(**{name: tensor.to(scorer.device) for name, tensor in batch.items()}).logits[:, 0]
         chosen, rejected = scores.chunk(2)

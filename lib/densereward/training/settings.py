@@ -1,9 +1,11 @@
-"""Training arguments that every stage shares."""
+"""Training arguments that every stage shares, and how far its training is."""
 
-import sys
 from pathlib import Path
 
 import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from densereward.progress import progress
 
 
 def common(folder: Path, model: torch.nn.Module, seed: int) -> dict:
@@ -19,8 +21,32 @@ def common(folder: Path, model: torch.nn.Module, seed: int) -> dict:
         "gradient_checkpointing": False,
         "report_to": [],
         "save_strategy": "no",
-        "disable_tqdm": not sys.stderr.isatty(),
+        "disable_tqdm": True,  # `watched` says how far it is, in a log file too
         "dataloader_pin_memory": on_gpu,
         "adam_beta2": 0.95,  # segment-ppo Appendix D: .9 and .95
         "max_grad_norm": 1.0,  # segment-ppo Tables 8 and 9
     }
+
+
+class _Updates(TrainerCallback):
+    def __init__(self, what: str):
+        self.what = what
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar = progress(self.what, total=state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar.close()
+
+
+def watched(trainer: Trainer, what: str) -> Trainer:
+    """A trainer of transformers or TRL that says how many of its updates are made, and prints no logs."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Updates(f"{what}, updates"))
+    return trainer

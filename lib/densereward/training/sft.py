@@ -8,7 +8,7 @@ from trl import SFTConfig, SFTTrainer
 
 from densereward.profiles import Profile
 from densereward.seeding import seed_everything
-from densereward.training.settings import common
+from densereward.training.settings import common, watched
 
 
 def train_sft(model, tokenizer, dataset: Dataset, profile: Profile, folder: Path, seed: int = 0) -> list[dict]:
@@ -29,7 +29,7 @@ def train_sft(model, tokenizer, dataset: Dataset, profile: Profile, folder: Path
         dataset_kwargs={"skip_prepare_dataset": False},
     )
     trainer = SFTTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
-    trainer.train()
+    watched(trainer, "SFT").train()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return [{"step": row["step"], "loss": float(row["loss"])} for row in trainer.state.log_history if "loss" in row]
