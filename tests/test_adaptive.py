@@ -335,15 +335,20 @@ def rising(pay, by):
 
 
 def test_preferred_responses_are_those_above_the_mean_of_their_round_or_of_positive_advantage(tmp_path):
-    seen = []
+    seen, paid_out, rise = [], [], rising(bandit, 0.5)
+
+    def pay(batch):
+        paid_out.append(rise(batch))
+        return paid_out[-1]
 
     def watch(batch, chosen, values, gamma):
         seen.append((batch["rewards"].sum(1), chosen))
         return ones(batch, chosen)
 
     watch.preferred = "round"
-    trainer = ppo(tmp_path, MaskedPPOTrainer, pay=rising(bandit, 0.5), decide=watch)
+    trainer = ppo(tmp_path, MaskedPPOTrainer, pay=pay, decide=watch)
     trainer.train()
+    assert [totals.tolist() for totals, _ in seen] == [paid.sum(1).tolist() for paid in paid_out], "of what was paid"
     for paid, chosen in seen:
         mean = sum(paid.tolist()) / len(paid)
         clear = (paid - mean).abs() > 1e-6

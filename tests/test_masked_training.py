@@ -295,6 +295,13 @@ def test_without_a_baseline_the_mean_of_all_token_rewards_is_taken():
     assert mask_pairs(tokenised(), REWARDS)[1]["baseline"] == pytest.approx(0.15)
 
 
+def test_the_mean_of_completions_is_of_their_tokens_alone():
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4], [5, 6]], "completion_mask": [[0, 1, 1, 1], [0, 1]]})
+    masked, counts = mask_completions(rows, [[1.0, 3.0, 2.0], [6.0]])
+    assert counts["baseline"] == 3.0, "padding would make it 2"
+    assert masked["completion_mask"][:] == [[0, 0, 0, 0], [0, 1]]
+
+
 def test_segments_beside_the_pairs_are_decided_as_one():
     ids = {"chosen_segment_ids": [[0, 0, 1], [0]], "rejected_segment_ids": [[0, 0], [0, 0, 1, 1]]}
     pairs, _ = mask_pairs(tokenised(**ids), REWARDS, baseline=0.25)

@@ -272,6 +272,34 @@ def test_explained_variance_is_the_share_that_the_critic_takes_away(tmp_path, ze
     assert zero_critic == (abs(found) < 1e-6) and abs(found - 0.5) > 1e-3, "one half would be one less itself"
 
 
+def test_curves_are_means_over_answers_or_over_real_tokens(tmp_path):
+    """Padding counted in, a policy that answers briefly would look surer than it is."""
+    parts = models()
+    policy = copy.deepcopy(parts[0])
+    run = trainer(tmp_path, parts, bandit, max_completion_length=3)
+    batch, row = scored(run), run.curves[0]
+    mask = batch["completion_mask"]
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    with torch.no_grad():
+        entropies = logprobs_and_entropy(policy, ids, torch.cat([batch["prompt_mask"], mask], 1), mask.size(1))[1]
+    assert mask.sum() < mask.numel(), "the batch must hold padding"
+    assert row["entropy"] == pytest.approx(entropies[mask.bool()].mean().item(), abs=1e-5)
+    assert row["length"] == pytest.approx(mask.sum().item() / 8)
+    ends = batch["completion_ids"].gather(1, mask.sum(1, keepdim=True) - 1)
+    unended = (~torch.isin(ends, torch.tensor(policy.generation_config.eos_token_id))).float().mean().item()
+    assert row["truncated"] == pytest.approx(unended) and unended != 0.5, "one half would be one less itself"
+
+
+def test_the_seed_and_the_epoch_order_the_prompts(tmp_path):
+    orders = []
+    for seed, epoch in ((7, 0), (7, 0), (8, 0), (7, 1)):
+        sampler = trainer(tmp_path, models(), bandit, seed=seed)._get_train_sampler()
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[1] and sorted(set(orders[0])) == list(range(16))
+    assert orders[0] != orders[2] and orders[0] != orders[3]
+
+
 def test_rewards_of_a_wrong_shape_or_not_finite_are_refused(tmp_path):
     for bad in (lambda batch: torch.zeros(8, 1), lambda batch: batch["completion_mask"] * float("nan")):
         with pytest.raises(ValueError, match="reward_fn"):

@@ -73,6 +73,9 @@ def test_paired_contrast_equals_scipys_paired_test_whatever_the_order_of_seeds()
     assert found["difference"] == pytest.approx(0.775)
     assert (found["seeds"], found["wins"], found["sign"]) == (4, 4, 1)
     assert found["p"] == pytest.approx(expected.pvalue)
+    assert found["sd"] == pytest.approx(np.std([0.9, 0.8, 0.5, 0.9], ddof=1))
+    narrow, interval = paired_contrast(a, b, 0.5), expected.confidence_interval(0.5)
+    assert (narrow["low"], narrow["high"]) == pytest.approx((interval.low, interval.high))
     mirror = paired_contrast(pd.Series(b), pd.Series(a))
     assert mirror["difference"] == pytest.approx(-0.775)
     assert (mirror["wins"], mirror["sign"]) == (0, -1)
@@ -86,7 +89,7 @@ def test_an_undecided_contrast_and_a_single_seed_have_no_sign():
 
 def test_methods_that_are_equal_on_every_seed_are_not_told_apart_and_a_constant_gap_is():
     same = dict(enumerate([0.1, 0.7, 0.2]))
-    assert paired_contrast(same, same)["p"] == 1
+    assert paired_contrast(same, same)["p"] == 1 and paired_contrast(same, same)["wins"] == 0, "a tie is no win"
     assert paired_contrast({s: x + 1 for s, x in same.items()}, same)["p"] < 1e-12
 
 
@@ -269,3 +272,24 @@ def test_the_detectable_effect_grows_with_noise_alone_and_one_seed_has_none():
     assert detectable(2.0, 10) == pytest.approx(2 * detectable(1.0, 10)) and detectable(0.0, 10) == 0
     assert detectable(1.0, 10) == pytest.approx(0.996, abs=1e-3)  # Cohen's table: 10 pairs find d = 1 at power .8
     assert np.isnan(detectable(1.0, 1))
+
+
+def test_seeds_are_drawn_anew_within_each_condition():
+    """rliable's: one draw for all conditions would take their seeds for pairs, here for pairs that cancel."""
+    values = np.random.default_rng(0).normal(size=12)
+    middle, low, high = iqm_interval(np.stack([values, -values], 1), np.random.default_rng(0), n=500)
+    assert middle == pytest.approx(0, abs=1e-12) and low < -0.1 and high > 0.1
+
+
+def test_a_lower_level_is_a_narrower_interval():
+    values, other = np.random.default_rng(0).normal(size=(2, 12))
+
+    def widths(level):
+        for low, high in (
+            iqm_interval(values, np.random.default_rng(1), level, 500)[1:],
+            improvement(values, other, np.random.default_rng(1), True, level, 500)[1:],
+            improvement(values, other, np.random.default_rng(1), False, level, 500)[1:],
+        ):
+            yield high - low
+
+    assert all(0 < half < 0.6 * most for half, most in zip(widths(0.5), widths(0.95), strict=True))
