@@ -202,3 +202,36 @@ def test_the_notebook_shows_what_needs_no_record_then_what_two_seeds_say(tree):
     shown = page(full)
     assert "Oracle, per span less" in shown and "c0ffee" in shown and shown.count("<figure ") == 5
     assert METHODS["appo"].label in shown and "Left out: True return where a held-out proxy" in shown
+
+
+def test_what_a_control_reads_of_a_record_by_hand():
+    run = {
+        "method": "appo",
+        "seed": 4,
+        "final": {"true_return": 3.0, "perfect": 5.0},
+        "params": {"profile": {"rollouts": 8}},
+    }
+    run["credit"] = {"advantages_credit_pearson": 0.3, "rewards_credit_pearson": 0.9, "causal_share": 0.7}
+    run["curves"] = [{"true_return": x, "kl": 0.0, "preferred": x / 10} for x in (1.0, 2.0, 6.0)]
+    expected = {"return": 3.0, "area": 3.0, "headroom": 0.5, "fidelity": 0.3, "paid too early": 0.3}
+    expected |= {"preferred": 0.3, "not preferred": 0.7}
+    found = {metric: controls.value(run, metric, {4: 1.0}) for metric in expected}
+    assert found == pytest.approx(expected) and {c.metric for c in controls.CONTROLS} == set(expected)
+    assert controls.value(run, "headroom", {0: 1.0}) is None, "another seed's SFT model is another start"
+    bare = {"method": "dpo", "seed": 4, "final": {"true_return": 3.0}}
+    assert [controls.value(bare, metric, {4: 1.0}) for metric in expected if metric != "area"] == [3.0] + [None] * 5
+
+
+@pytest.mark.parametrize(
+    "returns, verdict",
+    [([4.5, 4.6, 4.7], "holds"), ([3.9, 4.0, 4.6], "open"), ([3.0, 3.1, 3.2], "fails"), ([4.5], "one seed")],
+)
+def test_a_level_is_reached_where_the_whole_interval_is_above_it(returns, verdict):
+    """The headroom of .8 is a return of 4 here; a mean above it is no proof."""
+    runs = [{"method": "sft", "seed": s, "final": {"true_return": 0.0}} for s in range(3)]
+    runs += [
+        {"method": "oracle-dense", "seed": s, "final": {"true_return": x, "perfect": 5.0}, "curves": []}
+        for s, x in enumerate(returns)
+    ]
+    line = controls.tested(runs).query("metric == 'headroom'").iloc[0]
+    assert line["verdict"] == verdict and line["difference"] == pytest.approx(sum(returns) / len(returns) / 5 - 0.8)

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from densereward.evaluation import controlled, outcomes
+from densereward.evaluation.stats import detectable
 
 
 def run(method: str, seed: int, curve, end: float = 0.0, **columns) -> dict:
@@ -68,6 +69,11 @@ def test_answers_are_counted_as_a_record_counts_them():
     assert outcomes.outcomes(uneven)["area"] == pytest.approx(1.0)
 
 
+def test_batches_without_a_true_return_are_no_part_of_the_area():
+    gaps = run("b", 0, [None, 2.0, None, 4.0], responses=[90, 10, 90, 30])
+    assert outcomes.outcomes(gaps)["area"] == pytest.approx((10 * 2 + 30 * 4) / 40)
+
+
 def test_a_run_without_curves_or_without_truth_has_what_it_has():
     bare = {"method": "dpo", "seed": 0, "final": {"true_return": 1.0}, "params": {}}
     told = {"at_end": 1.0, "at_kl": None, "selected": None, "area": None, "rollouts_to": None}
@@ -107,6 +113,14 @@ def test_a_comparison_equals_scipy_and_counts_its_own_family():
     assert found.iqm_low["segment"] < found.iqm["segment"] < found.iqm_high["segment"]
     assert np.isnan(found.iqm_low["tlcr"]) and np.isnan(found.better_low["tlcr"]), "7 seeds have no bootstrap"
     pd.testing.assert_frame_equal(found.reset_index(), outcomes.compared(frame(**ends), "bandit"))
+
+
+def test_what_could_be_seen_rests_on_the_seeds_that_are_compared():
+    """A method of six seeds against a baseline of four: four pairs."""
+    more = np.array([0.5, 0.1, 0.4, 0.3, 9.0, -9.0])
+    found = outcomes.compared(frame(bandit=np.zeros(4), segment=more), "bandit").set_index("method")
+    assert found.pairs["segment"] == 4 and found.seeds["segment"] == 6
+    assert found.mde["segment"] == pytest.approx(detectable(more[:4].std(ddof=1), 4))
 
 
 def test_the_table_says_in_words_what_was_compared_and_nothing_of_the_rest():
