@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -301,6 +302,27 @@ def test_settings_are_chosen_by_the_held_out_proxy_over_seeds_and_twice_made_tri
     made = load_json(tmp_path / "choices.json")
     assert made["choices"] == {"bandit": {"kl_coef": 0.3, "actor_learning_rate": 3e-4}}
     assert made["by_truth"]["bandit"]["kl_coef"] == 1.0 and made["edges"] == {"bandit": ["actor_learning_rate"]}
+
+
+def test_trials_are_shared_among_processes_measured_on_validation_prompts_and_chosen_once_all_are_there(
+    tmp_path, monkeypatch
+):
+    """A choice by test prompts, or by the seeds that happen to be done, would flatter the method that has it."""
+    asked, choices = [], []
+
+    def evaluate(run, sft, folder, split):
+        asked.append((run.seed, run.profile.kl_coef, split))
+        return {"true_return": run.profile.kl_coef}
+
+    monkeypatch.setattr(tuning, "POLICIES", {"ppo": {"kl_coef": (0.1, 0.3, 1.0)}})
+    monkeypatch.setattr(tuning, "SEEDS", (1, 2))
+    monkeypatch.setattr(study, "trained", lambda run, row: (None, SimpleNamespace(path=tmp_path), None))
+    monkeypatch.setattr(tuning.measure, "evaluate", evaluate)
+    for part in ("0/2", "1/2"):
+        tuning.policies("smoke", "bandit", part, tmp_path / "runs", tmp_path / "out")
+        choices.append((len(asked), load_json(tmp_path / "out" / "choices.json")["choices"]))
+    assert choices == [(3, {}), (6, {"bandit": {"kl_coef": 1.0}})]
+    assert sorted(asked) == [(seed, kl, "validation") for seed in (1, 2) for kl in (0.1, 0.3, 1.0)]
 
 
 def test_no_group_of_methods_hides_a_method():
