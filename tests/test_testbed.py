@@ -93,6 +93,15 @@ def test_prompts_of_all_splits_are_disjoint_and_held_out_combinations_are_in_the
     assert shares["sft"] > shares["preference"] > shares["ppo"] > shares["test"] > shares["validation"] > 200
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_as_many_answers_repeat_something_as_the_world_says(share):
+    """Answers without a wrong item, so that whatever is repeated counts as a repetition."""
+    draw = np.random.default_rng(0)
+    texts = [w.answer({"fruits": 3}, 1.0, World(kinds=6, repeats=share), draw) for _ in range(800)]
+    found = np.mean([any(s.kind == "repetition" for s in oracle.parse(PROMPT, text)) for text in texts])
+    assert found == share if share in (0.0, 1.0) else abs(found - share) < 0.06
+
+
 def test_the_book_says_how_many_prompts_a_run_of_ppo_has():
     """All of its split, and some of them twice: 2,048 rollouts are not as many prompts."""
     p = PROFILES["cpu"]

@@ -1,11 +1,13 @@
 """Win rates over training: a reference that were another's, or redrawn for each method, would decide the figure."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from densereward import pipeline, study, winning
 from densereward.methods import METHODS
-from densereward.models import load_causal_lm
+from densereward.models import load_causal_lm, scorer_from
 from densereward.pipeline import Run
 from densereward.profiles import profile
 from densereward.testbed import oracle
@@ -57,3 +59,37 @@ def test_answers_in_rounds_are_sampled_as_rounds_sample_and_leave_the_global_dra
 
 def test_on_text_there_is_no_win_rate(tmp_path):
     assert winning.metrics(Run(profile("smoke"), dataset="pairs.jsonl", root=tmp_path), tmp_path) == []
+
+
+def test_each_seed_has_reference_answers_and_a_held_out_proxy_of_other_pairs_than_its_own(run, tmp_path, monkeypatch):
+    """A reference drawn once is lucky for all seeds alike; a proxy of the same pairs is the one that is hacked."""
+    folder, drawn, trained = pipeline.sft_model(run), [], []
+
+    def sample(model, tokenizer, prefixes, length, seed):
+        drawn.append(seed)
+        return [[tokenizer.eos_token_id] for _ in prefixes]
+
+    monkeypatch.setattr(winning.sampling, "sample", sample)
+    monkeypatch.setattr(pipeline, "preferences", lambda run, folder: run.seed)
+    monkeypatch.setattr(pipeline, "scorer", lambda run, row, sft, prefs: trained.append((run.seed, prefs)) or (sft, {}))
+    for seed in (0, 1):
+        winning.reference_returns(replace(run, seed=seed, root=tmp_path), folder)
+        winning.heldout_scorer(replace(run, seed=seed, profile=replace(run.profile, heldout_proxy=True)), folder)
+    assert len(set(drawn)) == 2 and trained == [(1, 1), (2, 2)]
+
+
+def test_the_held_out_proxy_is_the_score_of_the_loss(run, tmp_path):
+    """The scorer's factor on it: without, curves of two profiles would be on two scales."""
+    model, tokenizer = load_causal_lm(pipeline.sft_model(run))
+    torch.manual_seed(0)
+    net = scorer_from(model, scale=4.0).eval()
+    torch.nn.init.normal_(net.head.weight)
+    net.save_pretrained(tmp_path)
+    prompt, answers = [{"role": "user", "content": "please name three fruits."}], ["plum.", "apple, pear."]
+    ids = [tokenizer(text)["input_ids"] for text in answers]
+    found = winning.heldout_proxy(tmp_path, tokenizer)(prompts=[prompt] * 2, completion_ids=ids)
+    for score, answer in zip(found, ids, strict=True):
+        whole = torch.tensor([tokenize_prompt(tokenizer, prompt) + answer])
+        with torch.no_grad():
+            expected = 4.0 * net.token_scores(whole, torch.ones_like(whole))[0, -1].item()
+        assert score == pytest.approx(expected, abs=1e-4) and abs(expected) > 0.1
