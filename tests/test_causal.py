@@ -93,6 +93,16 @@ def test_the_oracle_pays_each_credit_at_its_deciding_token_and_the_same_totals_e
         assert torch.allclose(paid(name, batch).sum(1), rewards.sum(1), atol=1e-4)
 
 
+def test_what_only_the_end_decides_is_paid_there_and_once():
+    """Of an answer that was cut off: its items where they are named, what the lack of a full stop costs at the end."""
+    ids = [torch.tensor([TOKENIZER(text)["input_ids"]]) for text in (ASKED, "apple, plum would do")]
+    made = {"prompt_ids": ids[0], "completion_ids": ids[1], "completion_mask": torch.ones_like(ids[1])}
+    (found,), deciding = paid("oracle-dense", made).tolist(), truth.spans_of(TOKENIZER, [ASKED], ids[1].tolist())[2][0]
+    assert deciding[-1] < len(found) - 1, "something must stand behind the last item"
+    expected = {int(t): w.CREDITS["correct"] for t in deciding} | {len(found) - 1: w.UNFINISHED}
+    assert {t: x for t, x in enumerate(found) if x} == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("name", ["oracle-dense-noisy", "oracle-sequence-noisy"])
 def test_the_oracles_noise_is_a_draw_per_span_of_its_own_stream_and_another_for_each_rollout(name, batch):
     """One draw for all seeds, or for all rollouts, is a bias that a policy learns, and no noise."""
