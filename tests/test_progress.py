@@ -55,7 +55,8 @@ def test_what_is_short_is_silent_and_what_is_long_says_a_line_in_ten_seconds_at_
     assert "updates: 100 of 120, 00:50 gone, 00:10 left" in told.getvalue()
 
 
-def test_on_a_terminal_a_bar_is_drawn_over_itself_and_is_gone_at_the_end(at_once, monkeypatch):
+def test_on_a_terminal_a_bar_is_drawn_over_itself_and_is_gone_at_the_end(monkeypatch):
+    monkeypatch.setattr(p, "DELAY", 0.0)  # drawn before the first batch, whatever the clock says
     terminal = Terminal()
     monkeypatch.setattr(p, "sys", SimpleNamespace(stderr=terminal))
     for _ in p.progress("batches", range(3)):
