@@ -80,18 +80,24 @@ def read_pairs(path: str | Path) -> tuple[list[dict], Report]:
 
     Raises ValueError for a path without such files and for the first malformed record (file, line, field, mend).
     """
-    path, report = Path(path).expanduser(), Report()
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [file for file in files if file.is_file() and file.name.endswith(SUFFIXES)]
-    if not files:
-        what = "has no .jsonl or .jsonl.gz file" if path.exists() else "does not exist"
-        raise ValueError(f"dataset '{path}' {what}; give 'testbed', a .jsonl or .jsonl.gz file, or a folder of them")
-    pairs = [pair for file in files for pair in _file_pairs(file, report)]
+    report = Report()
+    pairs = [pair for file in files(path) for pair in _file_pairs(file, report)]
     if not pairs:
         raise ValueError(
             f"dataset '{path}' has no usable pair ({report}); give one with two different replies to a prompt"
         )
     return pairs, report
+
+
+def files(path: str | Path) -> list[Path]:
+    """The .jsonl and .jsonl.gz files that a dataset's path stands for. ValueError where there is none."""
+    path = Path(path).expanduser()
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = [file for file in found if file.is_file() and file.name.endswith(SUFFIXES)]
+    if not found:
+        what = "has no .jsonl or .jsonl.gz file" if path.exists() else "does not exist"
+        raise ValueError(f"dataset '{path}' {what}; give 'testbed', a .jsonl or .jsonl.gz file, or a folder of them")
+    return found
 
 
 def _file_pairs(file: Path, report: Report) -> Iterator[dict]:

@@ -50,15 +50,24 @@ def parameters(run, row: Method) -> dict:
     """Everything that tells two runs of a seed apart, in JSON's types."""
     given = {"method": asdict(row), "profile": run.profile.to_dict(), "model": run.model, "contrast": run.contrast}
     shares = None if run.testbed else SHARES  # of a file; None also in records that are older than these shares
-    return json.loads(json.dumps(given | {"tuned": run.tuned, "shares": shares}))
+    return json.loads(json.dumps(given | {"tuned": run.tuned, "shares": shares, "content": run.content}))
+
+
+def check_record(record: dict) -> None:
+    """Raises ValueError, KeyError or TypeError for what is no record of the study or of tuning."""
+    kinds = {"kind": str, "method": str, "profile": str, "seed": int, "params": dict}
+    if bad := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
+        raise ValueError(f"{bad[0]} is {record.get(bad[0])!r:.40}")
+    if record["kind"] == "run":
+        completed(record["params"])
 
 
 def completed(params: dict) -> dict:
     """Recorded parameters with the defaults of settings that are younger than the record."""
-    profile = _defaults(Profile) | params["profile"]
-    profile["world"] = _defaults(World) | profile["world"]
+    profile = _complete(Profile, params["profile"])
+    profile["world"] = _complete(World, profile["world"])
     rest = {"method": _method(params["method"]), "profile": profile}
-    return {"contrast": 0.0, "model": None, "tuned": False, "shares": None, **params, **rest}
+    return {"contrast": 0.0, "model": None, "tuned": False, "shares": None, "content": None, **params, **rest}
 
 
 def settings(params: dict) -> dict:
@@ -117,7 +126,14 @@ def _row_then(row: dict) -> dict:
 
 
 def _method(row: dict) -> dict:
-    return {name: x for name, x in (_defaults(Method) | row).items() if name not in ("label", "source")}
+    return {name: x for name, x in _complete(Method, row).items() if name not in ("label", "source")}
+
+
+def _complete(kind: type, given: dict) -> dict:
+    """Recorded settings with the defaults of fields that they lack; 1 counts as 1.0 where the default is a float."""
+    known = _defaults(kind)
+    floats = {name for name, x in known.items() if isinstance(x, float)}
+    return {name: float(x) if name in floats and type(x) is int else x for name, x in (known | given).items()}
 
 
 def _defaults(kind: type) -> dict:

@@ -1,34 +1,24 @@
 """A notebook's parameters, checked and turned into what it runs on, before anything is trained.
 
 A parameters cell is a list of typed, commented assignments. `start(globals())` reads it back, so that a misspelt name,
-a wrong type, an unknown profile or a value out of range stops the notebook with one line. Left out: lists and switches.
+a wrong type, an unknown profile or a value out of range stops the notebook with one line. What a value may be is said
+where the study takes it from: in `Run`, `Profile` and `checked.Asked`. Left out: lists and switches.
 """
 
 import ast
-import math
 from pathlib import Path
 
 from densereward import show
-from densereward.identity import RESULTS_0_1
+from densereward.checked import Asked, Integer, Number, Words, check, type_of
+from densereward.identity import RESULTS_0_1, check_record
 from densereward.masks import DECISIONS
 from densereward.methods import Method, method
 from densereward.pipeline import ROOT, Run
 from densereward.profiles import Profile, profile
 from densereward.records import read_records
 
-KINDS = {"str": (str, "text"), "int": (int, "a whole number"), "float": ((int, float), "a number")}
-RANGES = {  # inclusive
-    "seed": (0, 2**31 - 1),
-    "n": (100, math.inf),
-    "ngram": (1, math.inf),
-    "entropy_cutoff": (0, math.inf),
-    "kl_coef": (0, math.inf),
-    "lam": (0, 1),
-    "rounds": (1, math.inf),
-    "critic_warmup": (0, math.inf),
-    "error": (0, 1),
-    "delta": (0, math.inf),
-}
+KINDS = {"str": Words, "int": Integer, "float": Number}
+EMPTY = ("model", "results", "before")  # texts that may be empty; None is the same
 
 
 class BadParameter(ValueError):
@@ -41,9 +31,9 @@ class BadParameter(ValueError):
 def parameters(namespace: dict) -> dict:
     """The parameters of a running notebook with their present values; `namespace` is its globals().
 
-    Declared are the annotated assignments of its cells; papermill's cell starts with "# Parameters". Raises
-    BadParameter for a name that is not declared (papermill only warns), a value of another type, or one out of
-    range."""
+    Declared are the annotated assignments of its cells; papermill's cell starts with "# Parameters". None is the
+    profile's value where it has one, and an empty text where that has a meaning. Raises BadParameter for a name that is not
+    declared (papermill only warns), a value of another type, or one out of range."""
     declared, injected = {}, []
     for cell in namespace["In"]:
         try:
@@ -56,16 +46,15 @@ def parameters(namespace: dict) -> dict:
             injected += [ast.unparse(n.targets[0]) for n in body if isinstance(n, ast.Assign)]
     if unknown := [name for name in injected if name not in declared]:
         raise BadParameter(f"unknown parameter {unknown[0]!r}; this notebook takes {', '.join(declared)}")
+    namespace.update({name: "" for name in declared if name in EMPTY and namespace[name] is None})
     values = {name: namespace[name] for name in declared}
     for name, value in values.items():
-        kind, words = KINDS[declared[name]]
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise BadParameter(f"{name} is {value!r}; give {words}")
-        low, high = RANGES.get(name, (-math.inf, math.inf))
-        if value is not None and name in RANGES and not low <= value <= high:
-            raise BadParameter(
-                f"{name} is {value!r}; give {words}, " + (f"{low} to {high}" if high < math.inf else f"{low} or more")
-            )
+        if not (value is None and name in Profile.__dataclass_fields__) and not (value == "" and name in EMPTY):
+            try:
+                known = None if name == "profile" else type_of(name, Run, Profile, Asked)  # a name, no Profile
+                check(name, value, known or KINDS[declared[name]])
+            except ValueError as error:
+                raise BadParameter(str(error)) from None
     return values
 
 
@@ -84,11 +73,9 @@ def start(namespace: dict, trains: bool = True) -> Run:
         for name in names(given["methods"]) or [""] if "methods" in given else ():
             if method(name).scorer != "bradley-terry":
                 raise ValueError(f"method {name!r} has no reward model; choose bandit, token, segment or random")
+        run = Run(row, given["seed"], _dataset(given["dataset"]), _model(given["model"]))
     except ValueError as error:
         raise BadParameter(str(error)) from None
-    if row.critic_warmup > row.rounds:
-        raise BadParameter(f"critic_warmup is {row.critic_warmup}, of {row.rounds} rounds; give at most {row.rounds}")
-    run = Run(row, given["seed"], _dataset(given["dataset"]), _model(given["model"]))
     if row.name == "smoke" and trains:
         show.banner(
             f"Profile smoke checks that everything runs: {row.pairs} preference pairs, {row.rounds} rollout batches of "
@@ -115,11 +102,13 @@ def results(namespace: dict, which: str = "results", needed: bool = True) -> tup
     if Path(given["dataset"]).expanduser().exists() or (ROOT / given["dataset"]).exists():
         datasets.add(_dataset(given["dataset"]))
     models = {given["model"] or None, _model(given["model"])}
-    records = [
-        r
-        for r in (read_records(path) if path else [])
-        if r.get("dataset", "testbed") in datasets and r.get("params", {}).get("model") in models
-    ]
+    try:
+        every = read_records(path, check_record) if path else []
+    except FileNotFoundError:
+        raise BadParameter(f"{which} {name!r} has no .jsonl file; name one with records of the study") from None
+    except ValueError as error:
+        raise BadParameter(str(error)) from None
+    records = [r for r in every if r.get("dataset", "testbed") in datasets and r["params"].get("model") in models]
     if not records:
         what = f"dataset {given['dataset']}" + (f" and model {given['model']}" if given["model"] else "")
         show.note(f"**No records of {what} in data/results/{name}.** The study writes them; nothing is drawn below.")

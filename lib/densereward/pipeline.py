@@ -9,15 +9,20 @@ dataset it serves: what only the testbed can tell (true returns, credit) is meas
 as numbers to record.
 """
 
-from dataclasses import asdict, dataclass, replace
+import hashlib
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import transformers
 from datasets import Dataset, concatenate_datasets, disable_progress_bars, load_from_disk
+from pydantic import Field
 
 from densereward import data, dense, logprobs, models, offsets, sampling, segments, tokens
+from densereward.checked import DatasetName, ModelName, Seed, Share, Yes, checked
 from densereward.methods import METHODS, Method
 from densereward.models import TokenScorer, load_causal_lm, scorer_from
 from densereward.profiles import PROFILES, Profile, models_folder
@@ -35,22 +40,32 @@ DATA = [data, tokens, world, build, oracle]  # code that makes the data
 SCORING = [models, segments, offsets, dense, logprobs, sampling, settings]
 
 
-@dataclass(frozen=True)
+@checked
 class Run:
     """What a run is of: profile, dataset ("testbed" or a path), seed, and a pretrained causal LM in place of the tiny
-    one (or None)."""
+    one (or None). ValueError for a value of another type or out of range."""
 
-    profile: Profile
-    seed: int = 0
-    dataset: str = "testbed"
-    model: str | None = None
-    contrast: float = 0.0  # testbed: share of contrast pairs among the preference pairs
-    tuned: bool = False  # whether the profile holds what tuning chose for this run's method
-    root: Path = ROOT / "runs"
+    profile: Annotated[Profile, Field(description="one of profiles.py")]
+    seed: Seed = 0
+    dataset: DatasetName = "testbed"
+    model: ModelName = None
+    contrast: Share = 0.0  # testbed: share of contrast pairs among the preference pairs
+    tuned: Yes = False  # whether the profile holds what tuning chose for this run's method
+    root: Annotated[Path, Field(description="a path")] = ROOT / "runs"
+
+    def __post_init__(self):
+        if self.contrast and not self.testbed:
+            raise ValueError(f"contrast is {self.contrast}, of {self.dataset}; only the testbed has contrast pairs")
 
     @property
     def testbed(self) -> bool:
         return self.dataset == "testbed"
+
+    @cached_property
+    def content(self) -> str | None:
+        """sha256 over the files of a dataset, as they were when this run was first asked; None for the testbed. It
+        stands for the dataset wherever something is reused. ValueError where there is no file to read."""
+        return None if self.testbed else content(self.dataset)
 
     def key(self, *fields: str, seeded: bool = True, **extra) -> dict:
         """What determines a stage: the dataset and the named fields of the profile, so that other fields do not rebuild
@@ -58,7 +73,7 @@ class Run:
         profile = {name: getattr(self.profile, name) for name in fields}
         world = self.profile.world
         answers = {"kinds": world.kinds, "parts": world.parts, "repeats": world.sft_repeats}
-        source = (asdict(world) | {"contrast": self.contrast} if seeded else answers) if self.testbed else self.dataset
+        source = (asdict(world) | {"contrast": self.contrast} if seeded else answers) if self.testbed else self.content
         return {
             "dataset": source,
             "model": self.model,
@@ -81,11 +96,26 @@ class Run:
         same = (self.profile.world, self.profile.rm_scale) == (theirs.world, theirs.rm_scale)
         return same and models_folder(theirs.name).exists()
 
-    def splits(self, **sizes: int) -> dict[str, Dataset]:
-        """The named splits, at most as many rows as asked for; what was dropped is printed."""
-        parts, report = data.load(self.dataset, self.seed, self.profile.world, self.contrast, **sizes)
+    def splits(self, seed: int | None = None, **sizes: int) -> dict[str, Dataset]:
+        """The named splits, at most as many rows as asked for, of the run's seed or another; what was dropped is
+        printed. ValueError for files that have changed since `content`."""
+        known = self.content
+        parts, report = data.load(
+            self.dataset, self.seed if seed is None else seed, self.profile.world, self.contrast, **sizes
+        )
+        if known and content(self.dataset) != known:
+            raise ValueError(f"dataset '{self.dataset}' changed while this run was at work; start it again")
         print(f"data: {report}", flush=True)
         return parts
+
+
+def content(dataset: str) -> str:
+    """sha256 over the files that a dataset's path stands for, in the order in which they are read."""
+    digest = hashlib.sha256()
+    for path in data.files(dataset):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def sft_model(run: Run) -> Path:
@@ -109,7 +139,7 @@ def sft_model(run: Run) -> Path:
     )
 
     def build_sft(folder: Path) -> None:
-        rows = replace(run, seed=0).splits(sft=p.sft_rows)["sft"]
+        rows = run.splits(seed=0, sft=p.sft_rows)["sft"]
         texts = [
             m["content"] for row in rows.select(range(min(len(rows), 8_000))) for m in row["prompt"] + row["completion"]
         ]

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -128,16 +129,22 @@ def provenance(seed: int | None, device: str | torch.device, started: float, tok
     }
 
 
-def _parse(line: bytes, place: str) -> dict:
+def _parse(line: bytes, place: str, check: Callable[[dict], None] | None = None) -> dict:
     def refuse(constant: str):
         raise ValueError(f"holds {constant}")
 
     try:
         record = json.loads(line.decode(), parse_constant=refuse)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not a record ({error}); mend or delete this line") from None
     if not isinstance(record, dict):
         raise ValueError(f"{place}: not a record (a JSON {type(record).__name__}); mend or delete this line")
+    try:
+        if check:
+            check(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{place}: not a record of the study ({why}); mend or delete this line") from None
     return record
 
 
@@ -188,25 +195,29 @@ def write_record(path: str | Path, record: dict) -> None:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-def read_records(path: str | Path) -> list[dict]:
+def read_records(path: str | Path, check: Callable[[dict], None] | None = None) -> list[dict]:
     """Every record of a file, or of all `*.jsonl` below a folder, in the order of file names and lines.
 
     An unfinished last line, left by a killed writer, is skipped; one warning counts these and names file:line. Raises
-    ValueError, naming file:line, for any other line that is no record, and FileNotFoundError for a missing path.
+    ValueError, naming file:line, for any other line that is no record, and FileNotFoundError for a missing path and for
+    a folder without such a file. `check` raises where a record lacks what its reader needs (`identity.check_record`).
     """
     path = Path(path)
-    if not path.exists():
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    if not files or not path.exists():
         raise FileNotFoundError(errno.ENOENT, "no records here yet; run the study first", str(path))
     records, unfinished = [], []
-    for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
+    for file in files:
         *lines, tail = file.read_bytes().split(b"\n")
-        records += [_parse(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
+        records += [_parse(line, f"{file}:{number}", check) for number, line in enumerate(lines, 1)]
         if tail:
             place = f"{file}:{len(lines) + 1}"
             try:
-                records.append(_parse(tail, place))
+                _parse(tail, place)
             except ValueError:
                 unfinished.append(place)
+            else:
+                records.append(_parse(tail, place, check))
     if unfinished:
         warnings.warn(f"skipped {len(unfinished)} unfinished record(s): {', '.join(unfinished)}", stacklevel=2)
     return records

@@ -50,7 +50,11 @@ def reviser(run: Run, kind: str, **settings) -> revision.Reviser:
 
 def revisions(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) -> Artifact:
     """Token labels and synthetic pairs of each split (`labelled/`, `pairs/`), and a report of what was dropped."""
-    p = run.profile
+    p, asks = run.profile, []
+    if method.revisions["kind"] == "llm":
+        from densereward import llm, revision_prompt
+
+        asks = [llm, revision_prompt]  # another prompt makes other revisions
 
     def build(folder: Path) -> None:
         _, tokenizer = load_causal_lm(folder_of_sft)
@@ -71,7 +75,7 @@ def revisions(run: Run, method: Method, folder_of_sft: Path, prefs: Artifact) ->
         "revisions",
         build,
         key=run.key("max_completion_length", revisions=method.revisions),
-        sources=[*DATA, clauses, labeling, revision, revise],
+        sources=[*DATA, clauses, labeling, revision, revise, *asks],
         inputs=[*inputs_of(folder_of_sft), prefs],
         root=run.root,
     )

@@ -37,15 +37,23 @@ class Artifact:
 
 
 def save_json(path: str | Path, value) -> None:
-    """Write `value` as indented JSON with sorted keys. Raises ValueError, naming the key, for NaN or foreign types."""
-    Path(path).write_text(json.dumps(plain(value, Path(path).name), indent=1, sort_keys=True) + "\n")
+    """Write `value` as indented JSON with sorted keys, whole or not at all. Raises ValueError, naming the key, for NaN
+    or foreign types."""
+    path = Path(path)
+    text = json.dumps(plain(value, path.name), indent=1, sort_keys=True) + "\n"
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_text(text)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_json(path: str | Path):
     """Read one JSON file. Raises ValueError, naming the file, when it does not parse."""
     try:
         return json.loads(Path(path).read_bytes().decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
 
 

@@ -21,9 +21,12 @@ Left out: anything a reader could not check by eye - grammar, dialogue; an order
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
+
+from densereward.checked import Count, Positive, Share, checked
 
 ITEMS = {
     "fruits": "apple pear plum lemon mango cherry grape peach",
@@ -76,19 +79,24 @@ SHORT = {0.4: (2, 3, 4), 0.7: (1, 2), 0.95: (0,)}  # by how many items per part 
 SPLITS = {"sft": 0.35, "preference": 0.30, "ppo": 0.20, "validation": 0.05, "test": 0.10}  # shares of the prompts
 
 
-@dataclass(frozen=True)
+Returns = Annotated[
+    Literal["additive", "coverage", "whole"], Field(description="one of additive, coverage, whole")
+]  # the keys of oracle.RETURNS
+
+
+@checked
 class World:
     """What can be asked, and how label noise and length are set. `kinds` is how many of the six kinds are ever asked
     for: 3 give 144 (item, kind) facts and 6 give 288; the other kinds only supply wrong items. `parts` is how many of
     these a prompt asks for at once; where it is all of them, the same items are right for every prompt. ValueError
     unless 1 <= parts <= kinds, and some kind is left to be wrong."""
 
-    kinds: int = 3
-    parts: int = 1
-    temperature: float = 0.5  # of the Bradley-Terry label, in units of return
-    repeats: float = 0.5  # share of answers that repeat something, per part: one to three items, or a clause in a loop
-    sft_repeats: float = 0.5  # the same of the dialogues for fine-tuning; at .5 a model learns to forget what it named
-    returns: str = "additive"  # a key of oracle.RETURNS
+    kinds: Count = 3
+    parts: Count = 1
+    temperature: Positive = 0.5  # of the Bradley-Terry label, in units of return
+    repeats: Share = 0.5  # share of answers that repeat something, per part: one to three items, or a clause in a loop
+    sft_repeats: Share = 0.5  # the same of the dialogues for fine-tuning; at .5 a model learns to forget what it named
+    returns: Returns = "additive"  # how credits add up
 
     def __post_init__(self):
         if not (1 <= self.parts <= self.kinds <= len(ITEMS) and self.parts < len(ITEMS)):
