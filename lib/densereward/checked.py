@@ -69,7 +69,9 @@ def _line(error: pydantic.ValidationError, kind: type) -> str:
     first = error.errors()[0]
     if not first["loc"]:  # of several fields, from __post_init__
         return str(first["ctx"]["error"])
-    name = str(first["loc"][0])
+    name = first["loc"][0]
+    if isinstance(name, int):  # given by its place
+        name = dataclasses.fields(kind)[name].name
     if first["type"] == "unexpected_keyword_argument":
         fields = ", ".join(f.name for f in dataclasses.fields(kind))
         return f"{kind.__name__.lower()} has no field {name!r}; it has {fields}"

@@ -9,6 +9,8 @@ trained on: it must tell edited tokens apart better than the larger label does.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +19,8 @@ import torch
 import typer
 from datasets import load_from_disk
 
-from densereward import pipeline, revised
-from densereward.methods import method
+from densereward import checked, pipeline, revised
+from densereward.methods import LEARNED, method
 from densereward.models import TokenScorer, load_causal_lm
 from densereward.pipeline import Run
 from densereward.profiles import models_folder
@@ -35,15 +37,45 @@ def main(
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = pipeline.ROOT / "runs",
 ) -> None:
     """Export the SFT model and the scorers of one seed (stages that exist are reused). What is there stays until all of
-    it is made anew."""
-    target, run = models_folder(profile), Run(profile_row(profile), seed, root=runs)
+    it is made anew, whatever stops this."""
+    with checked.asking():
+        names = checked.listed(methods, "methods")
+        target, run = models_folder(profile), Run(profile_row(profile), seed, root=runs)
+        check(run, names, target)
+    with replaced(target) as made:
+        write(run, names, made)
+
+
+def check(run: Run, names: list[str], target: Path) -> None:
+    """Raises ValueError for what cannot be exported, before anything is trained or touched."""
+    if not run.root.is_dir():
+        raise ValueError(f"runs is {run.root}, no folder: all would be trained anew; run the study first, or mend it")
+    if run.profile.committed_models:
+        other = run.profile.committed_models
+        raise ValueError(f"profile {run.profile.name!r} starts from the models of {other!r}; export those")
+    if unfit := [name for name in names if method(name).scorer not in LEARNED]:
+        raise ValueError(f"method {unfit[0]!r} has no scorer that is trained; leave it out")
+    if gone := {path.parent.name for path in target.glob("*/metrics.json")} - set(names):
+        raise ValueError(f"{target} has scorers of {', '.join(sorted(gone))} too: name them, or remove their folders")
+
+
+@contextmanager
+def replaced(target: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `target` once the block is done; what was there stays if it is not."""
     made, old = (target.with_name(f"{target.name}.{what}") for what in ("partial", "old"))
+    if old.exists() and not target.exists():  # a process was killed between the two renames below
+        old.rename(target)
     for folder in (made, old):
         shutil.rmtree(folder, ignore_errors=True)
-    write(run, methods.split(","), made)
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
+    try:
+        yield made
+        if target.exists():
+            target.rename(old)
+        made.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(made, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -78,5 +110,7 @@ def write(run: Run, methods: list[str], target: Path) -> None:
     save_json(target / "sft" / "provenance.json", load_json(folder_of_sft / "manifest.json")["provenance"])
 
 
+app = checked.command(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

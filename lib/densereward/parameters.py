@@ -13,7 +13,7 @@ from densereward.checked import Asked, Integer, Number, Words, check, type_of
 from densereward.identity import RESULTS_0_1, check_record
 from densereward.masks import DECISIONS
 from densereward.methods import Method, method
-from densereward.pipeline import ROOT, Run
+from densereward.pipeline import ROOT, Run, reads_truth
 from densereward.profiles import Profile, profile
 from densereward.records import read_records
 
@@ -32,8 +32,8 @@ def parameters(namespace: dict) -> dict:
     """The parameters of a running notebook with their present values; `namespace` is its globals().
 
     Declared are the annotated assignments of its cells; papermill's cell starts with "# Parameters". None is the
-    profile's value where it has one, and an empty text where that has a meaning. Raises BadParameter for a name that is not
-    declared (papermill only warns), a value of another type, or one out of range."""
+    profile's value where it has one, and an empty text where that has a meaning. Raises BadParameter for a name that is
+    not declared (papermill only warns), a value of another type, or one out of range."""
     declared, injected = {}, []
     for cell in namespace["In"]:
         try:
@@ -131,8 +131,8 @@ def results(namespace: dict, which: str = "results", needed: bool = True) -> tup
 
 
 def names(text: str) -> list[str]:
-    """Names of a comma-separated list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Names of a comma-separated list, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _check(row: Method, dataset: str) -> None:
@@ -143,7 +143,7 @@ def _check(row: Method, dataset: str) -> None:
             else f"is trained by {row.trainer.upper()}, without rewards per token"
         )
         raise ValueError(f"method {row.name!r} {what}; choose one with a reward")
-    if row.scorer == "oracle" and dataset != "testbed":
+    if dataset != "testbed" and reads_truth(row):
         raise ValueError(
             f"method {row.name!r} reads the testbed's truth, and {dataset} has none; choose another method"
         )

@@ -118,6 +118,12 @@ def content(dataset: str) -> str:
     return digest.hexdigest()
 
 
+def reads_truth(method: Method) -> bool:
+    """Whether a row needs the testbed: the oracle scores, revises, or decides its mask."""
+    by = METHODS[method.mask["by"]] if method.mask else method
+    return any(row.scorer == "oracle" or (row.revisions or {}).get("kind") == "oracle" for row in (method, by))
+
+
 def sft_model(run: Run) -> Path:
     """The folder (or hub name) of the SFT model: policy, reference, segmenter and trunk of every scorer. Shared by all
     seeds."""

@@ -8,12 +8,19 @@ RTO's run also waits for DPO's, whose policy it is paid by, where both are asked
 
 Stages are cached (`stages.py`), so a task that was done before ends at once, and a plan that was killed goes on where
 it stopped. A task that fails does not stop the others: what needs it tries again by itself, and records the error.
+Each task is a process with a group of its own; a study that is stopped takes them along (`Processes`).
 """
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
@@ -22,6 +29,8 @@ from densereward import masking
 from densereward.methods import LEARNED, METHODS, Method
 
 SECONDS = {"sft": 120.0, "preferences": 60.0, "scorer": 150.0, "run": 110.0}  # first guess, on one core
+KINDS = tuple(SECONDS)  # in the order in which they need each other
+NOTHING = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,11 @@ def plan(runs: list[tuple]) -> dict[str, Task]:
     return tasks
 
 
+def up_to(tasks: dict[str, Task], until: str) -> dict[str, Task]:
+    """The tasks of a kind and of those before it."""
+    return {name: task for name, task in tasks.items() if KINDS.index(task.kind) <= KINDS.index(until)}
+
+
 def scorer_name(row: Method, seed: int) -> str:
     """The name of the task that trains a row's scorer: one for all rows that are trained alike."""
     made = [row.trained_on, row.aggregate] if row.scorer == "bradley-terry" else row.scorer
@@ -86,16 +100,75 @@ def ahead(tasks: dict[str, Task], seconds: dict[str, float]) -> dict[str, float]
     return {name: chain(name) for name in tasks}
 
 
-def execute(tasks: dict[str, Task], jobs: int, start: Callable[[Task], int]) -> list[str]:
+class Processes:
+    """The processes of a study. Inside `with`, SIGTERM and SIGHUP end it as Ctrl-C does (unless they were ignored, as
+    by nohup), and whatever ends it ends every process that `run` has started, and what those started."""
+
+    PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
+
+    def __init__(self):
+        self.children: set[subprocess.Popen] = set()
+        self.lock, self.stopping, self.handlers = threading.Lock(), False, {}
+
+    def run(self, command: list[str]) -> int:
+        """The exit code of a command; safe to call from several threads. 1 for one that is too late."""
+        with self.lock:  # no child may start behind the back of `stop`
+            if self.stopping:
+                return 1
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+            self.children.add(child)
+        code = child.wait()
+        with self.lock:
+            self.children.discard(child)
+        return code
+
+    def stop(self) -> None:
+        """End every process, kindly first."""
+        with self.lock:
+            self.stopping, left = True, list(self.children)
+        self._send(signal.SIGTERM, left)
+        try:
+            deadline = time.monotonic() + self.PATIENCE
+            while any(child.poll() is None for child in left) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:  # a second Ctrl-C does not wait
+            self._send(signal.SIGKILL, left)
+
+    @staticmethod
+    def _send(number: int, children: list[subprocess.Popen]) -> None:
+        for child in children:
+            with suppress(ProcessLookupError, PermissionError):  # all of the group is gone
+                os.killpg(child.pid, number)
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self.handlers[number] = signal.signal(number, lambda number, _: sys.exit(128 + number))
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind:
+                self.stop()
+        finally:
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+
+
+def execute(
+    tasks: dict[str, Task], jobs: int, start: Callable[[Task], int], guard: AbstractContextManager = NOTHING
+) -> list[str]:
     """Run `start(task)` (its exit code) for every task, `jobs` at a time, each after what it needs; names of those that
-    failed. The time left rests on what tasks of the same kind took so far."""
+    failed. The time left rests on what tasks of the same kind took so far. `guard` is left before the threads that call
+    `start` are waited for: `Processes`, whose exit ends what they wait for."""
     took: dict[str, list[float]] = {kind: [] for kind in SECONDS}
     left, running, done, failed = dict(tasks), {}, set(), []
 
     def seconds() -> dict[str, float]:
         return {kind: sum(took[kind]) / len(took[kind]) if took[kind] else SECONDS[kind] for kind in SECONDS}
 
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(tasks), desc="tasks", unit="task") as bar:
+    with ThreadPoolExecutor(jobs) as pool, guard, tqdm(total=len(tasks), desc="tasks", unit="task") as bar:
         while left or running:
             order = ahead(tasks, seconds())
             ready = sorted((t for t in left.values() if done.issuperset(t.needs)), key=lambda t: -order[t.name])

@@ -20,7 +20,7 @@ import torch
 import typer
 from datasets import Dataset, load_from_disk
 
-from densereward import dense, pipeline, sampling
+from densereward import checked, dense, pipeline, sampling
 from densereward.evaluation import best_of_n, stepwise
 from densereward.evaluation.credit import agreement
 from densereward.identity import parameters, same
@@ -190,16 +190,18 @@ def judged(run: Run, tokenizer, prompt: str, ids: list[int]) -> tuple[float, flo
 def main(
     profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
-    samples: Annotated[int, typer.Option(help="answers per prompt, the largest n or more")] = max(NS),
-    searched: Annotated[int, typer.Option(help="prompts that are searched step by step")] = SEARCHED,
+    samples: Annotated[int, typer.Option(help="answers per prompt, the largest n or more", min=max(NS))] = max(NS),
+    searched: Annotated[int, typer.Option(help="prompts that are searched step by step", min=1)] = SEARCHED,
     out: Annotated[Path | None, typer.Option(help="records file; default data/results/PROFILE/best_of_n.jsonl")] = None,
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = pipeline.ROOT / "runs",
 ) -> None:
     """Write a record per seed; what is recorded already is skipped."""
     torch.set_num_threads(1)
     path = out or pipeline.ROOT / "data" / "results" / profile / "best_of_n.jsonl"
-    for seed in map(int, seeds.split(",")):
-        run, started = Run(profile_row(profile), seed, root=runs), time.perf_counter()
+    with checked.asking():
+        asked = [Run(profile_row(profile), seed, root=runs) for seed in checked.seeds(seeds)]
+    for run in asked:
+        seed, started = run.seed, time.perf_counter()
         wanted = parameters(run, METHODS["bandit"])
         alike = [r for r in (read_records(path) if path.exists() else []) if r["seed"] == seed]
         if any(same(r["params"], wanted) and (r["samples"], r["searched"]) == (samples, searched) for r in alike):
@@ -216,5 +218,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+app = checked.command(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -4,29 +4,29 @@
 
 Appends to data/results/<profile>/runs.jsonl as runs finish. Killed, it goes on where it stopped: finished runs are
 skipped, and finished stages of unfinished runs are reused from `runs/`. With several jobs the stages are a graph
-(`plan.py`). A run that fails is recorded with its error and the others go on.
+(`plan.py`). What cannot be run is refused before anything starts (exit code 2, no record). A run that fails is recorded
+with its error, the others go on, and the study ends with exit code 1.
 """
 
-import json
-import subprocess
 import sys
 import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
 
-from densereward import adaptive, baselines, effort, masking, pipeline, plan, policy, revised
+from densereward import adaptive, baselines, checked, data, effort, masking, pipeline, plan, policy, revised
 from densereward.evaluation import measure, signals
-from densereward.identity import parameters, same
+from densereward.identity import check_record, parameters, same
 from densereward.methods import ADAPTIVE, BASELINES, CORE, CROSS, LEARNED, METHODS, TLCR, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
 from densereward.records import provenance, read_records, write_record
 from densereward.stages import Artifact, load_json
+from densereward.training.rounds import ANSWERS
 
 RESULTS = pipeline.ROOT / "data" / "results"
 GROUPS = {
@@ -77,17 +77,22 @@ def trained(run: Run, row: Method) -> tuple[Path, Artifact | None, dict]:
     return folder_of_sft, TRAINERS[row.trainer](run, row, folder_of_sft, prefs, found["scorer"]), found
 
 
-def run_method(run: Run, row: Method) -> dict:
-    """One record: trains what the row needs, evaluates the policy, measures its credit."""
-    started = time.perf_counter()
-    record = {
-        "kind": "run",
+def named(kind: str, run: Run, row: Method) -> dict:
+    """What every record of a run begins with, finished or failed."""
+    return {
+        "kind": kind,
         "method": row.name,
         "profile": run.profile.name,
         "dataset": run.dataset,
         "seed": run.seed,
         "params": parameters(run, row),
     }
+
+
+def run_method(run: Run, row: Method) -> dict:
+    """One record: trains what the row needs, evaluates the policy, measures its credit."""
+    started = time.perf_counter()
+    record = named("run", run, row)
     folder_of_sft, made, found = trained(run, row)
     row, folders = found["row"], {"sft": folder_of_sft}
     folders |= {name: found[name] for name in ("preferences", "revisions", "scorer", "mask", "dpo") if found.get(name)}
@@ -117,12 +122,14 @@ def run_method(run: Run, row: Method) -> dict:
 
 def done(path: Path, row: Method, run: Run) -> bool:
     """Whether a finished record of this run, with these parameters, is in the file already. It stays valid when code
-    changes (its commit is in it): to measure anew, remove it."""
+    changes (its commit is in it): to measure anew, remove it. ValueError, naming file and line, for a damaged one."""
     if not path.exists():
         return False
-    wanted = parameters(run, row)
-    alike = (r for r in read_records(path) if (r["kind"], r["seed"], r["dataset"]) == ("run", run.seed, run.dataset))
-    return any(same(r["params"], wanted) for r in alike)
+    wanted = named("run", run, row)
+    alike = (
+        r for r in read_records(path, check_record) if all(r.get(x) == wanted[x] for x in ("kind", "seed", "dataset"))
+    )
+    return any(same(r["params"], wanted["params"]) for r in alike)
 
 
 def prepare(run: Run, row: Method, until: str) -> None:
@@ -131,16 +138,62 @@ def prepare(run: Run, row: Method, until: str) -> None:
     if until != "sft":
         prefs = pipeline.preferences(run, folder_of_sft)
         if until == "scorer":
-            revised.scorer(run, pipeline.resolve(run, row, folder_of_sft, prefs), folder_of_sft, prefs)
+            if row.scorer in LEARNED:
+                revised.scorer(run, pipeline.resolve(run, row, folder_of_sft, prefs), folder_of_sft, prefs)
+            masking.scorer(run, row, folder_of_sft, prefs)
 
 
 def with_choices(run: Run, row: Method) -> Run:
-    """The run with what `tuning.py` chose for its method, if anything; without that it is no tuned run."""
+    """The run with what `tuning.py` chose for its method; a row that is not trained has nothing to tune, and stays as
+    it is. ValueError for a method that was never tuned."""
+    if row.trainer == "none":
+        return run
     path = RESULTS / run.profile.name / "choices.json"
+    how = f"run python -m densereward.tuning policies --profile {run.profile.name} --methods {row.name}"
     if not path.exists():
-        raise ValueError(f"{path} does not exist: run densereward.tuning first")
-    chosen = load_json(path)["choices"].get(row.name, {})
-    return replace(run, profile=replace(run.profile, **chosen), tuned=True)
+        raise ValueError(f"{path} does not exist: nothing was tuned yet; {how}")
+    try:
+        choices = load_json(path)["choices"]
+        chosen = choices[row.name] if row.name in choices else None
+        tuned = None if chosen is None else replace(run.profile, **chosen)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be used ({error}); {how}") from None
+    if not tuned:
+        raise ValueError(
+            f"method {row.name!r} was never tuned for profile {run.profile.name!r}; {how}, or leave it out"
+        )
+    return replace(run, profile=tuned, tuned=True)
+
+
+def rows_of(methods: str) -> list[Method]:
+    """The rows that a comma-separated list of names and groups stands for, each once. ValueError for an unknown one."""
+    names = [name for part in checked.listed(methods, "methods") for name in GROUPS.get(part, (part,))]
+    return [method(name) for name in dict.fromkeys(names)]
+
+
+def check(row: Method, run: Run) -> None:
+    """Raises ValueError for a row that its run's dataset or rollouts do not allow, which would fail in mid-work."""
+    if not run.testbed and pipeline.reads_truth(row):
+        raise ValueError(f"method {row.name!r} reads the testbed's truth, and {run.dataset} has none; leave it out")
+    masking.row_of(row)
+    group = ANSWERS if row.trainer in adaptive.BETA else row.options.get("generations", 1)
+    if run.profile.rollouts % group:
+        raise ValueError(f"rollouts is {run.profile.rollouts}; method {row.name!r} takes a multiple of {group}")
+
+
+def asked(
+    profile: str, methods: str, seeds: str, dataset: str, runs: Path, contrast: float, change: str, tuned: bool
+) -> list[tuple[Method, Run]]:
+    """The (row, run) pairs of a command line. ValueError or OSError for what cannot be run."""
+    p = profile_row(profile, dataset, **checked.as_object(change, "change"))
+    first = Run(p, 0, dataset, contrast=contrast, root=runs)
+    pairs = [(row, replace(first, seed=seed)) for row in rows_of(methods) for seed in checked.seeds(seeds)]
+    if not first.testbed:
+        data.load(dataset)  # every record is read, and no split is empty
+    for row, run in pairs:
+        check(row, run)
+    runs.mkdir(parents=True, exist_ok=True)
+    return [(row, with_choices(run, row)) for row, run in pairs] if tuned else pairs
 
 
 def main(
@@ -150,7 +203,7 @@ def main(
         typer.Option(help="comma-separated rows of methods.py, or core, adaptive, tlcr-core, baselines, cross, all"),
     ] = "core",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
-    jobs: Annotated[int, typer.Option(help="runs side by side, one thread each")] = 1,
+    jobs: Annotated[int, typer.Option(help="runs side by side, one thread each", min=1)] = 1,
     dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",
     out: Annotated[Path | None, typer.Option(help="records file; default data/results/PROFILE/runs.jsonl")] = None,
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = pipeline.ROOT / "runs",
@@ -161,31 +214,39 @@ def main(
     tuned: Annotated[
         bool, typer.Option(help="with the learning rate and KL coefficient chosen for each method")
     ] = False,
-    until: Annotated[str, typer.Option(help="stop after this stage: sft, preferences, scorer, or run (all)")] = "run",
+    until: Annotated[
+        Literal["sft", "preferences", "scorer", "run"], typer.Option(help="stop after this stage; run is all")
+    ] = "run",
 ) -> None:
-    """Run methods x seeds, writing a record per run; what is recorded already is skipped."""
-    try:
-        p, rows = (
-            profile_row(profile, dataset, **json.loads(change)),
-            [method(name) for name in GROUPS.get(methods, methods.split(","))],
-        )
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    """Run methods x seeds, writing a record per run; what is recorded already is skipped. A run that fails is recorded,
+    and makes the exit code 1."""
     path = out or RESULTS / profile / "runs.jsonl"
-    todo = [(row, Run(p, seed, dataset, contrast=contrast, root=runs)) for row in rows for seed in numbers]
-    if tuned:
-        todo = [(row, with_choices(run, row)) for row, run in todo]
-    todo = [(row, run) for row, run in todo if not done(path, row, run)]
+    with checked.asking():
+        every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run")
+        todo = [(row, run) for row, run in every if until != "run" or not done(path, row, run)]
+        if until == "run" and todo:
+            writable(path)
     if until == "run":
-        print(f"{len(todo)} of {len(rows) * len(numbers)} runs to do, into {path}", flush=True)
+        print(f"{len(todo)} of {len(every)} runs to do, into {path}", flush=True)
     if jobs > 1:
         same_for_all = {"--profile": profile, "--dataset": dataset, "--out": path, "--runs": runs, "--change": change}
-        same_for_all |= {"--contrast": contrast, "--tuned" if tuned else "--no-tuned": ""}
-        plan.execute(plan.plan(todo), jobs, lambda task: one_process(task, same_for_all))
-        return
+        same_for_all |= {"--contrast": contrast}
+        tasks, processes = plan.up_to(plan.plan(todo), until), plan.Processes()
+        failed = plan.execute(tasks, jobs, lambda task: processes.run(command(task, same_for_all, tuned)), processes)
+        failed = [name for name in failed if tasks[name].kind == until]  # what shares another stage tried it again
+    else:
+        failed = one_by_one(todo, path, until)
+    if failed:
+        print(f"{len(failed)} failed: {'; '.join(failed)}", file=sys.stderr, flush=True)
+        raise SystemExit(1)
+
+
+def one_by_one(todo: list[tuple[Method, Run]], path: Path, until: str) -> list[str]:
+    """Do every run, or its stages up to `until`, in this process; names of those that failed."""
     torch.set_num_threads(1)
+    failed = []
     for row, run in todo:
+        started = time.perf_counter()
         try:
             if until != "run":
                 prepare(run, row, until)
@@ -193,21 +254,29 @@ def main(
                 write_record(path, run_method(run, row))
         except Exception as error:  # recorded, so that one failing method does not end the study
             traceback.print_exc()
+            failed.append(f"{row.name}, seed {run.seed}")
             if until == "run":  # what shares a stage tries it again, and says so then
-                names = {"method": row.name, "profile": profile, "dataset": dataset, "seed": run.seed, "params": {}}
-                origin = provenance(run.seed, "cpu", time.perf_counter())
-                why = {"error": f"{type(error).__name__}: {error}", "provenance": origin}
-                write_record(path, {"kind": "error", **why, **names})
-            if len(todo) == 1:
-                raise SystemExit(1) from None
+                why = {"error": f"{type(error).__name__}: {error}", "provenance": provenance(run.seed, "cpu", started)}
+                write_record(path, named("error", run, row) | why)
+    return failed
 
 
-def one_process(task: plan.Task, options: dict) -> int:
-    """Exit code of a process that does one task."""
+def writable(path: Path) -> None:
+    """Raises OSError or ValueError where no record can be appended, before there is one."""
+    if path.is_dir():
+        raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("ab").close()
+
+
+def command(task: plan.Task, options: dict, tuned: bool) -> list[str]:
+    """The command line of the process that does one task. Stages that are shared know of no choices."""
     given = {**options, "--methods": task.method, "--seeds": task.seed, "--until": task.kind}
-    command = [str(word) for option in given.items() for word in option if word != ""]
-    return subprocess.run([sys.executable, "-m", "densereward.study", *command]).returncode
+    given |= {"--tuned": ""} if tuned and task.kind == "run" else {}
+    return [sys.executable, "-m", "densereward.study", *(str(w) for option in given.items() for w in option if w != "")]
 
+
+app = checked.command(main)
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

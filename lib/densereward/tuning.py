@@ -25,9 +25,9 @@ import numpy as np
 import torch
 import typer
 
-from densereward import pipeline, study
+from densereward import checked, pipeline, study
 from densereward.evaluation import measure
-from densereward.identity import same_method
+from densereward.identity import check_record, same_method
 from densereward.methods import CORE, Method, method
 from densereward.pipeline import Run
 from densereward.profiles import profile as profile_row
@@ -47,7 +47,7 @@ POLICIES = {
     "figa": {"dpo_learning_rate": tuple(float(f"{x:.1e}") for x in np.geomspace(1e-6, 1e-3, 12))},
 }
 
-app = typer.Typer(pretty_exceptions_show_locals=False)
+app = checked.application()
 ProfileName = Annotated[str, typer.Option(help="smoke, cpu or gpu")]
 Part = Annotated[str, typer.Option(help="i/n: every n-th trial from the i-th only, to share them among processes")]
 Runs = Annotated[Path, typer.Option(help="where stages keep their artifacts")]
@@ -59,13 +59,26 @@ def settings(grid: dict) -> list[dict]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def share_of(trials: list, part: str) -> list:
+    """The trials of part "i/n": every n-th from the i-th. ValueError for another text, and for none left."""
+    try:
+        first, step = map(int, part.split("/"))
+    except ValueError:
+        first, step = -1, 0
+    if not 0 <= first < step:
+        raise ValueError(f"part is {part!r}; give i/n with 0 <= i < n, such as 0/2")
+    if not trials[first::step]:
+        raise ValueError(f"part is {part!r}, of {len(trials)} trials: none is left to do; give a smaller i")
+    return trials[first::step]
+
+
 def trial(kind: str, row: Method, changes: dict, run: Run, folder: Path, measured) -> None:
     """Append one trial to `folder`/tuning.jsonl unless it is there: `measured(run)` gives its numbers."""
     torch.set_num_threads(1)
     path, started = folder / "tuning.jsonl", time.perf_counter()
     wanted = (f"{kind} trial", row.name, changes, run.seed)
-    records = read_records(path) if path.exists() else []
-    alike = (r for r in records if (r["kind"], r["method"], r["changes"], r["seed"]) == wanted)
+    records = read_records(path, check_record) if path.exists() else []
+    alike = (r for r in records if (r["kind"], r["method"], r.get("changes"), r["seed"]) == wanted)
     if any(same_method(r["params"]["method"], asdict(row)) for r in alike):
         return
     named = {"kind": wanted[0], "method": row.name, "changes": changes, "params": {"method": asdict(row)}}
@@ -80,10 +93,11 @@ def reward_models(
     profile: ProfileName = "cpu", part: Part = "0/1", runs: Runs = pipeline.ROOT / "runs", out: Out = None
 ) -> None:
     """Trials of learning rate and score scale for bandit, token and segment reward models."""
-    first, step = map(int, part.split("/"))
-    trials = list(itertools.product(map(method, GRANULARITIES.split(",")), settings(REWARD_MODELS)))
-    base = replace(profile_row(profile), committed_models=None)
-    for row, changes in trials[first::step]:
+    with checked.asking():
+        rows = map(method, GRANULARITIES.split(","))
+        trials = share_of(list(itertools.product(rows, settings(REWARD_MODELS))), part)
+        base = replace(profile_row(profile), committed_models=None)
+    for row, changes in trials:
 
         def measured(run, row=row) -> dict:
             sft = pipeline.sft_model(run)
@@ -105,11 +119,16 @@ def policies(
     out: Out = None,
 ) -> None:
     """Trials of learning rate and KL coefficient for each method, and the choices made of them."""
-    first, step = map(int, part.split("/"))
-    rows = [row for row in map(method, methods.split(",")) if row.trainer != "none"]
-    folder, base = out or study.RESULTS / profile, profile_row(profile)
-    trials = [(row, seed, changes) for row in rows for seed in SEEDS for changes in settings(POLICIES[row.trainer])]
-    for row, seed, changes in trials[first::step]:
+    with checked.asking():
+        folder, base = out or study.RESULTS / profile, profile_row(profile)
+        rows = [row for row in study.rows_of(methods) if row.trainer != "none"]
+        if not rows:
+            raise ValueError(f"methods is {methods!r}: none of them is trained, so there is nothing to tune")
+        trials = [(row, seed, changes) for row in rows for seed in SEEDS for changes in settings(POLICIES[row.trainer])]
+        trials = share_of(trials, part)
+        for row, seed, changes in trials:
+            study.check(row, Run(replace(base, **changes), seed, root=runs))
+    for row, seed, changes in trials:
 
         def measured(run, row=row) -> dict:
             sft, trained, _ = study.trained(run, row)
@@ -126,7 +145,7 @@ def choose(folder: Path) -> None:
     fields of its choice are the least or the largest of its grid (`edges`). A trial that was made twice counts once; a
     profile without a held-out proxy (smoke) chooses by the truth."""
     found: dict[str, dict[str, dict[int, dict]]] = {}
-    for r in read_records(folder / "tuning.jsonl"):
+    for r in read_records(folder / "tuning.jsonl", check_record):
         if r["kind"] == "policy trial":
             found.setdefault(r["method"], {}).setdefault(canonical(r["changes"]), {})[r["seed"]] = r
     made: dict[str, dict] = {"choices": {}, "by_truth": {}, "edges": {}}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from densereward.evaluation.stats import mean_interval, paired_contrast
-from densereward.identity import TUNED, as_listed, completed, settings
+from densereward.identity import TUNED, as_listed, completed, same, settings
 from densereward.methods import CORE, METHODS
 from densereward.records import canonical, latest, to_frame
 
@@ -115,10 +115,15 @@ def varied(records: list[dict], names: tuple[str, ...]) -> list[dict]:
 
 
 def failures(records: list[dict]) -> pd.DataFrame:
-    """Runs that ended in an error and have no finished record of the same method and seed, and runs whose reward model
-    failed the gate."""
-    finished = {(r["method"], r["seed"]) for r in records if r["kind"] == "run"}
-    broken = [r for r in records if r["kind"] == "error" and (r["method"], r["seed"]) not in finished]
+    """Runs that ended in an error and have no finished record of the same parameters and seed (older errors name the
+    method alone), and runs whose reward model failed the gate."""
+    finished = [r for r in records if r["kind"] == "run"]
+
+    def made_good(error: dict) -> bool:
+        alike = [r for r in finished if (r["method"], r["seed"]) == (error["method"], error["seed"])]
+        return any(not error["params"] or same(r["params"], error["params"]) for r in alike)
+
+    broken = [r for r in records if r["kind"] == "error" and not made_good(r)]
     rows = [(label(r["method"]), r["seed"], r["error"]) for r in broken]
     rows += [
         (label(r["method"]), r["seed"], "its reward model failed the gate")
