@@ -199,6 +199,15 @@ def test_failed_runs_are_listed_until_they_are_made_good():
     ]
 
 
+def test_a_failed_ablation_does_not_hide_behind_the_main_run_of_its_method():
+    made = records(("bandit",))
+    (ablation,) = records(("bandit",), seeds=(0,), changes={"lam": 0.95})
+    error = {name: ablation[name] for name in ("method", "profile", "dataset", "seed", "params")}
+    error |= {"kind": "error", "error": "ValueError: x"}
+    assert list(summary.failures([*made, error]).what) == ["ValueError: x"]
+    assert summary.failures([*made, error, ablation]).empty
+
+
 def test_contrasts_pair_the_seeds_that_both_have():
     made = records(("bandit", "segment"))[:-1]  # segment lacks the last seed
     row = summary.contrasts(made).iloc[0]

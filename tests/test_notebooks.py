@@ -2,6 +2,7 @@
 be."""
 
 import html
+import math
 import re
 import shutil
 import subprocess
@@ -167,7 +168,7 @@ def namespace(name: str, **injected) -> dict:
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     declared = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     sources = [declared, "# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in injected.items())]
-    made = {"In": ["", *sources]}
+    made = {"In": ["", *sources], "inf": math.inf, "nan": math.nan}
     for source in sources:
         exec(source, made)
     return made
@@ -189,6 +190,18 @@ def namespace(name: str, **injected) -> dict:
         ("segment_ppo", {"method": "oracle-dense", "dataset": SAMPLES}, "reads the testbed's truth"),
         ("segment_ppo", {"lam": 1.5}, "lam is 1.5; give a number, 0 to 1"),
         ("segment_ppo", {"rounds": 2, "critic_warmup": 3}, "critic_warmup is 3, of 2 rounds; give at most 2"),
+        ("segment_ppo", {"kl_coef": float("inf")}, "kl_coef is inf; give a number, 0 or more"),
+        ("segment_ppo", {"kl_coef": float("nan")}, "kl_coef is nan; give a number, 0 or more"),
+        ("segment_ppo", {"rounds": True}, "rounds is True; give a whole number, 1 or more"),
+        ("segment_ppo", {"method": None}, "method is None; give text"),
+        ("segmentation", {"seed": None}, "seed is None; give a whole number, 0 to 2147483647"),
+        ("segmentation", {"entropy_cutoff": None}, "entropy_cutoff is None; give a number, 0 or more"),
+        ("segmentation", {"dataset": None}, "dataset is None; give 'testbed', a .jsonl"),
+        ("segmentation", {"dataset": ""}, "dataset is ''; give 'testbed', a .jsonl"),
+        ("segmentation", {"dataset": 2024}, "dataset is 2024; give 'testbed', a .jsonl"),
+        ("segmentation", {"model": "null"}, "model is 'null'; give the folder of a saved causal LM"),
+        ("segmentation", {"ngram": 0}, "ngram is 0; give a whole number, 1 or more"),
+        ("testbed", {"n": 99}, "n is 99; give a whole number, 100 or more"),
         ("tlcr", {"error": 1.5}, "error is 1.5; give a number, 0 to 1"),
         ("adaptive_masks", {"delta": -0.5}, "delta is -0.5; give a number, 0 or more"),
         ("adaptive_masks", {"decision": "fuzzy"}, "unknown decision 'fuzzy'; choose one of threshold, three-way"),
@@ -205,6 +218,23 @@ def test_parameters_reach_the_run(capsys):
     run = parameters.start(namespace("segment_ppo", **asked))
     assert (run.seed, run.profile.rounds, run.profile.critic_warmup, run.profile.lam) == (3, 5, 0, 1)
     assert run.profile.kl_coef == 0 and run.dataset == str(ROOT / SAMPLES) and run.model is None
+
+
+def test_none_for_a_text_that_may_be_empty_is_the_empty_one(capsys):
+    """papermill -p model None hands over Python's None."""
+    given = namespace("segmentation", model=None)
+    assert parameters.start(given).model is None and given["model"] == ""
+    given = namespace("comparison", results=None, profile="cpu")
+    assert parameters.parameters(given)["results"] == ""
+
+
+def test_records_that_are_none_stop_a_notebook_with_one_line(tmp_path):
+    given = namespace("comparison", results=str(tmp_path))
+    with pytest.raises(parameters.BadParameter, match="has no .jsonl file; name one with records"):
+        parameters.results(given)
+    (tmp_path / "runs.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(parameters.BadParameter, match=r"runs\.jsonl:1: not a record of the study \(kind is None\)"):
+        parameters.results(given)
 
 
 def test_a_folder_of_results_that_is_not_there_is_refused():

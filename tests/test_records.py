@@ -101,6 +101,21 @@ def test_corrupted_middle_line_stops_with_file_and_line(tmp_path, line):
         read_records(tmp_path)
 
 
+def test_a_line_nested_too_deeply_and_one_that_its_reader_cannot_use_are_named(tmp_path):
+    (tmp_path / "r.jsonl").write_bytes(b'{"a": 1}\n' + b"[" * 100_000 + b"\n")
+    with pytest.raises(ValueError, match=r"r\.jsonl:2: not a record \(maximum recursion"):
+        read_records(tmp_path)
+    (tmp_path / "r.jsonl").write_bytes(b'{"a": 1}\n{"b": 1}\n')
+    with pytest.raises(ValueError, match=r"r\.jsonl:2: not a record of the study \(it lacks 'a'\); mend or delete"):
+        read_records(tmp_path, lambda record: record["a"])
+
+
+def test_a_folder_without_records_says_so(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match="no records here yet"):
+        read_records(tmp_path)
+
+
 def test_folder_is_read_in_order_and_a_missing_path_says_so(tmp_path):
     for name in ("b/x.jsonl", "a.jsonl"):
         write_record(tmp_path / name, {"name": name})

@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import load_from_disk
 
-from densereward import data, identity, labeling, pipeline, policy, profiles, study, tuning
+from densereward import data, identity, labeling, pipeline, plan, policy, profiles, revised, study, tuning
 from densereward.evaluation import measure, tables
 from densereward.methods import METHODS, method
 from densereward.pipeline import Run
@@ -162,22 +162,221 @@ def test_a_failing_run_is_recorded_with_its_error_and_the_others_go_on(tmp_path,
         return {"kind": "run", "params": {}, "provenance": {}, **names}
 
     monkeypatch.setattr(study, "run_method", fail_once)
-    study.main("smoke", "bandit,sft", "0", 1, "testbed", tmp_path / "runs.jsonl")
+    with pytest.raises(SystemExit) as stop:
+        study.main("smoke", "bandit,sft", "0", 1, "testbed", tmp_path / "runs.jsonl", change='{"lam": 0.5}')
     bad, good = read_records(tmp_path / "runs.jsonl")
     assert bad["kind"] == "error" and bad["error"] == "RuntimeError: out of luck" and good["method"] == "sft"
+    assert stop.value.code == 1, "a study that failed looks like one that ended well"
+    wanted = identity.parameters(Run(profile("smoke", lam=0.5)), METHODS["bandit"])
+    assert identity.same(bad["params"], wanted), "a failed ablation hides behind the main run of its method"
+
+
+def asked(tmp_path, *arguments) -> subprocess.CompletedProcess:
+    """The study's command line with its records and stages in a folder."""
+    usual = ["--profile", "smoke", "--seeds", "0", "--out", tmp_path / "out.jsonl", "--runs", tmp_path / "runs"]
+    command = [sys.executable, "-m", "densereward.study", *map(str, usual), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_failed_runs_of_several_jobs_are_a_failed_study(tmp_path):
+    """The endpoint of CI and of a shell's `&&`: exit code 0 after nothing but failures."""
+    change = json.dumps(TINY | {"sft_learning_rate": 1e30})
+    done = asked(tmp_path, "--methods", "sft", "--jobs", 2, "--change", change)
+    assert done.returncode == 1 and "1 failed: sft, seed 0" in done.stderr
+    (bad,) = read_records(tmp_path / "out.jsonl")
+    assert bad["kind"] == "error" and bad["params"]["profile"]["sft_learning_rate"] == 1e30
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--profile", "huge"], "unknown profile 'huge'; choose one of smoke, cpu, gpu"),
-        (["--methods", "magic"], "unknown method 'magic'; choose one of sft, bandit"),
+        (["--profile", "huge"], "Error: unknown profile 'huge'; choose one of smoke, cpu, gpu"),
+        (["--until", "prefrences"], "'prefrences' is not one of 'sft', 'preferences', 'scorer', 'run'"),
+        (["--jobs", "0"], "0 is not in the range x>=1"),
     ],
 )
-def test_a_wrong_name_stops_with_one_line(arguments, message):
-    done = subprocess.run([sys.executable, "-m", "densereward.study", *arguments], capture_output=True, text=True)
-    text = " ".join(done.stderr.replace("│", " ").split())
-    assert done.returncode == 2 and message in text and "Traceback" not in text
+def test_a_wrong_word_on_the_command_line_stops_with_plain_lines(tmp_path, arguments, message):
+    done = asked(tmp_path, *arguments)
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) <= 4 and "│" not in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"methods": "magic"}, "unknown method 'magic'; choose one of sft, bandit"),
+        ({"methods": ""}, "methods is ''; give one or more, separated by commas"),
+        ({"seeds": "0,,1"}, "seeds is '0,,1'; give one or more"),
+        ({"seeds": "-1"}, "seed is -1; give a whole number"),
+        ({"contrast": 2.0}, "contrast is 2.0; give a number, 0 to 1"),
+        ({"change": '{"dpo_beta": -1}'}, "dpo_beta is -1; give a number above 0"),
+        ({"change": "[]"}, "change is '[]': no JSON object"),
+        ({"change": '{"rollouts": 10}', "methods": "grpo"}, "rollouts is 10; method 'grpo' takes a multiple of 4"),
+        ({"change": '{"rollouts": 12}', "methods": "rs"}, "rollouts is 12; method 'rs' takes a multiple of 8"),
+        ({"dataset": "no/such.jsonl"}, "dataset 'no/such.jsonl' does not exist; give 'testbed', a .jsonl"),
+        ({"dataset": ""}, "dataset is ''; give 'testbed', a .jsonl"),
+        ({"dataset": str(SAMPLES), "methods": "sft,oracle-dense"}, "method 'oracle-dense' reads the testbed's truth"),
+        ({"dataset": str(SAMPLES), "methods": "tlcr"}, "method 'tlcr' reads the testbed's truth"),
+        ({"dataset": str(SAMPLES), "contrast": 0.3}, "contrast is 0.3, of"),
+        ({"out": Path(__file__).parent}, "a folder; give a file such as"),
+        ({"runs": Path(__file__)}, "File exists"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_any_work_and_leaves_no_record(
+    tmp_path, monkeypatch, capsys, given, message
+):
+    monkeypatch.setattr(study, "run_method", lambda *_: pytest.fail("it went to work"))
+    usual = {
+        "profile": "smoke",
+        "methods": "sft",
+        "seeds": "0",
+        "out": tmp_path / "out.jsonl",
+        "runs": tmp_path / "runs",
+    }
+    with pytest.raises(SystemExit) as stop:
+        study.main(**usual | given)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and message in said and said.count("\n") == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_malformed_pair_stops_the_study_with_its_line_and_no_record(tmp_path, capsys):
+    lines = SAMPLES.read_text().splitlines(keepends=True)
+    (tmp_path / "pairs.jsonl").write_text("".join([*lines[:5], '{"chosen": 3}\n', *lines[5:]]))
+    with pytest.raises(SystemExit) as stop:
+        study.main("smoke", "sft", "0", 1, str(tmp_path / "pairs.jsonl"), tmp_path / "out.jsonl", tmp_path / "runs")
+    assert stop.value.code == 2 and "pairs.jsonl, line 6" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        ('{"kind": "run"', "not a record"),
+        ("[" * 100_000, "maximum recursion depth"),
+        ('{"kind": "run"}', "method is None"),
+        ('{"kind": "run", "method": "sft", "profile": "smoke", "seed": 0, "params": {}}', "it lacks 'profile'"),
+    ],
+)
+def test_damaged_records_stop_the_study_with_file_and_line(tmp_path, capsys, line, why):
+    (tmp_path / "out.jsonl").write_text(f"{line}\n" * 2)
+    with pytest.raises(SystemExit) as stop:
+        study.main("smoke", "sft", "0", 1, "testbed", tmp_path / "out.jsonl", tmp_path / "runs")
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "out.jsonl:1: not a record" in said and why in said and said.count("\n") == 1
+
+
+def test_what_is_named_twice_runs_once_and_groups_may_be_listed(tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(study, "run_method", lambda run, row: ran.append((row.name, run.seed)) or {})
+    monkeypatch.setattr(study, "write_record", lambda *_: None)
+    study.main("smoke", "sft, bandit,sft", "0,0", 1, "testbed", tmp_path / "out.jsonl", tmp_path / "runs")
+    assert ran == [("sft", 0), ("bandit", 0)] and "2 of 2 runs to do" in capsys.readouterr().out
+    assert len(study.rows_of("core,adaptive,sft")) == len(study.CORE) + len(study.ADAPTIVE)
+
+
+def test_a_method_that_was_never_tuned_is_no_tuned_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    run, choices = Run(profile("smoke")), tmp_path / "smoke" / "choices.json"
+    with pytest.raises(
+        ValueError, match="choices.json does not exist: nothing was tuned yet; run python -m densereward"
+    ):
+        study.with_choices(run, METHODS["bandit"])
+    choices.parent.mkdir()
+    choices.write_text(json.dumps({"choices": {"bandit": {"kl_coef": 0.5}, "token": {"kl_coef": -1}, "segment": 3}}))
+    found = study.with_choices(run, METHODS["bandit"])
+    assert found.tuned and found.profile.kl_coef == 0.5
+    assert study.with_choices(run, METHODS["sft"]) == run, (
+        "nothing of it is trained: its record is that of every setting"
+    )
+    for name, says in (
+        ("grpo", "'grpo' was never tuned for profile 'smoke'"),
+        ("token", "kl_coef is -1"),
+        ("segment", ""),
+    ):
+        with pytest.raises(ValueError, match=says):
+            study.with_choices(run, METHODS[name])
+    with pytest.raises(SystemExit) as stop:
+        study.main("smoke", "bandit,grpo", "0", 2, "testbed", tmp_path / "o.jsonl", tmp_path / "runs", tuned=True)
+    assert stop.value.code == 2 and not (tmp_path / "o.jsonl").exists()
+
+
+def test_the_process_of_a_shared_stage_knows_of_no_choices():
+    """It is named after any row that shares it, one that was never tuned among them."""
+    told = {kind: study.command(plan.Task("x", kind, "bandit", 3), {"--contrast": 0.0}, True) for kind in plan.KINDS}
+    assert {kind for kind, words in told.items() if "--tuned" in words} == {"run"}
+    assert told["sft"][3:] == ["--contrast", "0.0", "--methods", "bandit", "--seeds", "3", "--until", "sft"]
+
+
+def pairs_file(folder: Path, text: str) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "pairs.jsonl").write_text(SAMPLES.read_text().replace("basil", text))
+    return str(folder / "pairs.jsonl")
+
+
+def test_pairs_that_change_in_place_are_other_pairs(tmp_path, monkeypatch, capsys):
+    """A mended file was 'reused': stages and study never saw what was mended."""
+    p = profile("smoke", str(SAMPLES), **{k: v for k, v in TINY.items() if k != "max_completion_length"})
+
+    def first_stages(dataset: str):
+        run = Run(p, 0, dataset, root=tmp_path)
+        folder = pipeline.sft_model(run)
+        return folder, pipeline.preferences(run, folder).path
+
+    old = first_stages(pairs_file(tmp_path / "one", "basil"))
+    assert first_stages(pairs_file(tmp_path / "two", "basil")) == old, "equal pairs elsewhere are equal pairs"
+    new = first_stages(pairs_file(tmp_path / "one", "cactus"))
+    assert new[0] != old[0] and new[1] != old[1]
+    assert first_stages(pairs_file(tmp_path / "one", "basil")) == old
+
+    monkeypatch.chdir(tmp_path / "one")
+    here = Run(p, 0, "pairs.jsonl")
+    pairs_file(tmp_path / "two", "nettle")
+    monkeypatch.chdir(tmp_path / "two")
+    assert here.content != Run(p, 0, "pairs.jsonl").content, "two relative paths of one name are two datasets"
+
+
+def test_pairs_that_change_in_mid_run_stop_it(tmp_path):
+    run = Run(profile("smoke", str(SAMPLES)), 0, pairs_file(tmp_path, "basil"))
+    assert run.splits(sft=8)
+    pairs_file(tmp_path, "cactus")
+    with pytest.raises(ValueError, match="changed while this run was at work; start it again"):
+        run.splits(sft=8)
+
+
+def test_a_record_of_pairs_that_have_changed_is_not_done(tmp_path):
+    path, row = tmp_path / "runs.jsonl", METHODS["sft"]
+
+    def now() -> Run:
+        return Run(profile("smoke", str(SAMPLES)), 0, str(tmp_path / "pairs.jsonl"))
+
+    pairs_file(tmp_path, "basil")
+    record = study.named("run", now(), row)
+    older = json.loads(json.dumps(record))
+    del older["params"]["content"]
+    write_record(path, older)
+    assert not study.done(path, row, now()), "nobody knows which pairs an older record is of"
+    write_record(path, record)
+    assert study.done(path, row, now())
+    pairs_file(tmp_path, "cactus")
+    assert not study.done(path, row, now())
+    testbed = Run(profile("smoke"))
+    record = study.named("run", testbed, row)
+    del record["params"]["content"]
+    write_record(path, record)
+    assert study.done(path, row, testbed), "the testbed has no file: older records of it stand"
+
+
+def test_another_revision_prompt_makes_other_revisions(tmp_path, monkeypatch):
+    """The template is a module's text: an edit of it was no reason to ask again."""
+    revision_prompt = pytest.importorskip("densereward.revision_prompt", reason="the extra `judge`")
+    seen, run = [], Run(profile("smoke"), root=tmp_path)
+    monkeypatch.setattr(revised, "stage", lambda *_, **told: seen.append(told["sources"]))
+    for kind in ("llm", "clauses"):
+        row = replace(METHODS["tlcr"], revisions={"kind": kind})
+        revised.revisions(run, row, tmp_path, None)
+    assert revision_prompt in seen[0] and revision_prompt not in seen[1]
 
 
 def test_methods_are_data_and_their_names_are_checked():
@@ -294,13 +493,33 @@ def test_settings_are_chosen_by_the_held_out_proxy_over_seeds_and_twice_made_tri
         for seed in (1, 1, 2):
             middle = changes == {"kl_coef": 0.3, "actor_learning_rate": 3e-4}
             lucky = seed == 1 and changes == {"kl_coef": 1.0, "actor_learning_rate": 1e-3}
-            row = {"kind": "policy trial", "method": "bandit", "changes": changes, "seed": seed}
+            row = {"kind": "policy trial", "method": "bandit", "changes": changes, "seed": seed, "profile": "cpu"}
             row |= {"params": {"method": {"trainer": "ppo"}}, "true_return": changes["kl_coef"]}
             write_record(tmp_path / "tuning.jsonl", row | {"heldout_proxy": 2.0 * middle + 3.0 * lucky})
     tuning.choose(tmp_path)
     made = load_json(tmp_path / "choices.json")
     assert made["choices"] == {"bandit": {"kl_coef": 0.3, "actor_learning_rate": 3e-4}}
     assert made["by_truth"]["bandit"]["kl_coef"] == 1.0 and made["edges"] == {"bandit": ["actor_learning_rate"]}
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"part": "1/0"}, "part is '1/0'; give i/n with 0 <= i < n"),
+        ({"part": "a"}, "part is 'a'; give i/n"),
+        ({"part": "98/99"}, "of 36 trials: none is left to do"),
+        ({"methods": "magic"}, "unknown method 'magic'"),
+        ({"methods": "sft"}, "none of them is trained, so there is nothing to tune"),
+        ({"profile": "huge"}, "unknown profile 'huge'"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_before_any_trial(tmp_path, monkeypatch, capsys, given, says):
+    monkeypatch.setattr(study, "trained", lambda *_: pytest.fail("it went to work"))
+    usual = {"profile": "smoke", "methods": "bandit", "part": "0/1", "runs": tmp_path / "runs", "out": tmp_path / "out"}
+    with pytest.raises(SystemExit) as stop:
+        tuning.policies(**usual | given)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and says in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_no_group_of_methods_hides_a_method():
@@ -310,7 +529,7 @@ def test_no_group_of_methods_hides_a_method():
 
 def test_records_of_a_file_know_how_it_was_split_and_those_of_the_testbed_need_not():
     of_file, of_world = (
-        identity.parameters(Run(profile("cpu"), dataset=name), METHODS["bandit"]) for name in ("a.jsonl", "testbed")
+        identity.parameters(Run(profile("cpu"), dataset=name), METHODS["bandit"]) for name in (str(SAMPLES), "testbed")
     )
     assert of_file["shares"] == data.SHARES and of_world["shares"] is None
     for now, alike in ((of_file, False), (of_world, True)):
