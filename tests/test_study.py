@@ -5,14 +5,29 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import load_from_disk
+from typer.testing import CliRunner
 
-from densereward import data, identity, labeling, pipeline, plan, policy, profiles, revised, study, tuning
+from densereward import (
+    data,
+    export,
+    identity,
+    labeling,
+    pipeline,
+    plan,
+    policy,
+    process_outcome,
+    profiles,
+    revised,
+    study,
+    tuning,
+)
 from densereward.evaluation import measure, tables
 from densereward.methods import METHODS, method
 from densereward.pipeline import Run
@@ -171,20 +186,23 @@ def test_a_failing_run_is_recorded_with_its_error_and_the_others_go_on(tmp_path,
     assert identity.same(bad["params"], wanted), "a failed ablation hides behind the main run of its method"
 
 
-def asked(tmp_path, *arguments) -> subprocess.CompletedProcess:
-    """The study's command line with its records and stages in a folder."""
-    usual = ["--profile", "smoke", "--seeds", "0", "--out", tmp_path / "out.jsonl", "--runs", tmp_path / "runs"]
-    command = [sys.executable, "-m", "densereward.study", *map(str, usual), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize("until, code", [("run", 1), ("scorer", 0)])
+def test_failed_runs_of_several_jobs_are_a_failed_study(tmp_path, monkeypatch, capsys, until, code):
+    """What a shell's `&&` asks: it went on after nothing but failures."""
+    told = []
 
+    def command(task, options, tuned):
+        told.append(task.kind)
+        return [sys.executable, "-S", "-c", f"raise SystemExit({int(task.kind in ('sft', 'run'))})"]
 
-def test_failed_runs_of_several_jobs_are_a_failed_study(tmp_path):
-    """The endpoint of CI and of a shell's `&&`: exit code 0 after nothing but failures."""
-    change = json.dumps(TINY | {"sft_learning_rate": 1e30})
-    done = asked(tmp_path, "--methods", "sft", "--jobs", 2, "--change", change)
-    assert done.returncode == 1 and "1 failed: sft, seed 0" in done.stderr
-    (bad,) = read_records(tmp_path / "out.jsonl")
-    assert bad["kind"] == "error" and bad["params"]["profile"]["sft_learning_rate"] == 1e30
+    monkeypatch.setattr(study, "command", command)
+    given = ("smoke", "bandit", "0", 2, "testbed", tmp_path / "out.jsonl", tmp_path / "runs", 0.0, json.dumps(TINY))
+    with pytest.raises(SystemExit) if code else nullcontext() as stop:
+        study.main(*given, until=until)
+    if code:
+        assert stop.value.code == code and "1 failed: bandit, seed 0\n" in capsys.readouterr().err
+    wanted = [kind for kind in plan.KINDS if kind != "run" or until == "run"]
+    assert sorted(told) == sorted(wanted), "a stage that was not asked for, or not all that were"
 
 
 @pytest.mark.parametrize(
@@ -192,14 +210,20 @@ def test_failed_runs_of_several_jobs_are_a_failed_study(tmp_path):
     [
         (["--profile", "huge"], "Error: unknown profile 'huge'; choose one of smoke, cpu, gpu"),
         (["--until", "prefrences"], "'prefrences' is not one of 'sft', 'preferences', 'scorer', 'run'"),
-        (["--jobs", "0"], "0 is not in the range x>=1"),
+        (["--jobs", "0"], "Invalid value for '--jobs': Input should be greater than or equal to 1"),
+        (["--nope"], "No such option: --nope"),
     ],
 )
 def test_a_wrong_word_on_the_command_line_stops_with_plain_lines(tmp_path, arguments, message):
-    done = asked(tmp_path, *arguments)
-    assert done.returncode == 2 and message in done.stderr
+    done = CliRunner().invoke(study.app, ["--out", str(tmp_path / "out.jsonl"), *arguments])
+    assert done.exit_code == 2 and message in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) <= 4 and "│" not in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_ours_is_no_frame_of_a_hundred_lines():
+    for app in (study.app, tuning.app, export.app, process_outcome.app):
+        assert not app.pretty_exceptions_enable and app.rich_markup_mode is None
 
 
 @pytest.mark.parametrize(
@@ -293,7 +317,7 @@ def test_a_method_that_was_never_tuned_is_no_tuned_run(tmp_path, monkeypatch, ca
     for name, says in (
         ("grpo", "'grpo' was never tuned for profile 'smoke'"),
         ("token", "kl_coef is -1"),
-        ("segment", ""),
+        ("segment", "cannot be used"),
     ):
         with pytest.raises(ValueError, match=says):
             study.with_choices(run, METHODS[name])
@@ -331,10 +355,10 @@ def test_pairs_that_change_in_place_are_other_pairs(tmp_path, monkeypatch, capsy
     assert first_stages(pairs_file(tmp_path / "one", "basil")) == old
 
     monkeypatch.chdir(tmp_path / "one")
-    here = Run(p, 0, "pairs.jsonl")
+    here = Run(p, 0, "pairs.jsonl").content
     pairs_file(tmp_path / "two", "nettle")
     monkeypatch.chdir(tmp_path / "two")
-    assert here.content != Run(p, 0, "pairs.jsonl").content, "two relative paths of one name are two datasets"
+    assert here != Run(p, 0, "pairs.jsonl").content, "two relative paths of one name are two datasets"
 
 
 def test_pairs_that_change_in_mid_run_stop_it(tmp_path):

@@ -222,10 +222,13 @@ def main(
     and makes the exit code 1."""
     path = out or RESULTS / profile / "runs.jsonl"
     with checked.asking():
+        if path.is_dir():
+            raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
         every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run")
         todo = [(row, run) for row, run in every if until != "run" or not done(path, row, run)]
-        if until == "run" and todo:
-            writable(path)
+        if until == "run" and todo:  # seen now, not when a run has ended
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
     if until == "run":
         print(f"{len(todo)} of {len(every)} runs to do, into {path}", flush=True)
     if jobs > 1:
@@ -259,14 +262,6 @@ def one_by_one(todo: list[tuple[Method, Run]], path: Path, until: str) -> list[s
                 why = {"error": f"{type(error).__name__}: {error}", "provenance": provenance(run.seed, "cpu", started)}
                 write_record(path, named("error", run, row) | why)
     return failed
-
-
-def writable(path: Path) -> None:
-    """Raises OSError or ValueError where no record can be appended, before there is one."""
-    if path.is_dir():
-        raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.open("ab").close()
 
 
 def command(task: plan.Task, options: dict, tuned: bool) -> list[str]:
