@@ -380,16 +380,16 @@ def test_a_record_of_pairs_that_have_changed_is_not_done(tmp_path):
     older = json.loads(json.dumps(record))
     del older["params"]["content"]
     write_record(path, older)
-    assert not study.done(path, row, now()), "nobody knows which pairs an older record is of"
+    assert not study.done(study.recorded(path), row, now()), "nobody knows which pairs an older record is of"
     write_record(path, record)
-    assert study.done(path, row, now())
+    assert study.done(study.recorded(path), row, now())
     pairs_file(tmp_path, "cactus")
-    assert not study.done(path, row, now())
+    assert not study.done(study.recorded(path), row, now())
     testbed = Run(profile("smoke"))
     record = study.named("run", testbed, row)
     del record["params"]["content"]
     write_record(path, record)
-    assert study.done(path, row, testbed), "the testbed has no file: older records of it stand"
+    assert study.done(study.recorded(path), row, testbed), "the testbed has no file: older records of it stand"
 
 
 def test_another_revision_prompt_makes_other_revisions(tmp_path, monkeypatch):

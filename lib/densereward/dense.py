@@ -38,9 +38,6 @@ def token_scores(scorer: TokenScorer, batch: dict) -> torch.Tensor:
     return scorer.token_scores(input_ids, attention_mask)[:, batch["prompt_ids"].size(1) :]
 
 
-SCORES = ("head", "evaluator")
-
-
 def segment_scores(
     method: Method,
     scorer: TokenScorer,
@@ -56,10 +53,8 @@ def segment_scores(
     "head": the head at a segment's last token (segment-ppo Section 2.2), whatever segments the scorer was trained with
     (its "Bandit as Segment", Section 4.2). "evaluator": e(x, y) of segment-ppo Eq. 4, with its factor, over those
     segments that the scorer was trained with which end inside this one: all of them in a bandit's one ("Segment as
-    Bandit"), and one, hence the factor times the head, where both cut alike. ValueError for another name, and, naming
-    the row, for a segment in which none ends."""
-    if method.scores not in SCORES:
-        raise ValueError(f"unknown scores {method.scores!r} of method {method.name!r}; choose {' or '.join(SCORES)}")
+    Bandit"), and one, hence the factor times the head, where both cut alike. ValueError, naming the row, for a segment
+    in which none ends."""
     read = token_scores(scorer, batch) if read is None else read
     scores, mask = S.at_ends(read, ids)
     if method.scores == "head":

@@ -120,15 +120,16 @@ def run_method(run: Run, row: Method) -> dict:
     return {**record, "provenance": provenance(run.seed, device, started, tokens=record["used"]["tokens"])}
 
 
-def done(path: Path, row: Method, run: Run) -> bool:
-    """Whether a finished record of this run, with these parameters, is in the file already. It stays valid when code
-    changes (its commit is in it): to measure anew, remove it. ValueError, naming file and line, for a damaged one."""
-    if not path.exists():
-        return False
+def recorded(path: Path) -> list[dict]:
+    """The records of a file, none where there is no file yet. ValueError, naming file and line, for a damaged one."""
+    return read_records(path, check_record) if path.exists() else []
+
+
+def done(records: list[dict], row: Method, run: Run) -> bool:
+    """Whether a finished record of this run, with these parameters, is among the records. It stays valid when code
+    changes (its commit is in it): to measure anew, remove it."""
     wanted = named("run", run, row)
-    alike = (
-        r for r in read_records(path, check_record) if all(r.get(x) == wanted[x] for x in ("kind", "seed", "dataset"))
-    )
+    alike = (r for r in records if all(r.get(name) == wanted[name] for name in ("kind", "seed", "dataset")))
     return any(same(r["params"], wanted["params"]) for r in alike)
 
 
@@ -225,7 +226,8 @@ def main(
         if path.is_dir():
             raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
         every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run")
-        todo = [(row, run) for row, run in every if until != "run" or not done(path, row, run)]
+        records = recorded(path) if until == "run" else []
+        todo = [(row, run) for row, run in every if not done(records, row, run)]
         if until == "run" and todo:  # seen now, not when a run has ended
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("ab").close()

@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from densereward.checked import Count, Positive, Share, checked
+from densereward.checked import Integer, Positive, Share, checked
 
 ITEMS = {
     "fruits": "apple pear plum lemon mango cherry grape peach",
@@ -91,8 +91,8 @@ class World:
     these a prompt asks for at once; where it is all of them, the same items are right for every prompt. ValueError
     unless 1 <= parts <= kinds, and some kind is left to be wrong."""
 
-    kinds: Count = 3
-    parts: Count = 1
+    kinds: Integer = 3
+    parts: Integer = 1
     temperature: Positive = 0.5  # of the Bradley-Terry label, in units of return
     repeats: Share = 0.5  # share of answers that repeat something, per part: one to three items, or a clause in a loop
     sft_repeats: Share = 0.5  # the same of the dialogues for fine-tuning; at .5 a model learns to forget what it named
