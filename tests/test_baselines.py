@@ -415,7 +415,7 @@ def test_revisions_that_a_mask_rests_on_are_counted(tmp_path):
 
 
 def test_updates_and_steps_are_those_of_the_profile():
-    p = profile("cpu", rollouts=64, minibatches=2, ppo_epochs=2, rounds=5, micro_batch=24)
+    p = profile("cpu", rollouts=64, minibatches=2, ppo_epochs=2, rounds=5, critic_warmup=0, micro_batch=24)
     args = rollouts.sizes(p)
     assert args["per_device_train_batch_size"] * args["steps_per_generation"] == 64
     assert args["per_device_train_batch_size"] * args["gradient_accumulation_steps"] == 32

@@ -53,7 +53,7 @@ class Method:
     """One row. Any dict is keyword arguments of the function that does the part.
 
     `segmentation`: of `segments.segment`; "matched" in place of a random one's rate, and a mean `length` in place of an
-    entropy cut-off, are resolved on the preference data. `scores`: what a segment's score is, of `dense.segment_scores`.
+    entropy cut-off, are resolved on the preference data. `scores`: what a segment's is, of `dense.segment_scores`.
     `scorer`: "none" (nothing to train a policy with), "bradley-terry" (a reward model trained on preference pairs),
     "discriminator" (trained on the tokens that a reviser changed), or "oracle" (a control that reads the testbed's
     truth; `noise` is the standard deviation, in units of credit, added to each span's credit). `revisions`: who revises
