@@ -19,8 +19,8 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 book: .venv/.installed  ## execute every notebook at PROFILE (default smoke) and build the HTML book into _build/html
-	.venv/bin/python -m densereward.notebooks execute --profile $(or $(PROFILE),smoke) --jobs $(JOBS)
-	.venv/bin/python -m densereward.notebooks build --profile $(or $(PROFILE),smoke)
+	.venv/bin/python -m report.notebooks execute --profile $(or $(PROFILE),smoke) --jobs $(JOBS)
+	.venv/bin/python -m report.notebooks build --profile $(or $(PROFILE),smoke)
 
 test: .venv/.installed  ## run the tests, those in a browser too where chromium is installed
 	.venv/bin/python -m pytest -m "not dist" -n $(JOBS) --dist loadfile --durations 10
@@ -29,19 +29,19 @@ test-dist: .venv/.installed-train  ## run the DeepSpeed tests: two processes, co
 	DS_ACCELERATOR=cpu .venv/bin/python -m pytest -m dist -v --durations 10 tests/dist
 
 study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resumes where it stopped; METHODS=a,b SEEDS=0,1
-	.venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
+	.venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 # What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,figa,tlcr,appo,online-dpo,adpo,rs,ars
 ALL_SEEDS = $(or $(SEEDS),0,1,2)
-STUDY = .venv/bin/python -m densereward.study --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
+STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense,oracle-dense-even
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
-	.venv/bin/python -m densereward.tuning reward-models --profile $(or $(PROFILE),cpu)
-	.venv/bin/python -m densereward.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)
+	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
+	.venv/bin/python -m study.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)
 	$(STUDY) --tuned --methods $(TUNED) --seeds $(ALL_SEEDS)
-	.venv/bin/python -m densereward.process_outcome --profile $(or $(PROFILE),cpu) --seeds $(ALL_SEEDS)
+	.venv/bin/python -m study.measures.process_outcome --profile $(or $(PROFILE),cpu) --seeds $(ALL_SEEDS)
 	for pairs in 4000 12000; do $(STUDY) --methods bandit,segment,token --seeds $(ALL_SEEDS) --change "{\"pairs\": $$pairs}"; done
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 400, "max_completion_length": 192}'
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360}'

@@ -19,14 +19,15 @@ from unittest.mock import patch
 
 import torch
 
-from densereward import pipeline, policy, sampling
-from densereward.methods import method
-from densereward.models import load_causal_lm
-from densereward.profiles import models_folder, profile
 from densereward.seeding import derive
-from densereward.stages import load_json
-from densereward.testbed import build, monte_carlo
-from densereward.tokens import pad_batch, tokenize_prompt
+from densereward.text import sampling
+from densereward.text.models import load_causal_lm
+from densereward.text.tokens import pad_batch, tokenize_prompt
+from study.cache import load_json
+from study.methods import method
+from study.profiles import models_folder, profile
+from study.run import Run
+from testbed import build, monte_carlo
 
 PARTS = ("generate", "score", "update")
 CPU = replace(profile("cpu"), committed_models="cpu", pairs=400, heldout_pairs=100)
@@ -71,12 +72,11 @@ def sampled(repeats: int) -> None:
 
 def rounds_of(micro_batch: int, own: bool, rounds: int, root: Path, seed: int) -> dict[str, float]:
     """Median seconds of each part of a round."""
-    run = pipeline.Run(replace(CPU, rounds=rounds, micro_batch=micro_batch), seed, root=root / f"{micro_batch}-{own}")
-    sft = pipeline.sft_model(run)
+    p = replace(CPU, rounds=rounds, micro_batch=micro_batch)
+    run = Run(p, seed, root=root / f"{micro_batch}-{own}", row=method("oracle-sequence"))
     settings = sampling.Decoding.own_settings if own else lambda trainer: None
     with patch.object(sampling.Decoding, "own_settings", settings):
-        made = policy.train_policy(run, method("oracle-sequence"), sft, pipeline.preferences(run, sft), None)
-    rows = load_json(made.path / "curves.json")[1:]
+        rows = load_json(run.policy.path / "curves.json")[1:]
     return {part: statistics.median(row[f"seconds_{part}"] for row in rows) for part in PARTS}
 
 

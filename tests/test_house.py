@@ -1,12 +1,16 @@
 """The house keeps its promises: one environment however it is made, targets that exist, sources fit to be published."""
 
+import ast
 import importlib.util
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import nbformat
 import papermill
@@ -15,10 +19,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from densereward.notebooks import ROOT
+from report.notebooks import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAKEFILE = (ROOT / "Makefile").read_text()
+LIBRARY = os.environ | {"PYTHONPATH": str(ROOT / "lib")}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -100,7 +105,7 @@ def test_make_explains_its_targets_and_each_is_a_line_to_type():
 
 
 def test_the_modules_that_make_runs_exist():
-    for module in set(re.findall(r"-m (densereward[\w.]*)", MAKEFILE)):
+    for module in set(re.findall(r"-m ((?:densereward|testbed|study|report)[\w.]*)", MAKEFILE)):
         assert importlib.util.find_spec(module), f"the Makefile runs {module}, which is not in lib/"
 
 
@@ -145,21 +150,47 @@ def test_ruff_finds_nothing():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_readmes_tree_names_every_module_and_nothing_else():
-    """The annotated file tree is how a stranger finds a file: one left out is lost, one that is invented misleads."""
-    readme = ROOT / "README.md"
-    assert readme.exists(), "README.md is missing"
-    blocks = re.findall(r"```\w*\n(.*?)```", readme.read_text(), re.S)
-    tree = "\n".join(block for block in blocks if "lib/densereward" in block)
-    assert tree, "README.md has no annotated file tree: a code block that names lib/densereward"
-    package = ROOT / "lib" / "densereward"
-    modules = {path.name for path in package.rglob("*.py")} - {"__init__.py"}
-    folders = {path.parent.name for path in package.rglob("*.py")} - {"densereward"}
-    named = set(re.findall(r"[\w-]+\.py\b", tree))
-    assert modules <= named, f"modules that the tree leaves out: {sorted(modules - named)}"
-    elsewhere = {path.name for path in committed_files()}
-    assert named <= elsewhere, f"files that do not exist: {sorted(named - elsewhere)}"
-    assert all(f"{folder}/" in tree for folder in folders), f"folders: {sorted(folders)}"
+def test_each_package_lists_its_rooms_and_the_readme_the_packages():
+    """How a stranger finds a file: one left out is lost, an invented one misleads, a tree of 120 lines is not read."""
+    (tree,) = (
+        block for block in re.findall(r"```\w*\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "lib/" in block
+    )
+    assert len(tree.splitlines()) < 40
+    for folder in {path.parent for path in (ROOT / "lib").rglob("*.py")}:
+        assert f"{folder.name}/" in tree, f"README.md does not say what {folder.name} is for"
+        told = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        modules = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+        assert set(re.findall(r"[\w-]+\.py\b", told)) == modules, (
+            f"{folder.name}/__init__.py names other modules than it has"
+        )
+
+
+def test_imports_run_one_way():
+    """The contracts in pyproject.toml: the library knows no study, and inside it what is below knows nothing above."""
+    lint = Path(sys.executable).parent / "lint-imports"
+    told = subprocess.run([lint], cwd=ROOT, env=LIBRARY, capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout
+
+
+def test_the_library_works_without_study_or_testbed(tmp_path):
+    """A stranger's project has the library alone: rewards per token in PPO, per segment in GRPO, a mask in DPO."""
+    shutil.copytree(ROOT / "lib" / "densereward", tmp_path / "densereward")
+    script, env = ROOT / "examples" / "dense_rewards_on_trl.py", os.environ | {"PYTHONPATH": str(tmp_path)}
+    told = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert told.returncode == 0, told.stderr[-2000:]
+    for name in ("PPO", "GRPO"):
+        before, after = map(float, re.search(rf"{name}: blue is said ([\d.]+) .* ([\d.]+) times", told.stdout).groups())
+        assert before < 1 < after, "the reward does not reach the policy"
+    assert "of 64 tokens of chosen answers 16" in told.stdout
+
+
+def test_figures_are_drawn_without_torch():
+    """A machine that only redraws figures from records has no torch, and no second to wait for it."""
+    drawing = {path.stem for path in (ROOT / "lib" / "report").glob("*.py")} - {"__init__", "parameters"}
+    script = f"import sys; [__import__('report.' + name) for name in {sorted(drawing)}]; "
+    script += "print({'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", script], env=LIBRARY, capture_output=True, text=True)
+    assert told.stdout == "set()\n", told.stdout + told.stderr
 
 
 # --- notebooks -------------------------------------------------------------------------------------------------------
@@ -170,7 +201,7 @@ def test_notebooks_are_committed_without_outputs():
     for path in NOTEBOOKS:
         for cell in nbformat.read(path, as_version=4).cells:
             clean = cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
-            assert clean, f"{path.name} has outputs: run python -m densereward.notebooks strip"
+            assert clean, f"{path.name} has outputs: run python -m report.notebooks strip"
 
 
 @pytest.mark.skipif(not NOTEBOOKS, reason="notebooks/ is empty")

@@ -8,9 +8,12 @@ trainer's choice, and the state of data loader workers, which the trainers seed 
 import hashlib
 import json
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # whoever only draws figures needs no torch
+    import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -26,13 +29,17 @@ def seed_everything(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed {seed}: choose one in 0..2**32-1")
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
-def generator(seed: int, *names: str | int) -> torch.Generator:
+def generator(seed: int, *names: str | int) -> "torch.Generator":
     """A torch CPU generator of its own for the stream `names`."""
+    import torch
+
     return torch.Generator().manual_seed(derive(seed, *names))
 
 

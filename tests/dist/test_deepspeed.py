@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from densereward.models import TokenScorer, build_tokenizer, scorer_from, tiny_llama
+from densereward.text.models import TokenScorer, build_tokenizer, scorer_from, tiny_llama
 
 pytestmark = pytest.mark.dist
 SCRIPT = Path(__file__).with_name("train_ppo.py")

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from densereward.models import TokenScorer
+from densereward.text.models import TokenScorer
 from densereward.training.ppo import DensePPOConfig, DensePPOTrainer
 
 models, out, batch_size, checkpoint = sys.argv[1], sys.argv[2], int(sys.argv[3]), (sys.argv[4:] or [None])[0]

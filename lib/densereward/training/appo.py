@@ -9,7 +9,7 @@ whitened advantage. One answer to a prompt has no group. Left out: means over se
 
 import torch
 
-from densereward.masks import Masked, preferred_by
+from densereward.reward.masks import Masked, preferred_by
 from densereward.training.masked import mask_advantages
 from densereward.training.ppo import DensePPOTrainer
 
@@ -38,7 +38,7 @@ def sides(found: Masked, mask: torch.Tensor, chosen: torch.Tensor) -> dict[str, 
 
 
 class MaskedPPOTrainer(DensePPOTrainer):
-    """`DensePPOTrainer` whose policy learns from the tokens that `decide` keeps, a `masking.Decider`: (batch with
+    """`DensePPOTrainer` whose policy learns from the tokens that `decide` keeps, a `mask.Decider`: (batch with
     rewards, preferred bool [B], values [B, T], gamma) -> `masks.Masked`. `curves` say what was kept
     (`shares`), who was preferred and what was good (`sides`)."""
 

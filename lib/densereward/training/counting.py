@@ -9,7 +9,7 @@ import time
 import torch
 from transformers import TrainerCallback
 
-from densereward.sampling import Decoding
+from densereward.text.sampling import Decoding
 from densereward.training.padding import by_length, forward_by_length
 
 

@@ -4,23 +4,21 @@ Follows tlcr Section 4.2: binary cross-entropy with soft labels (Eq. 6), 1 for p
 tokens. One logit in place of the released code's two, which is the same model; as in that code the loss is averaged
 over the tokens of each response, then over responses.
 
-Its logit at token t is the log-odds that the token is positive, so rewards (`readings.py`) read it as any scorer is
+Its logit at token t is the log-odds that the token is positive, so rewards (`log_odds.py`) read it as any scorer is
 read, at every token. Left out: the paper's own learning rate and schedule for a model of 7 billion parameters.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import Trainer
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from densereward.labeling import NO_LABEL  # here also that of prompts and padding
-from densereward.models import TokenScorer, scorer_from
-from densereward.profiles import Profile
-from densereward.seeding import seed_everything
-from densereward.tokens import pad_batch
-from densereward.training.epoch import one_epoch, with_lengths
+from densereward.labels.labeling import NO_LABEL
+from densereward.progress import progress
+from densereward.text.models import TokenScorer, scorer_from
+from densereward.training import labelled
 
 NEUTRAL_BAND = (0.4, 0.6)  # probabilities in it count as neutral: tlcr's confidence of .6
 
@@ -56,38 +54,19 @@ def soft_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return ((losses * mask).sum(1) / mask.sum(1)).mean()
 
 
-def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask, labels [B, L] of rows of `labeling.labelled`, padded on the right."""
-    input_ids, attention_mask = pad_batch([row["prompt_ids"] + row["completion_ids"] for row in rows], pad_id)
-    labels = torch.full(input_ids.shape, NO_LABEL)
-    for i, row in enumerate(rows):
-        start = len(row["prompt_ids"])
-        labels[i, start : start + len(row["labels"])] = torch.tensor(row["labels"])
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+collate = partial(labelled.collate, no_label=NO_LABEL)
 
 
 def train_discriminator(
-    net: Discriminator, tokenizer, train: Dataset, profile: Profile, folder: Path, seed: int
+    net: Discriminator, tokenizer, train: Dataset, folder: Path, seed: int, batch: int, learning_rate: float
 ) -> list[dict]:
-    """Train `net` in place for one epoch on rows of `labeling.labelled`, save it, return its curve of losses.
-
-    As many responses a batch as a reward model's pairs hold, at the profile's reward-model learning rate. Random: the
-    order of the responses (batches hold like lengths), by `seed`."""
-    seed_everything(seed)
+    """Train `net` in place for one epoch on rows of `labeling.labelled`, `batch` responses an update; save it, return
+    its curve of losses. Random: the order of the responses (batches hold like lengths), by `seed`."""
     rows = train.select_columns(["prompt_ids", "completion_ids", "labels"])
-    rows = with_lengths(rows)
-    args = one_epoch(folder, net, seed, rows, profile, profile.rm_learning_rate)
-    trainer = Trainer(
-        model=net,
-        args=args,
-        train_dataset=rows,
-        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
-        processing_class=tokenizer,
-    )
-    trainer.train()
+    collator = partial(collate, pad_id=tokenizer.pad_token_id)
+    log = labelled.train("discriminator", net, tokenizer, rows, collator, folder, seed, batch, learning_rate)
     net.save_pretrained(folder)
-    log = [row for row in trainer.state.log_history if "loss" in row]
-    return [{"responses": row["step"] * args.per_device_train_batch_size, "loss": float(row["loss"])} for row in log]
+    return [{"responses": row["responses"], "loss": float(row["loss"])} for row in log]
 
 
 @torch.no_grad()
@@ -95,7 +74,7 @@ def probabilities(net: TokenScorer, rows: Dataset, pad_id: int, size: int = 256)
     """D(a_t | x, a_<t) of every labelled token of the rows, and its label, both [N]."""
     net.eval()
     found, labels = [], []
-    for start in range(0, len(rows), size):
+    for start in progress("probabilities, batches", range(0, len(rows), size)):
         batch = collate(rows.select(range(start, min(start + size, len(rows)))).to_list(), pad_id)
         batch = {name: x.to(net.device) for name, x in batch.items()}
         real = batch["labels"] != NO_LABEL

@@ -12,6 +12,7 @@ ours one, as every reader of pairs.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +20,10 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer
 
-from densereward.labeling import NEGATIVE, POSITIVE
-from densereward.logprobs import logprobs_and_entropy
-from densereward.profiles import Profile
-from densereward.seeding import seed_everything
-from densereward.tokens import collate_prompt_completion
-from densereward.training.epoch import one_epoch, with_lengths
+from densereward.labels.labeling import NEGATIVE, POSITIVE
+from densereward.text.logprobs import logprobs_and_entropy
+from densereward.text.tokens import collate_prompt_completion
+from densereward.training import labelled
 
 
 def collate(rows: list[dict], pad_id: int, alpha: float, beta: float, gamma: float) -> dict[str, torch.Tensor]:
@@ -73,35 +72,22 @@ def train_figa(
     model,
     tokenizer,
     train: Dataset,
-    profile: Profile,
     folder: Path,
     seed: int,
+    batch: int,
+    learning_rate: float,
     alpha: float = 1.0,
     beta: float = 0.5,
     gamma: float = 0.0,
     window: Sequence[float] | None = None,
 ) -> list[dict]:
-    """Train `model` in place for one epoch on rows of `labeling.labelled`; return its curve of the loss and of mean
-    log-probabilities (nats per token).
-
-    As many answers a batch as a reward model's pairs hold, at DPO's learning rate. Random: the order of the answers
-    (batches hold like lengths), by `seed`."""
-    seed_everything(seed)
+    """Train `model` in place for one epoch on rows of `labeling.labelled`, `batch` answers an update; return its curve
+    of the loss and of mean log-probabilities (nats per token). Random: the order of the answers (batches hold like
+    lengths), by `seed`."""
     rows = train.select_columns(["prompt_ids", "completion_ids", "labels"])
-    rows = with_lengths(rows)
-    args = one_epoch(folder, model, seed, rows, profile, profile.dpo_learning_rate)
-    trainer = FigaTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows,
-        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id, alpha, beta, gamma),
-        processing_class=tokenizer,
+    collator = partial(collate, pad_id=tokenizer.pad_token_id, alpha=alpha, beta=beta, gamma=gamma)
+    log = labelled.train(
+        "FIGA", model, tokenizer, rows, collator, folder, seed, batch, learning_rate, FigaTrainer, window=window
     )
-    trainer.window = window
-    trainer.train()
-    log = [row for row in trainer.state.log_history if "loss" in row]
-    return [
-        {"responses": row["step"] * args.per_device_train_batch_size}
-        | {name: float(row[name]) for name in ("loss", "positive", "negative")}
-        for row in log
-    ]
+    names = ("loss", "positive", "negative")
+    return [{"responses": row["responses"]} | {name: float(row[name]) for name in names} for row in log]

@@ -1,4 +1,4 @@
-"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, and both on a reward per segment (`steps.py`).
+"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, and both per segment (`step_advantages.py`).
 
 RLOO and GRPO take several responses to a prompt as each other's baseline. Their advantages, losses, clipping and
 defaults are TRL's. The KL coefficient is the profile's and stands where TRL has it: RLOO subtracts it from the reward,
@@ -12,12 +12,12 @@ moves the policy. Left out: every option of TRL's beyond its defaults.
 import torch
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from densereward.masks import preferred_by
+from densereward.reward.masks import preferred_by
 from densereward.training.appo import shares, sides
 from densereward.training.counting import Counted, Referenced
 from densereward.training.masked import mask_advantages
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
-from densereward.training.steps import DenseGRPOTrainer, DenseRLOOTrainer
+from densereward.training.step_advantages import DenseGRPOTrainer, DenseRLOOTrainer
 
 
 class CountedRLOO(Counted, RLOOTrainer):
@@ -29,7 +29,7 @@ class CountedGRPO(Counted, GRPOTrainer):
 
 
 class MaskedGRPO(Referenced, GRPOTrainer):
-    """TRL's, whose policy learns from the tokens that `decide` keeps, a `masking.Decider`: adaptive-mask's mask on the
+    """TRL's, whose policy learns from the tokens that `decide` keeps, a `mask.Decider`: adaptive-mask's mask on the
     surrogate (Eq. 14), which the paper says serves GRPO too. Preferred are the responses whose advantage in their group
     is above 0. `curves` say what was kept (`appo.shares`) and what was good (`appo.sides`)."""
 

@@ -14,11 +14,10 @@ from datasets import Dataset, concatenate_datasets
 from trl import KTOConfig, KTOTrainer
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
-from densereward.profiles import Profile
 from densereward.seeding import rng, seed_everything
 from densereward.training import masked
 from densereward.training.reward_model import SIDES
-from densereward.training.settings import common
+from densereward.training.settings import common, one_epoch, watched
 
 MASK = "mask"
 
@@ -47,23 +46,19 @@ def unpaired(pairs: Dataset, size: int, seed: int) -> Dataset:
     return concatenate_datasets(sides).select(np.concatenate([[*block, *(block + len(pairs))] for block in blocks]))
 
 
-def train_kto(model, reference, tokenizer, pairs: Dataset, profile: Profile, folder: Path, seed: int) -> list[dict]:
+def train_kto(
+    model, reference, tokenizer, pairs: Dataset, folder: Path, seed: int, batch: int, learning_rate: float, beta: float
+) -> list[dict]:
     """Train `model` in place for one epoch on both answers of rows of `tokens.tokenize_pairs`; return its curve of loss
-    and mean reward of chosen and of rejected answers. An update sees as many answers as DPO's.
+    and mean reward of chosen and of rejected answers. An update sees the answers of `batch` pairs, as many as DPO's.
 
     Rows with the columns of `masked.mask_pairs` are masked. Random: the order of the answers, by `seed`."""
     seed_everything(seed)
-    rows, answers = unpaired(pairs, profile.rm_batch, seed), 2 * profile.rm_batch
-    steps = max(1, len(rows) // answers)
+    rows = unpaired(pairs, batch, seed)
     args = KTOConfig(
         **common(folder, model, seed),
-        per_device_train_batch_size=answers,
-        num_train_epochs=1,
-        learning_rate=profile.dpo_learning_rate,
-        beta=profile.dpo_beta,
-        lr_scheduler_type="linear",
-        warmup_steps=min(30, steps // 5),
-        logging_steps=max(1, steps // 8),
+        **one_epoch(len(rows), 2 * batch, learning_rate),
+        beta=beta,
         max_length=None,
         remove_unused_columns=False,
     )
@@ -76,9 +71,9 @@ def train_kto(model, reference, tokenizer, pairs: Dataset, profile: Profile, fol
         train_dataset=rows,
         processing_class=tokenizer,
     )
-    trainer.train()
+    watched(trainer, "KTO").train()
     return [
-        {"pairs": row["step"] * profile.rm_batch, "loss": float(row["loss"])}
+        {"pairs": row["step"] * batch, "loss": float(row["loss"])}
         | {name: row.get(f"rewards/{name}") for name in SIDES}
         for row in trainer.state.log_history
         if "loss" in row

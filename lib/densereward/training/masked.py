@@ -29,7 +29,7 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
-from densereward.masks import Masked, adaptive_mask
+from densereward.reward.masks import Masked, adaptive_mask
 from densereward.training.reward_model import SIDES
 
 COLUMNS = tuple(f"{side}_mask" for side in SIDES)

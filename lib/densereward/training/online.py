@@ -22,7 +22,7 @@ from trl import DPOConfig, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from densereward.seeding import generator
-from densereward.tokens import pad_batch
+from densereward.text.tokens import pad_batch
 from densereward.training.masked import MaskedCollator
 from densereward.training.preference import TokenisedDPOTrainer
 from densereward.training.rounds import Rounds

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from densereward.logprobs import completion_forward
+from densereward.text.logprobs import completion_forward
 
 
 def trimmed(batch: dict) -> dict:

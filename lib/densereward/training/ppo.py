@@ -29,8 +29,9 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import disable_dropout_in_model
 
-from densereward.logprobs import attach_critic, completion_forward, fused_head
-from densereward.sampling import Decoding
+from densereward.text.logprobs import attach_critic, completion_forward, fused_head
+from densereward.text.models import loaded
+from densereward.text.sampling import Decoding
 from densereward.training.padding import by_length, forward_by_length
 
 
@@ -283,5 +284,5 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
 
     def _load_from_checkpoint(self, checkpoint, model=None):
         for part, folder in (self.model, Path(checkpoint)), (self.model.critic, Path(checkpoint, "critic")):
-            saved = type(part).from_pretrained(folder, dtype=part.dtype).state_dict()
+            saved = loaded(type(part), folder, dtype=part.dtype).state_dict()
             part.load_state_dict(saved, strict=False)  # the policy's lacks the critic's keys, nothing else

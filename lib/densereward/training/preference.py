@@ -10,10 +10,9 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from densereward.profiles import Profile
 from densereward.seeding import seed_everything
 from densereward.training import masked
-from densereward.training.settings import common
+from densereward.training.settings import common, one_epoch, watched
 
 
 class TokenisedDPOTrainer(DPOTrainer):
@@ -24,24 +23,21 @@ class TokenisedDPOTrainer(DPOTrainer):
         return dataset
 
 
-def train_dpo(model, reference, tokenizer, pairs: Dataset, profile: Profile, folder: Path, seed: int) -> list[dict]:
-    """Train `model` in place for one epoch on rows of `tokens.tokenize_pairs`; return its curve of loss and accuracy.
+def train_dpo(
+    model, reference, tokenizer, pairs: Dataset, folder: Path, seed: int, batch: int, learning_rate: float, beta: float
+) -> list[dict]:
+    """Train `model` in place for one epoch on rows of `tokens.tokenize_pairs`, `batch` pairs an update; return its
+    curve of loss and accuracy.
 
     Rows with the columns of `masked.mask_pairs` are masked. Random: the order of the pairs, by `seed`."""
     seed_everything(seed)
     masks = [name for name in masked.COLUMNS if name in pairs.column_names]
     rows = pairs.select_columns(["prompt_ids", "chosen_completion_ids", "rejected_completion_ids", *masks])
     rows = rows.rename_columns({"chosen_completion_ids": "chosen_ids", "rejected_completion_ids": "rejected_ids"})
-    steps = max(1, len(rows) // profile.rm_batch)
     args = DPOConfig(
         **common(folder, model, seed),
-        per_device_train_batch_size=profile.rm_batch,
-        num_train_epochs=1,
-        learning_rate=profile.dpo_learning_rate,
-        beta=profile.dpo_beta,
-        lr_scheduler_type="linear",
-        warmup_steps=min(30, steps // 5),
-        logging_steps=max(1, steps // 8),
+        **one_epoch(len(rows), batch, learning_rate),
+        beta=beta,
         max_length=None,
         remove_unused_columns=not masks,
     )
@@ -54,11 +50,11 @@ def train_dpo(model, reference, tokenizer, pairs: Dataset, profile: Profile, fol
         train_dataset=rows,
         processing_class=tokenizer,
     )
-    trainer.train()
+    watched(trainer, "DPO").train()
     log = [row for row in trainer.state.log_history if "loss" in row]
     return [
         {
-            "pairs": row["step"] * profile.rm_batch,
+            "pairs": row["step"] * batch,
             "loss": float(row["loss"]),
             "accuracy": float(row["rewards/accuracies"]),
         }

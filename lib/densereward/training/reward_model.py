@@ -14,19 +14,19 @@ from datasets import Dataset, concatenate_datasets
 from transformers import TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
-from densereward import segments as S
-from densereward.dense import segment_ids
-from densereward.methods import Method
-from densereward.models import TokenScorer
-from densereward.profiles import Profile
+from densereward.progress import progress
+from densereward.reward import segments as S
+from densereward.reward.dense import segment_ids
+from densereward.reward.recipe import Recipe
 from densereward.seeding import generator, seed_everything
-from densereward.tokens import collate_prompt_completion, pad_batch
-from densereward.training.settings import common
+from densereward.text.models import TokenScorer
+from densereward.text.tokens import collate_prompt_completion, pad_batch
+from densereward.training.settings import common, one_epoch, watched
 
 SIDES = ("chosen", "rejected")
 
 
-def with_segments(pairs: Dataset, method: Method, tokenizer, seed: int) -> Dataset:
+def with_segments(pairs: Dataset, method: Recipe, tokenizer, seed: int) -> Dataset:
     """Preference rows plus `chosen_segment_ids`, `rejected_segment_ids` (lists of T numbers) by the method's
     segmentation.
 
@@ -36,7 +36,7 @@ def with_segments(pairs: Dataset, method: Method, tokenizer, seed: int) -> Datas
     names = [f"{side}_{what}" for side in SIDES for what in ("completion_ids", "entropies")]
     columns, size = pairs.select_columns(names)[:], 512  # plain lists, at once
     cut: dict[str, list] = {f"{side}_segment_ids": [] for side in SIDES}
-    for start in range(0, len(pairs), size):
+    for start in progress("segments, batches", range(0, len(pairs), size)):
         for side in SIDES:
             ids, mask = pad_batch(columns[f"{side}_completion_ids"][start : start + size], tokenizer.pad_token_id)
             entropies = torch.nn.utils.rnn.pad_sequence(
@@ -82,22 +82,24 @@ class _Curve(TrainerCallback):
 
 
 def train_reward_model(
-    scorer: TokenScorer, tokenizer, train: Dataset, heldout: Dataset, profile: Profile, folder: Path, seed: int
+    scorer: TokenScorer,
+    tokenizer,
+    train: Dataset,
+    heldout: Dataset,
+    folder: Path,
+    seed: int,
+    batch: int,
+    learning_rate: float,
 ) -> list[dict]:
-    """Train `scorer` in place for one epoch on rows of `with_segments`; save it; return its curve of held-out label
-    accuracy.
+    """Train `scorer` in place for one epoch on rows of `with_segments`, `batch` pairs an update; save it; return its
+    curve of held-out label accuracy.
 
     Random: the order of the pairs (batches hold like lengths), by `seed`. One epoch, Adam betas (.9, .95), clipping at
     1 as in segment-ppo Table 8; warm-up and linear decay are ours."""
     seed_everything(seed)
-    steps = max(1, len(train) // profile.rm_batch)
     args = RewardConfig(
         **common(folder, scorer, seed),
-        per_device_train_batch_size=profile.rm_batch,
-        num_train_epochs=1,
-        learning_rate=profile.rm_learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=min(30, steps // 5),
+        **one_epoch(len(train), batch, learning_rate),
         logging_strategy="no",
         remove_unused_columns=False,
         train_sampling_strategy="group_by_length",  # batches of like lengths: less padding
@@ -107,7 +109,7 @@ def train_reward_model(
     rows = train.select_columns(columns)[:]
     unread = {name: [[0]] * len(train) for name in ("chosen_ids", "rejected_ids")}  # TRL looks for these names
     rows = Dataset.from_dict(rows | unread | {"length": lengths(train)})
-    curve = _Curve(scorer, heldout.select(range(min(250, len(heldout)))), tokenizer.pad_token_id, max(1, steps // 8))
+    curve = _Curve(scorer, heldout.select(range(min(250, len(heldout)))), tokenizer.pad_token_id, args.logging_steps)
     trainer = RewardTrainer(
         model=scorer,
         args=args,
@@ -116,7 +118,7 @@ def train_reward_model(
         processing_class=tokenizer,
         callbacks=[curve],
     )
-    trainer.train()
+    watched(trainer, "reward model").train()
     scorer.save_pretrained(folder)
     return curve.rows
 
@@ -126,7 +128,7 @@ def margins(scorer: TokenScorer, rows: Dataset, pad_id: int, batch_size: int = 3
     """e(x, chosen) - e(x, rejected) of every row of `with_segments`, [N]."""
     scorer.eval()
     order, out = np.argsort(lengths(rows), kind="stable"), np.zeros(len(rows), dtype=np.float32)
-    for take in np.split(order, range(batch_size, len(order), batch_size)):
+    for take in progress("margins, batches", np.split(order, range(batch_size, len(order), batch_size))):
         batch = collate(rows.select(take).to_list(), pad_id)
         scores = scorer(**{name: tensor.to(scorer.device) for name, tensor in batch.items()}).logits[:, 0]
         chosen, rejected = scores.chunk(2)
@@ -140,7 +142,7 @@ def lengths(rows: Dataset) -> list[int]:
     return [prompt + max(pair) for prompt, *pair in zip(prompts, *sides, strict=True)]
 
 
-def resolve(method: Method, pairs: Dataset, tokenizer, like: Method) -> Method:
+def resolve(method: Recipe, pairs: Dataset, tokenizer, like: Recipe) -> Recipe:
     """The method with numbers in place of what its segmentation says of the data, read off the first 512 of these pairs
     (a method without any is returned as it is): a random one's "matched" rate becomes that at which `like` cuts, a mean
     `length` in tokens becomes the entropy cut-off (nats) that gives it."""

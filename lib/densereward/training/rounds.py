@@ -16,9 +16,9 @@ from itertools import cycle
 import torch
 from datasets import Dataset
 
-from densereward.masks import Masked
-from densereward.sampling import batch_of, continued
-from densereward.tokens import pad_batch, tokenize_prompt
+from densereward.reward.masks import Masked
+from densereward.text.sampling import batch_of, continued, ends
+from densereward.text.tokens import pad_batch, tokenize_prompt
 from densereward.training.appo import good, shares
 
 SAMPLING = {"do_sample": True, "temperature": 0.95, "top_p": 0.99, "top_k": 100}  # Appendix B
@@ -56,7 +56,7 @@ def best_and_worst(scores: torch.Tensor, answers: list[list[list[int]]]) -> tupl
 class Rounds:
     """Call it with the policy: (rows to learn from, a row of curves).
 
-    `pay` is batch -> rewards [B, T], whose sum scores a response; `decide` a `masking.Decider` or None; `metrics` TRL
+    `pay` is batch -> rewards [B, T], whose sum scores a response; `decide` a `mask.Decider` or None; `metrics` TRL
     reward functions, never learnt from. `prompts` are taken in order, `size` a round, again from the start where they
     run out. A row: prompt_ids, chosen_ids, rejected_ids and, with a mask, chosen_mask, rejected_mask."""
 
@@ -125,7 +125,8 @@ class Rounds:
         }
         row["kl"] = (answer_logprobs(policy, self.tokenizer, asked, own) - ref).mean().item()
         row["length"] = sum(map(len, own)) / len(own)
-        row["truncated"] = sum(a[-1] != self.tokenizer.eos_token_id for a in own) / len(own)
+        over = ends(policy, self.tokenizer)
+        row["truncated"] = sum(a[-1] not in over for a in own) / len(own)
         for metric in self.metrics:
             values = [x for x in metric(prompts=told, completions=said, completion_ids=own) if x is not None]
             row[metric.__name__] = sum(values) / len(values) if values else float("nan")

@@ -1,9 +1,11 @@
-"""Training arguments that every stage shares."""
+"""Training arguments that trainers share, and how far a training is."""
 
-import sys
 from pathlib import Path
 
 import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from densereward.progress import progress
 
 
 def common(folder: Path, model: torch.nn.Module, seed: int) -> dict:
@@ -19,8 +21,46 @@ def common(folder: Path, model: torch.nn.Module, seed: int) -> dict:
         "gradient_checkpointing": False,
         "report_to": [],
         "save_strategy": "no",
-        "disable_tqdm": not sys.stderr.isatty(),
+        "disable_tqdm": True,  # `watched` says how far it is, in a log file too
         "dataloader_pin_memory": on_gpu,
         "adam_beta2": 0.95,  # segment-ppo Appendix D: .9 and .95
         "max_grad_norm": 1.0,  # segment-ppo Tables 8 and 9
     }
+
+
+def one_epoch(rows: int, batch: int, learning_rate: float) -> dict:
+    """Arguments of any config for one epoch over so many rows: linear decay after a short warm-up (ours, in no paper),
+    the loss logged about eight times."""
+    steps = max(1, rows // batch)
+    return {
+        "per_device_train_batch_size": batch,
+        "num_train_epochs": 1,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": min(30, steps // 5),
+        "logging_steps": max(1, steps // 8),
+    }
+
+
+class _Updates(TrainerCallback):
+    def __init__(self, what: str):
+        self.what = what
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar = progress(self.what, total=state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar.close()
+
+
+def watched(trainer: Trainer, what: str) -> Trainer:
+    """A trainer of transformers or TRL that says how many of its updates are made, and prints no logs."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Updates(f"{what}, updates"))
+    return trainer

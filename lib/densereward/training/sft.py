@@ -6,20 +6,21 @@ from pathlib import Path
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from densereward.profiles import Profile
 from densereward.seeding import seed_everything
-from densereward.training.settings import common
+from densereward.training.settings import common, watched
 
 
-def train_sft(model, tokenizer, dataset: Dataset, profile: Profile, folder: Path, seed: int = 0) -> list[dict]:
+def train_sft(
+    model, tokenizer, dataset: Dataset, folder: Path, batch: int, epochs: float, learning_rate: float, seed: int = 0
+) -> list[dict]:
     """Fine-tune `model` in place on rows of input_ids and completion_mask; save it with its tokenizer; return the loss
     curve."""
     seed_everything(seed)
     args = SFTConfig(
         **common(folder, model, seed),
-        per_device_train_batch_size=profile.sft_batch,
-        num_train_epochs=profile.sft_epochs,
-        learning_rate=profile.sft_learning_rate,
+        per_device_train_batch_size=batch,
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=50,
         logging_steps=25,
@@ -29,7 +30,7 @@ def train_sft(model, tokenizer, dataset: Dataset, profile: Profile, folder: Path
         dataset_kwargs={"skip_prepare_dataset": False},
     )
     trainer = SFTTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer)
-    trainer.train()
+    watched(trainer, "SFT").train()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return [{"step": row["step"], "loss": float(row["loss"])} for row in trainer.state.log_history if "loss" in row]

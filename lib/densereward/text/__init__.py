@@ -1,0 +1,9 @@
+"""Conversations to token ids, and what a causal model says of them.
+
+data.py      preference pairs from files: checks, splits
+tokens.py    conversations to token ids and padded batches
+offsets.py   which characters each token stands for, on any tokenizer
+models.py    tokenizer, tiny Llama, token scorer (reward model and critic)
+logprobs.py  log-probability and entropy in one pass, no [B, T, V] tensor
+sampling.py  sampled completions, and the batches that reward functions take
+"""

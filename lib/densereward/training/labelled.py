@@ -1,0 +1,55 @@
+"""One epoch over labelled answers, as discriminator, process model and FIGA train alike: batches of like length, the
+schedule of `settings.one_epoch`. As many answers a batch as a reward model's pairs hold is what the study asks for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments
+
+from densereward.seeding import seed_everything
+from densereward.text.tokens import pad_batch
+from densereward.training.settings import common, one_epoch, watched
+
+
+def collate(rows: list[dict], pad_id: int, no_label: float) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask, labels [B, L] of rows of prompt_ids, completion_ids, labels (one per completion
+    token), padded on the right; labels are `no_label` on prompts and padding."""
+    input_ids, attention_mask = pad_batch([row["prompt_ids"] + row["completion_ids"] for row in rows], pad_id)
+    labels = torch.full(input_ids.shape, no_label)
+    for i, row in enumerate(rows):
+        start = len(row["prompt_ids"])
+        labels[i, start : start + len(row["labels"])] = torch.tensor(row["labels"])
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def train(
+    what: str,
+    model,
+    tokenizer,
+    rows: Dataset,
+    collator: Callable,
+    folder: Path,
+    seed: int,
+    batch: int,
+    learning_rate: float,
+    kind=Trainer,
+    **kept,
+) -> list[dict]:
+    """Train `model` in place on rows with `completion_ids`, `batch` answers an update; what the trainer logged with
+    each loss, and `responses`, answers seen until then. `what` is what progress calls it, `kind` the trainer, `kept`
+    attributes of it. Random: the order of the answers (seed)."""
+    seed_everything(seed)
+    rows = rows.add_column("length", [len(ids) for ids in rows["completion_ids"]])
+    args = TrainingArguments(
+        **common(folder, model, seed),
+        **one_epoch(len(rows), batch, learning_rate),
+        remove_unused_columns=False,
+        train_sampling_strategy="group_by_length",
+    )
+    trainer = kind(model=model, args=args, train_dataset=rows, data_collator=collator, processing_class=tokenizer)
+    for name, value in kept.items():
+        setattr(trainer, name, value)
+    watched(trainer, what).train()
+    return [{**row, "responses": row["step"] * batch} for row in trainer.state.log_history if "loss" in row]

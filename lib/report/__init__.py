@@ -1,0 +1,30 @@
+"""Records to tables and figures to pages. Figures and tables need no torch.
+
+look.py                how every figure looks, and each method in it
+show.py                figures, tables and notes as notebooks show them
+strips.py              tokens coloured by reward
+parameters.py          the notebooks' parameters, checked
+published.py           the papers' tables, loaded
+published_rows.py      which method each printed row is
+tables.py              printed tables beside ours: rows, order, signs
+catalogue.py           every method in words, for its page
+controlled.py          returns at equal KL, at equal length
+outcomes.py            five outcomes of a training run, compared over seeds
+controls.py            what must come out if the instrument is right
+instrument.py          the instrument before and after
+claims.py              what the papers claim, against our records
+twins.py               masked methods less their twins without a mask
+wins.py                win rates on the same prompts, most preferred answers
+horizon.py             what the sweeps over length and data say
+figures.py             the comparison's figures
+overview.py            every system of the three papers in one figure
+diagnostics.py         figures of entropies, cuts and scorers
+reward_figures.py      what rewards pay
+mask_figures.py        adaptive masks
+partition_figures.py   the error decomposition
+preference_figures.py  win rates, calibration, policies under other rewards
+process_figures.py     best of n
+horizon_figures.py     length, data, reviser's error
+instrument_figures.py  what was wrong with the instrument
+notebooks.py           runs the notebooks and builds the book
+"""

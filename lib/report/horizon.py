@@ -1,0 +1,94 @@
+"""What the records of the sweeps say (`sweeps.py`): by length, by pairs, by the reviser's error."""
+
+import numpy as np
+import pandas as pd
+
+from study import summary
+from study.identity import of_0_1
+from study.profiles import profile as profile_row
+from study.stats import mean_interval
+from study.sweeps import OF_LENGTH, cells, commands, found
+
+RETURN = "final.true_return"
+COLUMNS = {
+    RETURN: "true return (credit)",
+    "final.kl": "KL (nats per response)",
+    "final.length": "length (tokens)",
+    "credit.segment_length": "tokens per segment",
+    "reward_model.accuracy_test": "label accuracy",
+}
+GAINS = (("segment", "bandit"), ("token", "bandit"), ("oracle-dense", "bandit"), ("oracle-dense", "oracle-sequence"))
+
+
+def to_do(records: list[dict], sweep: str, profile: str) -> str:
+    """Markdown: the lines that make what a sweep lacks; empty where it lacks nothing. Version 0.1 gets no more."""
+    lines = "\n".join(commands(records, sweep, profile))
+    if lines and any(of_0_1(r["params"]) for r in records if r["kind"] == "run"):
+        return "*Not all of this was measured with version 0.1.*"
+    return f"Not all of this is measured. What is missing is made by:\n\n```bash\n{lines}\n```" if lines else ""
+
+
+def values(records: list[dict], sweep: str, profile: str, name: str = RETURN) -> pd.DataFrame:
+    """Columns at, method, seed, value, parts (kinds that a prompt asks for at once) of the dotted `name` of every
+    record of a sweep; `at` of OF_LENGTH is the mean length of the SFT model's answers (tokens), and lengths without an
+    SFT record are left out."""
+    frames = [pd.DataFrame(columns=["at", "method", "seed", "value", "parts"])]
+    for cell in cells(profile):
+        if cell.sweep == sweep:
+            runs, at = found(records, cell, profile), cell.at
+            if sweep in OF_LENGTH:
+                tokens = [r["final"]["length"] for r in runs if r["method"] == "sft"]
+                at = round(float(np.mean(tokens)), 1) if tokens else np.nan
+            parts = profile_row(profile, **cell.changes).world.parts
+            frames.append(summary.values(runs, name).assign(at=at, parts=parts))
+    return pd.concat([f for f in frames if len(f)] or frames).dropna(subset="at").reset_index(drop=True)
+
+
+def table(records: list[dict], sweep: str, profile: str) -> pd.DataFrame:
+    """`summary.table` of COLUMNS for every cell of a sweep that has records, with the cell's changes in words."""
+    frames = []
+    for cell in cells(profile):
+        if cell.sweep == sweep and (runs := found(records, cell, profile)):
+            changes = {**cell.changes.get("world", {}), **{k: v for k, v in cell.changes.items() if k != "world"}}
+            setting = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in changes.items()) or "as the comparison"
+            part = summary.table(runs, COLUMNS)
+            frames.append(part if sweep == "error" else part.assign(setting=setting))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def gains(frame: pd.DataFrame, pairs=GAINS) -> pd.DataFrame:
+    """Columns at, method, against, seed, value: one method's value less the other's at the same setting and seed."""
+    rows = []
+    for method, against in pairs:
+        both = [frame[frame.method == m].set_index(["at", "seed"])["value"].astype(float) for m in (method, against)]
+        gap = (both[0] - both[1]).dropna()
+        rows += [(at, method, against, seed, value) for (at, seed), value in gap.items()]
+    return pd.DataFrame(rows, columns=["at", "method", "against", "seed", "value"])
+
+
+def slopes(gaps: pd.DataFrame, per: float = 2.0) -> pd.DataFrame:
+    """Of each gain: by how much it changes when `at` grows `per`-fold, mean, low, high, seeds: a least-squares line
+    over log(at) for each seed, and the t interval over seeds. Seeds with fewer than two settings are left out."""
+    rows = []
+    for (method, against), part in gaps.groupby(["method", "against"], sort=False):
+        lines = [
+            np.polyfit(np.log(seed["at"].astype(float)), seed["value"].astype(float), 1)[0] * np.log(per)
+            for _, seed in part.groupby("seed")
+            if seed["at"].nunique() > 1
+        ]
+        if lines:
+            rows.append((method, against, *mean_interval(lines), len(lines)))
+    return pd.DataFrame(rows, columns=["method", "against", "mean", "low", "high", "seeds"])
+
+
+def sentence(found: pd.DataFrame, what: str, of: str = "the true return's gain") -> str:
+    """What `slopes` say of gains, in words: grows, shrinks, or cannot be told apart from no change."""
+    if found.empty:
+        return f"Whether gains change with {what} cannot be said yet: no seed has two settings."
+    parts = []
+    for row in found.itertuples():
+        verdict = "grows" if row.low > 0 else "shrinks" if row.high < 0 else "does not clearly change"
+        verdict = "has one seed and no interval" if np.isnan(row.low) else verdict
+        gap = f"{summary.label(row.method)} over {summary.label(row.against)}"
+        parts.append(f"{gap} {verdict} ({summary.interval_text(row.mean, row.low, row.high)})")
+    return f"Change of {of} per doubling of {what}, t intervals over seeds: {'; '.join(parts)}."

@@ -1,0 +1,168 @@
+"""What was wrong with the study's instrument, and whether it is mended, in numbers.
+
+`now` are records of the mended instrument, `before` those of version 0.1; both as `record.record` writes them.
+Version 0.1 paid its per-span oracle by an even split, and sums of z-scores as they are: what it called "oracle-dense"
+is today's "oracle-dense-even" (`renamed`), and its learned rows are today's rows of `-literal`. Its fidelity read the
+mean advantage of a span's tokens, today's the advantage at the token that decides the span.
+"""
+
+import numpy as np
+import pandas as pd
+
+from report import controls
+from study import summary
+from study.identity import completed
+from study.stats import mean_interval, paired_contrast
+
+HEADLINE = ("bandit", "sentence", "token", "segment", "bandit-as-segment", "segment-as-bandit", "random", "tlcr")
+HEADLINE += ("oracle-sequence", "oracle-dense-even", "oracle-dense")
+LONGER = ("bandit", "token", "segment", "oracle-sequence", "oracle-dense-even", "oracle-dense")
+ENDS = {"sentence": "sentence-end", "random": "random-end", "segment": "interpolation-none"}  # paid at segments' ends
+VERDICTS = ("fails", "open", "one seed", "no record", "holds")  # in the order of `checks`
+NONE = "no record yet"
+
+
+def runs(records: list[dict], parts: int = 1) -> list[dict]:
+    """The runs of all rows, ablations too, whose prompts ask for so many kinds at once: `summary.widest` of them."""
+    return summary.widest(
+        [
+            r
+            for r in records
+            if r["kind"] == "run"
+            and not completed(r["params"])["tuned"]
+            and completed(r["params"])["profile"]["world"]["parts"] == parts
+        ]
+    )
+
+
+def renamed(before: list[dict]) -> list[dict]:
+    """Records of version 0.1 under today's names: a per-span oracle that splits evenly says so."""
+    even = {
+        id(r)
+        for r in before
+        if r["method"] == "oracle-dense" and completed(r["params"])["method"]["interpolation"] == "even"
+    }
+    return [r | {"method": "oracle-dense-even"} if id(r) in even else r for r in before]
+
+
+def checks(now: list[dict], before: list[dict]) -> pd.DataFrame:
+    """`controls.tested`, those that fail first, with the difference that the rows of the same names had in version
+    0.1, whose "oracle-dense" is its even split."""
+    found, old = controls.tested(now), controls.tested(before)
+    found = found.assign(difference=_texts(found), before=_texts(old)).rename(columns={"before": "version 0.1"})
+    found["control"] = found["metric"] + ": " + found["row"] + " above " + found["less"]
+    found = found.sort_values("verdict", key=lambda column: column.map(VERDICTS.index), kind="stable")
+    return found[["control", "difference", "seeds", "verdict", "version 0.1"]]
+
+
+def sentences(now: list[dict]) -> dict[str, str]:
+    """Each control as a sentence, by a key that other pages quote: metric, row and other row, joined by "_"."""
+    found = controls.tested(now)
+    keys = [f"{c.metric.replace(' ', '-')}_{c.better}_{c.worse or 'level'}" for c in controls.CONTROLS]
+    lines = zip(keys, found.itertuples(), _texts(found))
+    return {
+        key: f"{line.row} less {line.less}, {line.metric}: {NONE}."
+        if line.verdict == "no record"
+        else f"{line.row} less {line.less}, {line.metric}: {text}, {line.seeds} seeds. Control: {line.verdict}."
+        for key, line, text in lines
+    }
+
+
+def _texts(found: pd.DataFrame) -> list[str | None]:
+    rows = found[["difference", "low", "high"]].to_numpy(float)
+    return [None if np.isnan(row[0]) else summary.interval_text(*row) for row in rows]
+
+
+def ends(now: list[dict]) -> pd.DataFrame:
+    """Rows paid at their segments' ends less the same rows split evenly, on the seeds of both: the share of credit that
+    each pays in time, differences of final return and of fidelity, with t intervals over seeds. A pair that no seed has
+    stays, with dashes."""
+    found = []
+    for even, end in ENDS.items():
+        line = {"row": summary.label(even), "paid at its end": summary.label(end)}
+        for metric in ("return", "fidelity"):
+            a, b = (by_seed(now, name, metric) for name in (end, even))
+            shared = sorted(a.keys() & b.keys())
+            line |= {"seeds": len(shared)} if metric == "return" else {}
+            gap = paired_contrast({s: a[s] for s in shared}, {s: b[s] for s in shared}) if shared else None
+            told = gap and summary.interval_text(gap["difference"], gap["low"], gap["high"])
+            line[f"{metric}, end less even"] = told
+        early = [*by_seed(now, even, "paid too early").values()]
+        found.append(line | {"even split pays in time": 1 - np.mean(early) if early else np.nan})
+    return pd.DataFrame(found)
+
+
+def by_seed(records: list[dict], name: str, metric: str) -> dict[int, float]:
+    """A metric of `controls.value` of a row, by seed; seeds without it are left out."""
+    found = {r["seed"]: controls.value(r, metric, {}) for r in records if r["method"] == name}
+    return {seed: x for seed, x in found.items() if x is not None}
+
+
+def told(records: list[dict], name: str, metric: str = "return") -> str | None:
+    """Mean, t interval and number of seeds of a metric of a row, as text; None without a record."""
+    found = [*by_seed(records, name, metric).values()]
+    return f"{summary.interval_text(*mean_interval(found))} ({len(found)})" if found else None
+
+
+def headline(now: list[dict], before: list[dict]) -> pd.DataFrame:
+    """Final true return of the rows of `HEADLINE`, mean [t interval] (seeds): version 0.1's, today's, and today's with
+    sums of z-scores as version 0.1 paid them."""
+    old = renamed(before)
+    rows = [
+        {
+            "method": summary.label(name),
+            "version 0.1": told(old, name),
+            "now": told(now, name),
+            "now, unscaled": told(now, f"{name}-literal"),
+        }
+        for name in HEADLINE
+    ]
+    return pd.DataFrame(rows)
+
+
+def warmup(now: list[dict]) -> pd.DataFrame:
+    """By row with a critic, means over seeds: rounds in which only the critic learned (None in records that do not
+    say), and the share of returns that it explained in the first round after them, and on average in all after."""
+    rows = []
+    for name in summary.order(r["method"] for r in now):
+        seen = [r["curves"] for r in now if r["method"] == name and r.get("curves")]
+        seen = [pd.DataFrame(c) for c in seen if "explained_variance" in c[0]]
+        if not seen:
+            continue
+        used = [int((~c["warm"].astype(bool)).sum()) if "warm" in c else None for c in seen]
+        after = [c["explained_variance"][u or 0 :] for c, u in zip(seen, used)]
+        after = [x for x in after if len(x)]
+        rows.append(
+            {
+                "method": summary.label(name),
+                "seeds": len(seen),
+                "warm-up (rounds)": np.nan if None in used else np.mean(used),
+                "explained at first (share)": np.mean([x.iloc[0] for x in after]) if after else np.nan,
+                "explained after (share)": np.mean([x.mean() for x in after]) if after else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def by_parts(now: list[dict], before: list[dict], parts=(1, 2, 3)) -> pd.DataFrame:
+    """Final true return of the rows of `LONGER` by how many kinds a prompt asks for at once, mean [t interval] (seeds),
+    of version 0.1 and now; `now` and `before` are all records. Rows without a record are left out."""
+    rows = []
+    for n in parts:
+        new, old = runs(now, n), renamed(runs(before, n))
+        for name in LONGER:
+            line = {"kinds asked for": n, "method": summary.label(name)}
+            rows.append(line | {"version 0.1": told(old, name), "now": told(new, name)})
+    found = pd.DataFrame(rows)
+    return found[found[["version 0.1", "now"]].notna().any(axis=1)]
+
+
+def repetitions(records: list[dict], names=("sft", "oracle-dense-even", "oracle-dense")) -> str:
+    """How often answers repeat themselves, before and after training on the truth, as a sentence."""
+    found = summary.intervals(
+        summary.values([r for r in records if r["method"] in names], "final.repetition"), ["method"]
+    )
+    if found.empty:
+        return f"Repetitions per answer: {NONE}."
+    said = [f"{summary.label(r.method)} {summary.interval_text(r.mean, r.low, r.high)}" for r in found.itertuples()]
+    return f"Repetitions per answer: {'; '.join(said)}."

@@ -1,0 +1,127 @@
+"""What notebooks put on the page: figures, tables, notes, numbers that prose quotes.
+
+A figure is SVG with a description for readers who cannot see it, a caption, and its numbers to download, all in one
+HTML element, so that other pages can show it by its key. Left out: widgets, and files beside the notebook."""
+
+import base64
+import html
+import io
+
+import pandas as pd
+from IPython.display import HTML, Markdown, display
+
+from study.records import to_frame
+
+CARD = "background:#ffffff;color:#1b1b1b;padding:.6rem;border-radius:.4rem;"
+
+
+def on_testbed(run, what: str) -> bool:
+    """Whether the run is on the testbed; else says that this part is left out."""
+    if not run.testbed:
+        note(f"*Left out: {what} can be told on the testbed only, whose truth is known; this run is on real text.*")
+    return run.testbed
+
+
+def origin(run, *folders) -> str:
+    """Whether scorers were committed or trained by this run."""
+    if run.committed and all(folder.is_relative_to(run.committed) for folder in folders):
+        return (
+            f"Committed scorers of profile {run.profile.committed_models}, data/models/{run.profile.committed_models}."
+        )
+    return f"Trained with profile {run.profile.name}, seed {run.seed}."
+
+
+def measured(run, *folders) -> str:
+    """`origin`, of scorers that a notebook measures and does not train; says on the page that it is no evidence where
+    profile smoke had to train one of them."""
+    found = origin(run, *folders)
+    if run.profile.name == "smoke" and found.startswith("Trained"):
+        banner(
+            f"Profile smoke trained a reward model here on at most {run.profile.pairs} pairs, to show that the code "
+            "runs. What is measured of it says nothing about any method."
+        )
+    return found
+
+
+def have(records: list[dict], name: str) -> bool:
+    """Whether any record holds `name`, or a dotted name below it; else says that this part is left out."""
+    found = any(column == name or column.startswith(f"{name}.") for column in to_frame(records).columns)
+    if not found:
+        note(f"*Left out: no record here holds {name}.*")
+    return found
+
+
+def there(found: bool, why: str, *keys: str) -> bool:
+    """`found`; where it is false, says why in place of each key by which other pages show this part."""
+    for key in () if found else keys:
+        sentence(f"Left out: {why}", key)
+    return found
+
+
+def banner(text: str) -> None:
+    """Says on the face of the output that it is no evidence."""
+    box = "background:#fff3cd;color:#3d2f00;border-left:.4rem solid #d39e00;padding:.5rem .8rem;"
+    display(HTML(f'<div class="banner" style="{box}"><strong>No evidence.</strong> {html.escape(text)}</div>'))
+
+
+def note(text: str) -> None:
+    """A paragraph of Markdown."""
+    display(Markdown(text))
+
+
+def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = None) -> None:
+    """A figure with its description, caption and numbers (csv, in the page itself). `drawn` is (matplotlib figure,
+    frame); `source` says where the data lie; `key` names it for `{glue:}` on other pages."""
+    picture, numbers = drawn
+    file = io.StringIO()
+    picture.savefig(file, format="svg", metadata={"Date": None})
+    image = _data_url("image/svg+xml", file.getvalue())
+    csv = _data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
+    link = f'<a download="{key or "figure"}.csv" style="color:#0b5fa5;" href="{csv}">Numbers of this figure (csv)</a>.'
+    words = html.escape(f"{caption} {source}")
+    page = (
+        f'<figure style="{CARD}margin:0;">'
+        f'<img alt="{html.escape(alt)}" style="max-width:100%;height:auto;background:#ffffff;" src="{image}"/>'
+        f'<figcaption style="font-size:.9em;font-weight:400;text-align:left;color:#1b1b1b;">{words} {link}</figcaption>'
+        "</figure>"
+    )
+    _put({"text/html": page, "text/plain": alt}, key)
+
+
+def table(frame: pd.DataFrame, digits: int = 2, key: str | None = None) -> None:
+    """A table, numbers with so many digits, missing ones as a dash; without rows, nothing."""
+    if frame.empty:
+        return
+    frame = frame.rename(columns=lambda name: str(name).replace("_", " "))
+    frame = frame.where(frame.notna(), float("nan"))  # a column of None alone would be printed as such
+    page = frame.to_html(index=False, float_format=f"{{:.{digits}f}}".format, na_rep="-", border=1, justify="left")
+    _put({"text/html": page, "text/plain": frame.to_string(index=False)}, key)
+
+
+def sentence(text: str, key: str) -> None:
+    """A sentence that was computed, in plain text, that other pages show by its key."""
+    _put({"text/html": f'<p class="sentence">{html.escape(text)}</p>', "text/plain": text}, key)
+
+
+def number(key: str, value: float) -> None:
+    """A number that prose on other pages quotes as {glue:text}`../notebooks/NAME.ipynb::key:.2f`; nothing is shown."""
+    prefix = "application/papermill.record/"
+    metadata = {"scrapbook": {"name": key, "mime_prefix": prefix}}
+    display({f"{prefix}text/plain": repr(float(value))}, metadata=metadata, raw=True)
+
+
+def provenance(record: dict) -> None:
+    """Where a record comes from, and its parameters."""
+    origin = pd.json_normalize(record["provenance"]).T.reset_index().set_axis(["provenance", "value"], axis=1)
+    params = pd.json_normalize(record["params"], sep=".").T.reset_index().set_axis(["parameter", "value"], axis=1)
+    table(origin.astype(str))
+    table(params.astype(str))
+
+
+def _data_url(kind: str, text: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _put(bundle: dict, key: str | None) -> None:
+    metadata = {"scrapbook": {"name": key, "mime_prefix": ""}} if key else {}
+    display(bundle, metadata=metadata, raw=True)

@@ -1,0 +1,234 @@
+"""The papers' printed tables beside ours: what our records say of the rows that `published_rows.py` maps.
+
+Their numbers are a judge's and ours are true returns, of other models: only order and sign can be compared.
+`ranks` and `kendall` compare orders, `contrasts` the sign of each difference. A row that no record has stays, with
+dashes. `paper` is segment-ppo unless given. Left out: corrections for many comparisons.
+"""
+
+import numpy as np
+import pandas as pd
+import scipy  # its parts load when they are used
+
+from densereward.canonical import canonical
+from densereward.seeding import rng
+from report import controlled
+from report.controlled import KL
+from report.published_rows import FIGURE_3, LENGTH, MAIN, ROWS, printed
+from study import effort, summary
+from study.identity import listed, same_method, settings
+from study.methods import METHODS
+from study.records import latest
+
+LENGTHS = ("length-10", "length-13", "length-17", "length-22")  # Figure 3 by its segment lengths
+# where the paper and its released code, or this study, disagree
+DEPARTURES = ("ols", "unfloored", "fit-released", "eos-released", "loss-released")
+RETURN = "final.true_return"
+SEVERAL = 6  # methods that a rank correlation needs
+SIGNS = {  # of a difference here against the printed one
+    "same": "same sign as printed, interval clear of zero",
+    "opposite": "opposite sign, interval clear of zero",
+    "open": "interval holds zero",
+    "same, one seed": "one seed, same sign",
+    "opposite, one seed": "one seed, opposite sign",
+    "no record": "no record",
+}
+
+
+def alike(records: list[dict], tuned: bool = False) -> list[dict]:
+    """The comparison's runs (`summary.study`) and, of methods that it lacks, those at its settings, the newest of each
+    method and seed, all as `methods.py` lists them: the `runs` that the functions below take."""
+    base = summary.study(records, tuned)
+    if not base:
+        return []
+    others = [r for r in records if r["kind"] == "run" and r["method"] not in {b["method"] for b in base}]
+    chosen = base + latest([r for r in others if _settings(r) == _settings(base[0])], ("method", "seed"))
+    return [r for r in chosen if _as_listed(r)]
+
+
+def _as_listed(record: dict) -> bool:
+    """Whether its method is the row in `methods.py`; a part that is younger than the record counts as its default."""
+    row = METHODS.get(record["method"])
+    if row is None:
+        return False
+    told = {"trainer": row.trainer} | record["params"]["method"]  # the first records name none, of "sft" neither
+    return same_method(told, listed(row, record["params"]))
+
+
+def _settings(record: dict) -> str:
+    return canonical([record["dataset"], settings(record["params"])])
+
+
+def _of(runs: list[dict], methods) -> list[dict]:
+    return [r for r in runs if r["method"] in set(methods)]
+
+
+def ours(runs: list[dict], methods) -> pd.DataFrame:
+    """By method, in the order given: mean, low, high of the final true return over seeds, seeds (0 where there is no
+    record), mean length (tokens), and the same of the true return in training at a KL of `KL` nats (at_mean, ...,
+    at_seeds: those that reach it)."""
+    methods = list(dict.fromkeys(methods))
+    runs = _of(runs, methods)
+    found = summary.intervals(summary.values(runs, RETURN), ["method"]).set_index("method").reindex(methods)
+    found["length"] = summary.values(runs, "final.length").groupby("method")["value"].mean()
+    trained = [r for r in runs if "curves" in r]
+    at = controlled.matched_kl(trained, KL).set_index("method") if trained else found.iloc[:0]
+    at = at[["mean", "low", "high", "seeds"]].reindex(map(summary.label, methods)).set_axis(methods)
+    found = found.join(at.add_prefix("at_")).astype(float)
+    return found.assign(**{name: found[name].fillna(0).astype(int) for name in ("seeds", "at_seeds")})
+
+
+def rows(runs: list[dict], methods) -> pd.DataFrame:
+    """Our side of a table, a line for each of `methods`: intervals are t over seeds; at matched KL, how many runs
+    reached it where not all did; a single seed is marked exploratory."""
+    lines = []
+    for row in ours(runs, methods).itertuples():
+        at = summary.interval_text(row.at_mean, row.at_low, row.at_high) if row.at_seeds else None
+        reached = f" ({row.at_seeds} of {row.seeds})" if 0 < row.at_seeds < row.seeds else ""
+        lines.append(
+            {
+                "here": summary.label(row.Index),
+                "true return (credit)": summary.interval_text(row.mean, row.low, row.high) if row.seeds else None,
+                "length (tokens)": f"{row.length:.1f}" if row.seeds else None,
+                f"at KL {KL:g} nats (credit)": at and at + reached,
+                "seeds": "1 (exploratory)" if row.seeds == 1 else str(row.seeds),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def spent(runs: list[dict], methods) -> pd.DataFrame:
+    """What stands beside `rows`: KL to the SFT model with its t interval, and means over seeds of what was used
+    (`effort.recorded`, `effort.updates`). A line for each of `methods`; one without a record has dashes."""
+    kl = summary.intervals(summary.values(_of(runs, methods), "final.kl"), ["method"]).set_index("method")
+    names = {
+        "preference_labels": "preference labels (pairs)",
+        "revisions": "revisions (answers)",
+        "tokens": "sampled in training (tokens)",
+        "updates": "updates of the policy",
+    }
+    lines = []
+    for method in dict.fromkeys(methods):
+        spent_by = [effort.recorded(r) | {"updates": effort.updates(r)} for r in _of(runs, (method,))]
+        used = pd.DataFrame(spent_by, columns=list(names)).mean()
+        row = kl.loc[method] if method in kl.index else None
+        moved = None if row is None else summary.interval_text(row["mean"], row.low, row.high)
+        counts = {text: None if np.isnan(used[name]) else f"{used[name]:,.0f}" for name, text in names.items()}
+        lines.append({"here": summary.label(method), "KL (nats per response)": moved} | counts)
+    return pd.DataFrame(lines)
+
+
+def beside(runs: list[dict], table: int, paper: str = "segment-ppo") -> pd.DataFrame:
+    """A line for each printed row: its value in the main column (`MAIN`) and its length, as printed, and `rows` of
+    the method that it is here. Raises ValueError as `printed`."""
+    cells = printed(table, paper)
+    methods = [ROWS[paper][table][row] for row in cells.index]
+    columns = [c for c in (MAIN[paper].get(table), LENGTH[paper].get(table)) if c]
+    here = rows(runs, methods).set_axis(dict.fromkeys(methods)).loc[methods].reset_index(drop=True)
+    return pd.concat([cells[columns].rename_axis("in the paper").reset_index(), here], axis=1)
+
+
+def drawn(runs: list[dict], table: int, paper: str = "segment-ppo") -> list[dict]:
+    """The table's runs, and the printed main column as records of their own (`paper.main`), for figures of dots."""
+    values = _values(paper, table, MAIN[paper][table])
+    return _of(runs, values.index) + [
+        {"method": method, "seed": -1, "paper": {"main": value}} for method, value in values.items()
+    ]
+
+
+def _values(paper: str, table: int, column: str) -> pd.Series:
+    """A printed column by method. Raises ValueError for a column that is not printed, or rows of several backbones."""
+    cells, methods = printed(table, paper), list(ROWS[paper][table].values())
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"{paper}'s table {table} prints a method on several backbones: use contrasts")
+    if column not in cells:
+        raise ValueError(f"{paper}'s table {table} has no column {column!r}; choose one of {', '.join(cells)}")
+    return cells[column].astype(float).set_axis([ROWS[paper][table][row] for row in cells.index])
+
+
+def ranks(runs: list[dict], table: int, column: str | None = None, paper: str = "segment-ppo") -> pd.DataFrame:
+    """By method: rank by the printed column (default the main one) of all rows, and by our mean true return, final and
+    at matched KL, of those that have one (nan else); 1 is the highest."""
+    values = _values(paper, table, column or MAIN[paper][table])
+    here = ours(runs, values.index)
+    columns = {"paper": values, "here": here["mean"], f"here, at KL {KL:g}": here["at_mean"]}
+    return pd.DataFrame(columns).rank(ascending=False, method="min")
+
+
+def kendall(
+    runs: list[dict], table: int, column: str | pd.Series, name: str = RETURN, paper: str = "segment-ppo"
+) -> dict:
+    """Kendall's tau-b between a printed column (or numbers of one's own, by method) and our means over seeds of the
+    dotted `name`: tau, low, high, p, rows (that have records; with fewer than six the rest is nan).
+
+    p: two-sided, over all permutations of the rows. low, high: 95% percentile bootstrap over the seeds that all rows
+    share, resampled jointly, where these are three or more; three seeds have ten distinct resamples, so it is too
+    narrow. Raises ValueError for a table of fewer than six methods, or a column that is not printed."""
+    values = _values(paper, table, column) if isinstance(column, str) else column
+    if len(values) < SEVERAL:
+        raise ValueError(f"table {table} has {len(values)} methods, a rank correlation needs {SEVERAL}: use contrasts")
+    long = summary.values(_of(runs, values.index), name)
+    wide = long.pivot(index="method", columns="seed", values="value").reindex(values.index).dropna(how="all")
+    found = {"tau": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "rows": len(wide)}
+    if len(wide) < SEVERAL:
+        return found
+    x, y = values[wide.index].to_numpy(), wide.mean(axis=1).to_numpy()
+    order = np.sign(y[:, None] - y)  # [rows, rows]
+
+    def concordance(x, axis):  # tau-b but for a factor that no permutation changes; x [..., rows]  # noqa: ARG001
+        return (np.sign(x[..., :, None] - x[..., None, :]) * order).sum((-1, -2))
+
+    found["tau"] = scipy.stats.kendalltau(x, y).statistic
+    found["p"] = scipy.stats.permutation_test((x,), concordance, permutation_type="pairings", vectorized=True).pvalue
+    shared = wide.dropna(axis=1).to_numpy()  # [rows, seeds]
+    if shared.shape[1] >= 3:
+        draws = rng(0, "kendall").integers(shared.shape[1], size=(1000, shared.shape[1]))
+        taus = [scipy.stats.kendalltau(x, shared[:, seeds].mean(axis=1)).statistic for seeds in draws]
+        found["low"], found["high"] = np.quantile(taus, (0.025, 0.975))
+    return found
+
+
+def contrasts(
+    runs: list[dict], table: int, against: str = "segment", name: str = RETURN, paper: str = "segment-ppo"
+) -> pd.DataFrame:
+    """Each printed row minus the row of `against` (on the same backbone): in the paper, and here (`summary.contrasts`,
+    paired by seed), with one of `SIGNS`, or nan where nothing is printed. For "final.length" the printed column is the
+    length, else the main one. Raises ValueError when the table has no such row or no such column."""
+    column, cells = (LENGTH if name == "final.length" else MAIN)[paper].get(table), printed(table, paper)
+    methods = ROWS[paper][table]
+    bases = {row.rpartition(" / ")[0]: row for row, method in methods.items() if method == against}
+    if not bases or (column is None and table != FIGURE_3):
+        raise ValueError(f"table {table} has no row of {against!r}, or no printed column beside {name}")
+    values = cells[column].astype(float) if column else pd.Series(np.nan, cells.index)
+    here = summary.contrasts(_of(runs, methods.values()), name, against).set_index("method")
+    lines = []
+    for row in [row for row in cells.index if methods[row] != against]:
+        label = summary.label(methods[row])
+        line = {"row": row, "here": label, "paper": values[row] - values[bases[row.rpartition(" / ")[0]]]}
+        line |= dict(here.loc[label]) if label in here.index else dict.fromkeys(here.columns, np.nan) | {"seeds": 0}
+        lines.append(line | {"sign": _sign(line)})
+    frame = pd.DataFrame(lines).astype({"seeds": int, "wins": object})
+    return frame.assign(wins=frame.wins.where(frame.seeds == 0, frame.wins.fillna(0).astype(int)))
+
+
+def _sign(line: dict) -> str | float:
+    if not line["seeds"]:
+        return "no record"
+    if np.isnan(line["paper"]) or line["paper"] == 0:
+        return np.nan
+    if line["seeds"] > 1 and line["low"] <= 0 <= line["high"]:
+        return "open"
+    sign = "same" if line["difference"] * line["paper"] > 0 else "opposite"
+    return sign if line["seeds"] > 1 else f"{sign}, one seed"
+
+
+def verdicts(runs: list[dict], tables) -> pd.DataFrame:
+    """How the printed differences from `segment` fare here: a line per table, how many of each of `SIGNS`."""
+    counts = {f"Table {table}": contrasts(runs, table).sign.value_counts() for table in tables}
+    frame = pd.DataFrame(counts).reindex(SIGNS).fillna(0).astype(int).T
+    return frame.rename(columns=SIGNS).rename_axis("differences from segment").rename_axis(columns=None).reset_index()
+
+
+def verdict(frame: pd.DataFrame) -> str:
+    """A sentence that counts the signs of `contrasts`."""
+    counts = {words: (frame.sign == sign).sum() for sign, words in SIGNS.items()}
+    return f"Of {len(frame)} differences: " + "; ".join(f"{words}: {n}" for words, n in counts.items() if n) + "."

@@ -1,0 +1,25 @@
+"""What is measured of answers, rewards, masks and policies.
+
+measure.py            what a record says of a policy
+credit.py             credit fidelity, causal shares
+signals.py            the advantages whose credit it is, of every trainer that has some
+in_time.py            which segmentation pays in time
+answer_rewards.py     what answers are paid, under any row
+few_answers.py        a few answers, token by token
+constants.py          the constant per segment
+edits.py              answers with one clause more, or one said again
+locations.py          how far the normaliser's lines hold
+variance.py           the noise of the policy gradient
+expected_gradient.py  which rewards leave the expected policy gradient as it is, exactly
+decomposition.py      the error of a segment's reward, taken apart
+granularity.py        which granularity wins at which noise
+mask_quality.py       what masks keep, and whether it is right
+revisers.py           how good a reviser and its labels are
+edit_labels.py        how true edit labels are
+discrimination.py     what a discriminator tells apart
+cross.py              policies under each other's rewards
+best_of_n.py          the best of n answers, exactly; step scores as one number
+stepwise.py           the best of n next steps
+process_outcome.py    process against outcome reward models
+token_lengths.py      tokens per answer of a sweep
+"""

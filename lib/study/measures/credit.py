@@ -1,0 +1,86 @@
+"""Credit fidelity: do a method's rewards, and the advantages made of them, put credit where it belongs?
+
+The measure is per span of a response, against two truths: the span's credit, and the Monte Carlo estimate of its true
+advantage under the policy that wrote it, A(span) = V(after the span) - V(before it), where V averages the true return
+of sampled continuations. Rewards alone would score a bandit trivially (everything sits on the last token) and favour an
+even split, hence the advantages, which are what moves the policy: those of the row's trainer (`signals.py`), read at
+the token that decides the span. A mean over the span's tokens would count those before the decision too, whose
+advantages no choice of the span is answerable for; it stands beside.
+"""
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from densereward.reward.segments import segment_lengths
+
+
+def pool(values: torch.Tensor, span_ids: torch.Tensor, how: str) -> torch.Tensor:
+    """Per-token values [B, T] pooled over spans to [B, N]: "sum" or "mean"; span_ids are -1 where a token belongs to
+    none."""
+    n = int(span_ids.max()) + 1
+    index = torch.where(span_ids < 0, n, span_ids)
+    total = torch.zeros(len(values), n + 1, dtype=values.dtype).scatter_add(1, index, values)[:, :n]
+    if how == "sum":
+        return total
+    count = torch.zeros(len(values), n + 1, dtype=values.dtype).scatter_add(1, index, torch.ones_like(values))[:, :n]
+    return total / count.clamp(min=1)
+
+
+def agreement(estimate: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Pearson and Spearman correlation, and the share of spans of non-zero truth whose sign agrees once both are
+    centred (a constant is no credit). Where either does not vary, the correlation is 0 and sign agreement one half."""
+    if min(np.std(estimate), np.std(truth)) < 1e-12:
+        return {"pearson": 0.0, "spearman": 0.0, "sign": 0.5}
+    e, t = estimate - estimate.mean(), truth - truth.mean()
+    signed = np.abs(t) > 1e-9
+    return {
+        "pearson": float(np.corrcoef(estimate, truth)[0, 1]),
+        "spearman": float(spearmanr(estimate, truth).statistic),
+        "sign": float(np.mean(np.sign(e[signed]) == np.sign(t[signed]))),
+    }
+
+
+def fidelity(
+    rewards: torch.Tensor,
+    advantages: torch.Tensor,
+    span_ids: torch.Tensor,
+    credits: torch.Tensor,
+    monte_carlo: torch.Tensor,
+    deciding: torch.Tensor,
+) -> dict[str, float]:
+    """Agreement of rewards (summed per span) and of advantages (at the deciding token; `span_advantages`: mean over the
+    span's tokens) with span credits and Monte Carlo advantages, over all spans of all responses. rewards, advantages,
+    span_ids [B, T]; credits, monte_carlo, deciding (a token's index) [B, N]."""
+    n = int(span_ids.max()) + 1
+    held = (torch.arange(n)[None] <= span_ids.max(1, keepdim=True).values).numpy()
+    estimates = {
+        "rewards": pool(rewards, span_ids, "sum"),
+        "advantages": advantages.gather(1, deciding[:, :n]),
+        "span_advantages": pool(advantages, span_ids, "mean"),
+    }
+    truths = {"credit": credits[:, :n], "monte_carlo": monte_carlo[:, :n]}
+    return {
+        f"{what}_{against}_{name}": value
+        for what, estimate in estimates.items()
+        for against, truth in truths.items()
+        for name, value in agreement(estimate.double().numpy()[held], truth.double().numpy()[held]).items()
+    }
+
+
+def causal_share(segment_ids: torch.Tensor, deciding: torch.Tensor, credits: torch.Tensor, how: str) -> float:
+    """Of each span's credit, the share that is paid at or after its deciding token, weighted by the credit's size,
+    where a segment is paid what is decided in it and `how` (`rewards.INTERPOLATIONS`, or "decided": at the deciding
+    token) says at which of its tokens. segment_ids [B, T]; deciding (a token's index), credits [B, N]. A span whose
+    deciding token is in no segment is paid nothing, and left out.
+
+    What is paid earlier is no part of the deciding token's reward to go. Ours, in no paper."""
+    inside = segment_ids.gather(1, deciding)  # the segment that holds each decision, [B, N]
+    weights = credits.abs() * (inside >= 0)
+    if how in ("none", "decided"):
+        return 1.0
+    lengths = segment_lengths(segment_ids)  # [B, S]
+    held = inside.clamp(min=0)
+    behind = lengths.cumsum(1).gather(1, held) - deciding  # tokens of the segment from the deciding one on
+    share = behind / lengths.gather(1, held).clamp(min=1)
+    return float((share * weights).sum() / weights.sum())

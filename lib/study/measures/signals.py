@@ -1,0 +1,94 @@
+"""What moves a policy: the advantages that a row's trainer would learn from, on answers whose credit is known.
+
+PPO: GAE with the critic as it is after its warm-up. Trainers without a critic need what they compare an answer with:
+further answers of the SFT model to the same prompt, as many as in training, or its greedy one. RLOO and GRPO on a total
+are those on steps with a single step, the last token. A row's mask is laid on, and what it takes out moves nothing;
+PPO's advantages are whitened before, as in training, so that this is their mean.
+
+At the SFT model, where these are measured, log-ratios to the reference are 0, and so is the KL penalty of any of them.
+
+These answers are a mask's round: its means, the running one too, and who is preferred are those of this one batch, but
+for the groups of GRPO. Left out: DPO and rejection sampling, whose losses hold no advantages.
+"""
+
+import torch
+
+from densereward.reward.masks import preferred_by
+from densereward.seeding import derive
+from densereward.text import sampling
+from densereward.text.models import TokenScorer, to_device
+from densereward.training.masked import mask_advantages
+from densereward.training.ppo import gae, whiten
+from densereward.training.step_advantages import leave_one_out, step_advantages
+from study.methods import Method
+from study.run import Run
+from study.stages import groups, mask, reward
+
+TRAINERS = ("ppo", "rloo", "grpo", "dense-rloo", "dense-grpo", "remax")
+
+
+@torch.no_grad()
+def advantages(run: Run, told, found: dict) -> torch.Tensor:
+    """Advantages [B, T] of the answers `found` (prompt_ids, completion_ids) under a run's row, `told` of
+    `measure.paid`. Random: further answers of groups (seed)."""
+    values, row = None, run.method
+    if row.trainer == "ppo":
+        gained, values = by_critic(run, told.batch)
+    elif row.trainer == "remax":
+        limit = run.profile.max_completion_length
+        greedy = sampling.continued(told.reference, told.tokenizer, found["prompt_ids"], limit, **sampling.GREEDY)
+        baseline = sampling.batch_of(told.reference, told.tokenizer, found["prompt_ids"], greedy)
+        gained = (told.batch["rewards"].sum(1) - told.reward_fn(baseline).sum(1))[:, None]
+    else:
+        gained = in_groups(run, told, found)
+    gained = gained * told.batch["completion_mask"]
+    return masked(run, told, gained, values) if run.mask else gained
+
+
+@torch.no_grad()
+def by_critic(run: Run, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """(GAE advantages, values), both [B, T], of a batch with `rewards`, at the profile's lambda."""
+    critic = to_device(TokenScorer.from_pretrained(run.policy.path / "critic", dtype=torch.float32)).eval()
+    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    length, mask = batch["completion_ids"].size(1), batch["completion_mask"]
+    values = critic.token_scores(input_ids, attention_mask)[:, -length - 1 : -1] * mask
+    return gae(batch["rewards"], values, mask, 1.0, run.profile.lam)[0], values
+
+
+def in_groups(run: Run, told, found: dict) -> torch.Tensor:
+    """Advantages [B, T] of RLOO and GRPO, each answer the first of a group. Random: the others (seed)."""
+    row = run.method
+    k, tokenizer, limit = row.options["generations"], told.tokenizer, run.profile.max_completion_length
+    prompt_ids = [ids for ids in found["prompt_ids"] for _ in range(k)]
+    answers = sampling.sample(told.reference, tokenizer, prompt_ids, limit, derive(run.seed, "credit", "group"))
+    answers[::k] = found["completion_ids"]
+    batch = sampling.batch_of(told.reference, tokenizer, prompt_ids, answers)
+    rewards, steps = group_rewards(row, told.reward_fn, tokenizer)(batch)
+    compare = leave_one_out if row.trainer.endswith("rloo") else step_advantages
+    return compare(rewards, steps, k)[::k, : told.batch["completion_mask"].size(1)]
+
+
+def group_rewards(row: Method, paid, tokenizer):
+    """batch -> (rewards [B, T], the steps they are paid at, bool [B, T]): the row's segments where its trainer is told
+    them, the whole answer at its last token otherwise."""
+    if row.trainer.startswith("dense-"):
+        return groups.at_steps(row, paid, tokenizer)
+
+    def total(batch: dict):
+        mask = batch["completion_mask"]
+        last = torch.arange(mask.size(1), device=mask.device) == mask.sum(1, keepdim=True) - 1  # [B, T]
+        return paid(batch).sum(1, keepdim=True) * last, last
+
+    return total
+
+
+def masked(run: Run, told, gained: torch.Tensor, values) -> torch.Tensor:
+    """Advantages `gained` [B, T] (PPO's whitened) times the row's mask; `values` [B, T] are a critic's, or None."""
+    batch, row = told.batch, run.row
+    if row.trainer == "ppo":
+        gained = whiten(gained, batch["completion_mask"])
+    reward_fn, _ = reward.saved(run.mask, run.policy.path / "mask", told.tokenizer, "credit")
+    decide = mask.Decider(reward_fn, row.mask, told.tokenizer)
+    chosen = preferred_by(decide.preferred, batch["rewards"], gained, batch["completion_mask"])  # [B]
+    return mask_advantages(batch | {"advantages": gained}, decide(batch, chosen, values).mask)["advantages"]

@@ -1,0 +1,184 @@
+"""The study: every (method, seed) of a profile as one record, on stages that methods share.
+
+    python -m study.runner --profile cpu --methods sft,bandit,token,segment --seeds 0,1,2 --jobs 2
+
+Appends to data/results/<profile>/runs.jsonl as runs finish. Killed, it goes on where it stopped: finished runs are
+skipped, and finished stages of unfinished runs are reused from `runs/`. With several jobs the stages are a graph
+(`plan.py`). What cannot be run is refused before anything starts (exit code 2, no record). A run that fails is recorded
+with its error, the others go on, and the study ends with exit code 1.
+"""
+
+import sys
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from densereward import checked
+from densereward.text import data
+from densereward.training.rounds import ANSWERS
+from study import command_line, deciding, plan
+from study.cache import load_json
+from study.methods import ADAPTIVE, BASELINES, CORE, CROSS, METHODS, TLCR, Method, method
+from study.profiles import profile as profile_row
+from study.record import done, named, record, recorded
+from study.records import ROOT, provenance, write_record
+from study.run import Run, reads_truth
+from study.stages import rounds
+
+RESULTS = ROOT / "data" / "results"
+GROUPS = {
+    "core": CORE,
+    "tlcr-core": TLCR,
+    "adaptive": ADAPTIVE,
+    "baselines": BASELINES,
+    "cross": CROSS,
+    "all": tuple(METHODS),
+}
+
+
+def prepare(run: Run, until: str) -> None:
+    """The stages that a run shares with others, up to `until`: "sft", "preferences" or "scorer"."""
+    shared = [run.sft] if until == "sft" else [run.preferences] if until == "preferences" else [run.scorer]
+    shared += [run.mask.scorer] if until == "scorer" and run.mask else []
+
+
+def with_choices(run: Run) -> Run:
+    """The run with what `tuning.py` chose for its method; a row that is not trained has nothing to tune, and stays as
+    it is. ValueError for a method that was never tuned."""
+    row = run.row
+    if row.trainer == "none":
+        return run
+    path = RESULTS / run.profile.name / "choices.json"
+    how = f"run python -m study.tuning policies --profile {run.profile.name} --methods {row.name}"
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: nothing was tuned yet; {how}")
+    try:
+        choices = load_json(path)["choices"]
+        chosen = choices[row.name] if row.name in choices else None
+        tuned = None if chosen is None else replace(run.profile, **chosen)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be used ({error}); {how}") from None
+    if not tuned:
+        raise ValueError(
+            f"method {row.name!r} was never tuned for profile {run.profile.name!r}; {how}, or leave it out"
+        )
+    return replace(run, profile=tuned, tuned=True)
+
+
+def rows_of(methods: str) -> list[Method]:
+    """The rows that a comma-separated list of names and groups stands for, each once. ValueError for an unknown one."""
+    names = [name for part in checked.listed(methods, "methods") for name in GROUPS.get(part, (part,))]
+    return [method(name) for name in dict.fromkeys(names)]
+
+
+def check(run: Run) -> None:
+    """Raises ValueError for a row that its run's dataset or rollouts do not allow, which would fail in mid-work."""
+    row = run.row
+    if not run.testbed and reads_truth(row):
+        raise ValueError(f"method {row.name!r} reads the testbed's truth, and {run.dataset} has none; leave it out")
+    deciding.row_of(row)
+    group = ANSWERS if row.trainer in rounds.BETA else row.options.get("generations", 1)
+    if run.profile.rollouts % group:
+        raise ValueError(f"rollouts is {run.profile.rollouts}; method {row.name!r} takes a multiple of {group}")
+
+
+def asked(
+    profile: str, methods: str, seeds: str, dataset: str, runs: Path, contrast: float, change: str, tuned: bool
+) -> list[Run]:
+    """The runs of a command line. ValueError or OSError for what cannot be run."""
+    p = profile_row(profile, dataset, **checked.as_object(change, "change"))
+    first = Run(p, 0, dataset, contrast=contrast, root=runs)
+    found = [replace(first, seed=seed, row=row) for row in rows_of(methods) for seed in checked.seeds(seeds)]
+    if not first.testbed:
+        data.load(dataset)  # every record is read, and no split is empty
+    for run in found:
+        check(run)
+    runs.mkdir(parents=True, exist_ok=True)
+    return [with_choices(run) for run in found] if tuned else found
+
+
+def main(
+    profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
+    methods: Annotated[
+        str,
+        typer.Option(help="comma-separated rows of methods.py, or core, adaptive, tlcr-core, baselines, cross, all"),
+    ] = "core",
+    seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
+    jobs: Annotated[int, typer.Option(help="runs side by side, one thread each", min=1)] = 1,
+    dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",
+    out: Annotated[Path | None, typer.Option(help="records file; default data/results/PROFILE/runs.jsonl")] = None,
+    runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = ROOT / "runs",
+    contrast: Annotated[
+        float, typer.Option(help="an ablation: share of contrast pairs among the preference pairs")
+    ] = 0.0,
+    change: Annotated[str, typer.Option(help="an ablation: profile fields as JSON, such as '{\"lam\": 0.95}'")] = "{}",
+    tuned: Annotated[
+        bool, typer.Option(help="with the learning rate and KL coefficient chosen for each method")
+    ] = False,
+    until: Annotated[
+        Literal["sft", "preferences", "scorer", "run"], typer.Option(help="stop after this stage; run is all")
+    ] = "run",
+) -> None:
+    """Run methods x seeds, writing a record per run; what is recorded already is skipped. A run that fails is recorded,
+    and makes the exit code 1."""
+    path = out or RESULTS / profile / "runs.jsonl"
+    with command_line.asking():
+        if path.is_dir():
+            raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
+        every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run")
+        records = recorded(path) if until == "run" else []
+        todo = [run for run in every if not done(records, run)]
+        if until == "run" and todo:  # seen now, not when a run has ended
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
+    if until == "run":
+        print(f"{len(todo)} of {len(every)} runs to do, into {path}", flush=True)
+    if jobs > 1:
+        same_for_all = {"--profile": profile, "--dataset": dataset, "--out": path, "--runs": runs, "--change": change}
+        same_for_all |= {"--contrast": contrast}
+        tasks, processes = plan.up_to(plan.plan(todo), until), plan.Processes()
+        failed = plan.execute(tasks, jobs, lambda task: processes.run(command(task, same_for_all, tuned)), processes)
+        failed = [name for name in failed if tasks[name].kind == until]  # what shares another stage tried it again
+    else:
+        failed = one_by_one(todo, path, until)
+    if failed:
+        print(f"{len(failed)} failed: {'; '.join(failed)}", file=sys.stderr, flush=True)
+        raise SystemExit(1)
+
+
+def one_by_one(todo: list[Run], path: Path, until: str) -> list[str]:
+    """Do every run, or its stages up to `until`, in this process; names of those that failed."""
+    torch.set_num_threads(1)
+    failed = []
+    for run in todo:
+        started = time.perf_counter()
+        try:
+            if until != "run":
+                prepare(run, until)
+            else:
+                write_record(path, record(run))
+        except Exception as error:  # recorded, so that one failing method does not end the study
+            traceback.print_exc()
+            failed.append(f"{run.row.name}, seed {run.seed}")
+            if until == "run":  # what shares a stage tries it again, and says so then
+                why = {"error": f"{type(error).__name__}: {error}", "provenance": provenance(run.seed, "cpu", started)}
+                write_record(path, named("error", run) | why)
+    return failed
+
+
+def command(task: plan.Task, options: dict, tuned: bool) -> list[str]:
+    """The command line of the process that does one task. Stages that are shared know of no choices."""
+    given = {**options, "--methods": task.method, "--seeds": task.seed, "--until": task.kind}
+    given |= {"--tuned": ""} if tuned and task.kind == "run" else {}
+    return [sys.executable, "-m", "study.runner", *(str(w) for option in given.items() for w in option if w != "")]
+
+
+app = command_line.command(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,54 @@
+"""What every trainer that samples is given, alike: prompts, and how a rollout batch becomes updates.
+
+A seed's prompts, their order and the first answers are the same for all rows: `profile.rounds` batches of
+`profile.rollouts` answers, each `minibatches` x `ppo_epochs` updates.
+"""
+
+import math
+
+from datasets import Dataset, concatenate_datasets
+
+from densereward.text.tokens import tokenize_prompt
+from study.profiles import Profile
+
+FIELDS = (  # of the profile, that all of them depend on; micro_batch changes no update
+    "rounds",
+    "rollouts",
+    "minibatches",
+    "ppo_epochs",
+    "actor_learning_rate",
+    "kl_coef",
+    "max_prompt_length",
+    "max_completion_length",
+)
+
+
+def sizes(p: Profile) -> dict:
+    """Arguments of TRL's configs: a rollout batch in micro-batches, updates, steps, longest answer, learning rate."""
+    size = math.gcd(p.micro_batch, p.rollouts // p.minibatches)
+    accumulated = p.rollouts // p.minibatches // size
+    return {
+        "per_device_train_batch_size": size,
+        "steps_per_generation": p.minibatches * accumulated,
+        "num_iterations": p.ppo_epochs,
+        "gradient_accumulation_steps": accumulated,
+        "max_steps": p.rounds * p.minibatches * p.ppo_epochs,
+        "max_completion_length": p.max_completion_length,
+        "learning_rate": p.actor_learning_rate,
+        "logging_strategy": "no",
+    }
+
+
+def prompts(run, tokenizer) -> Dataset:
+    """Prompts within the limit, one for each answer, repeated where there are fewer than a rollout batch; says so."""
+    p = run.profile
+    run.refuse_long_prompts(tokenizer)
+    rows = run.splits(ppo=p.rounds * p.rollouts)["ppo"]
+    every = len(rows)
+    rows = rows.filter(lambda row: len(tokenize_prompt(tokenizer, row["prompt"])) <= p.max_prompt_length)
+    if len(rows) < every:  # the trainer has no limit of its own, and scorers never saw longer ones
+        print(f"ppo: {every - len(rows)} of {every} prompts exceed {p.max_prompt_length} tokens: left out", flush=True)
+    if len(rows) < p.rollouts:  # TRL would drop the incomplete round, and train on nothing
+        print(f"ppo: {len(rows)} prompts for rounds of {p.rollouts}: they are repeated", flush=True)
+        rows = concatenate_datasets([rows] * -(-p.rollouts // len(rows)))
+    return rows

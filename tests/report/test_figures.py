@@ -1,0 +1,390 @@
+"""Figures show what the records say: every method is drawn, axes name their units, intervals are those of `stats`."""
+
+import io
+import itertools
+import re
+from dataclasses import asdict
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from densereward.reward import rewards
+from densereward.text.models import build_tokenizer
+from report import diagnostics, figures, look, strips
+from study import summary
+from study.methods import CORE, METHODS
+from study.profiles import profile
+from study.stats import mean_interval
+from testbed import build, describe, oracle, world
+
+LEARNED = tuple(name for name in CORE if METHODS[name].scorer == "bradley-terry")
+UNIT = re.compile(r"\(.+\)|rollout|pairs|log p|strongest")
+
+
+def record(method: str, seed: int, rounds: int = 12, changes: dict | None = None, **more) -> dict:
+    """A record in the schema of `record.record`, its numbers made up from method and seed."""
+    draw = np.random.default_rng([seed, *map(ord, method)])
+    rate, base = draw.uniform(0.5, 1.5), draw.normal(0.1, 0.1)
+    made = {
+        "kind": "run",
+        "method": method,
+        "profile": "cpu",
+        "dataset": "testbed",
+        "seed": seed,
+        "params": {
+            "method": asdict(METHODS[method]) if method in METHODS else {"name": method},
+            "profile": profile("cpu", **(changes or {})).to_dict(),
+            "model": None,
+        },
+        "final": {
+            "true_return": base + 2 * rate,
+            "true_return_held_out": base + rate,
+            "true_return_ordinary": base + 2 * rate,
+        },
+        "stage_seconds": {"ppo": 50.0},
+        "provenance": {"utc": f"2026-01-01T00:00:{seed:02d}", "seconds": 60.0},
+    }
+    made["final"] |= {"kl": 3 * rate, "length": 40 + 9 * rate, "fact_accuracy": 0.6 + 0.2 * rate, "repetition": 0.4}
+    if method not in ("sft", "dpo"):
+        made["curves"] = [
+            {
+                "rollout": i,
+                "true_return": base + 2 * rate * (1 - np.exp(-i / 4)) + draw.normal(0, 0.05),
+                "proxy_reward": i * rate,
+                "kl": 0.2 * i * rate,
+                "length": 40 + i * rate,
+                "fact_accuracy": 0.6 + 0.01 * i if i else None,
+                "repetition": 0.4,
+            }
+            for i in range(rounds)
+        ]
+        made["credit"] = {
+            f"{what}_{truth}_{measure}": float(draw.uniform(0, 1))
+            for what in ("rewards", "advantages")
+            for truth in ("credit", "monte_carlo")
+            for measure in ("pearson", "spearman", "sign")
+        }
+        made["gate"] = "failed" if (method, seed) == ("segment", 2) else "passed"
+    if method in LEARNED:
+        levels = {"style_test": 0.64, "ceiling_test": 0.82, "gate_test": 0.73}
+        scores = {name: float(draw.uniform(0.7, 0.8)) for name in ("accuracy_test", "truth_test", "flip_test")}
+        made["reward_model"] = {**levels, **scores}
+    return {**made, **more}
+
+
+def records(methods=CORE, seeds=(0, 1, 2), **more) -> list[dict]:
+    return [record(method, seed, **more) for method, seed in itertools.product(methods, seeds)]
+
+
+def svg(figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def drawn_labels(figure) -> set[str]:
+    """Everything that a figure names: legends and the method axis."""
+    legends = [t.get_text() for ax in figure.axes if ax.get_legend() for t in ax.get_legend().get_texts()]
+    return {*legends, *(t.get_text() for t in figure.axes[0].get_yticklabels())}
+
+
+FIGURES = {
+    "curves": (figures.curves, set(CORE) - {"sft", "dpo"}),
+    "final_returns": (figures.final_returns, set(CORE)),
+    "credit_fidelity": (figures.credit_fidelity, set(CORE) - {"sft", "dpo"}),
+    "reward_models": (figures.reward_models, set(LEARNED)),
+    "return_against_kl": (figures.return_against_kl, set(CORE) - {"sft", "dpo"}),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_method_is_drawn_and_every_axis_has_its_unit(name):
+    make, methods = FIGURES[name]
+    figure, numbers = make(records())
+    ElementTree.fromstring(svg(figure))  # lays out, too: labels exist afterwards
+    assert {METHODS[m].label for m in methods} <= drawn_labels(figure)
+    assert set(numbers.method) == methods
+    for ax in figure.axes:
+        for text in filter(None, (ax.get_xlabel(), ax.get_ylabel())):
+            assert UNIT.search(text), f"{name}: the axis {text!r} has no unit"
+    assert any(ax.get_xlabel() for ax in figure.axes)
+
+
+def test_a_method_of_ones_own_is_drawn_too():
+    """A row that a reader adds to methods.py must appear without an edit here."""
+    made = records(("bandit", "mine"))
+    assert "mine" in set(figures.final_returns(made)[1].method)
+    assert "mine" in drawn_labels(figures.curves(made)[0])
+
+
+def test_no_two_methods_look_alike():
+    looks = [(style["color"], style["marker"]) for style in map(look.style, look.STYLE)]
+    assert len(set(looks)) == len(look.STYLE)
+    assert set(CORE) <= set(look.STYLE) <= set(METHODS)
+
+
+def test_intervals_are_t_intervals_over_seeds():
+    made = records()
+    _, numbers = figures.final_returns(made)
+    for method in CORE:
+        seeds = [r["final"]["true_return"] for r in made if r["method"] == method]
+        row = numbers[(numbers.method == method) & (numbers.measure == "final.true_return")].iloc[0]
+        assert (row["mean"], row.low, row.high) == pytest.approx(mean_interval(seeds))
+        assert row.seeds == 3
+    figure, _ = figures.final_returns(made)
+    bars = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert any(np.allclose(bar, mean_interval(seeds)[1:]) for bar in bars), "the bar is not the interval"
+
+
+def test_one_seed_has_a_dot_and_no_interval():
+    _, numbers = figures.final_returns(records(seeds=(0,)))
+    assert numbers.low.isna().all() and numbers["mean"].notna().all()
+
+
+def test_curves_are_means_with_the_range_over_seeds():
+    made = records(("bandit",))
+    numbers = summary.curve(made, "true_return").set_index("rollout")
+    at = [r["curves"][5]["true_return"] for r in made]
+    assert tuple(numbers.loc[5, ["mean", "low", "high"]]) == pytest.approx((np.mean(at), min(at), max(at)))
+
+
+def test_a_missing_number_leaves_a_gap_and_no_zero():
+    """The fact accuracy of a batch without any item is null in the record."""
+    assert summary.curve(records(("bandit",)), "fact_accuracy").query("rollout == 0")["mean"].isna().all()
+
+
+def test_a_run_that_failed_the_gate_is_hollow():
+    figure, _ = figures.final_returns(records(("bandit", "segment")))
+    seeds = [line for line in figure.axes[0].lines if line.get_linestyle() == "None" and line.get_marker() in "oD"]
+    assert sum(line.get_markerfacecolor() == "white" for line in seeds) == 1 and len(seeds) == 6
+
+
+def test_the_comparison_is_the_fullest_group_and_the_newest_record_of_each_run():
+    """Ablations and reruns lie beside the comparison; mixed into it they would count a seed twice."""
+    old, rerun = record("bandit", 0), record("bandit", 0, provenance={"utc": "2026-02-01T00:00:00", "seconds": 1.0})
+    ablation = records(("bandit", "segment"), changes={"lam": 0.95})
+    error = {"kind": "error", "method": "token", "profile": "cpu", "dataset": "testbed", "seed": 0, "params": {}}
+    chosen = summary.study([rerun, old, *records(("segment", "sft")), *ablation, error])
+    assert len(chosen) == 7
+    assert {r["params"]["profile"]["lam"] for r in chosen} == {profile("cpu").lam}
+    assert [r["provenance"]["seconds"] for r in chosen if r["method"] == "bandit"] == [1.0]
+
+
+def test_a_variant_under_the_same_name_is_no_run_of_the_comparison():
+    variant = record("segment", 0, provenance={"utc": "2027-01-01T00:00:00", "seconds": 1.0})
+    variant["params"]["method"]["segmentation"]["cutoff"] = 2.0
+    chosen = summary.study([*records(("bandit", "segment")), variant])
+    assert {r["params"]["method"]["segmentation"].get("cutoff") for r in chosen} == {None, 1.75}
+
+
+def test_a_sweep_holds_what_differs_in_its_settings_alone():
+    made = records(("bandit", "segment", "sft"))
+    assert summary.varied(made, ("params.profile.lam",)) == [], "nothing was varied"
+    other = records(("bandit", "segment"), changes={"lam": 0.95})
+    unlike = records(("bandit",), changes={"lam": 0.95, "kl_coef": 0.3})
+    found = summary.varied([*made, *other, *unlike], ("params.profile.lam",))
+    assert {r["method"] for r in found} == {"bandit", "segment"} and len(found) == 12
+    assert {r["params"]["profile"]["kl_coef"] for r in found} == {profile("cpu").kl_coef}
+
+
+def test_failed_runs_are_listed_until_they_are_made_good():
+    """A negative result that no page shows is a result hidden."""
+    error = {"kind": "error", "method": "bandit", "dataset": "testbed", "params": {}, "error": "ValueError: x"}
+    made = [*records(("bandit", "segment")), {**error, "seed": 0}, {**error, "seed": 9}]
+    assert list(summary.failures(made).itertuples(index=False, name=None)) == [
+        ("Bandit (sequence)", 9, "ValueError: x"),
+        ("Segment (entropy)", 2, "its reward model failed the gate"),
+    ]
+
+
+def test_a_failed_ablation_does_not_hide_behind_the_main_run_of_its_method():
+    made = records(("bandit",))
+    (ablation,) = records(("bandit",), seeds=(0,), changes={"lam": 0.95})
+    error = {name: ablation[name] for name in ("method", "profile", "dataset", "seed", "params")}
+    error |= {"kind": "error", "error": "ValueError: x"}
+    assert list(summary.failures([*made, error]).what) == ["ValueError: x"]
+    assert summary.failures([*made, error, ablation]).empty
+
+
+def test_contrasts_pair_the_seeds_that_both_have():
+    made = records(("bandit", "segment"))[:-1]  # segment lacks the last seed
+    row = summary.contrasts(made).iloc[0]
+    finals = {(r["method"], r["seed"]): r["final"]["true_return"] for r in made}
+    assert row.seeds == 2
+    assert row.difference == pytest.approx(np.mean([finals["segment", s] - finals["bandit", s] for s in (0, 1)]))
+
+
+def test_tables_have_a_row_per_method_and_a_dash_where_nothing_was_measured():
+    frame = summary.table(records(), {"final.true_return": "return", "reward_model.accuracy_test": "accuracy"})
+    assert list(frame.method) == [METHODS[m].label for m in CORE]
+    assert frame.accuracy.isna().sum() == len(CORE) - len(LEARNED)
+    assert re.fullmatch(r"-?\d\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]", frame["return"][1])
+
+
+def test_sweeps_draw_each_setting_with_its_own_interval():
+    made = [
+        r
+        for lam, warmup in itertools.product((0.95, 1.0), (0, 4))
+        for r in records(("bandit", "segment"), changes={"lam": lam, "critic_warmup": warmup})
+    ]
+    name, x, panel = "final.true_return", "params.profile.lam", "params.profile.critic_warmup"
+    figure, numbers = figures.sweep(made, name, "true return (credit)", x, "lambda of GAE", panel)
+    assert len(figure.axes) == 2 and len(numbers) == 8
+    seeds = [
+        r["final"]["true_return"] for r in made if r["method"] == "segment" and r["params"]["profile"]["lam"] == 1.0
+    ]
+    row = numbers.query(f"method == 'segment' and `{x}` == 1.0 and `{panel}` == 4").iloc[0]
+    assert (row["mean"], row.low, row.high) == pytest.approx(mean_interval(seeds[3:]))
+
+
+def test_the_tuning_grid_shows_the_mean_by_which_a_setting_is_chosen():
+    grid = itertools.product(("bandit", "segment"), (1.0, 4.0))
+    trials = [
+        {"method": m, "changes": {"rm_scale": s}, "accuracy": 0.6 + s / 100 + (m == "bandit") / 10} for m, s in grid
+    ]
+    figure, numbers = figures.tuning(trials, "accuracy", "accuracy (share)")
+    assert list(numbers.setting.unique()) == ["rm scale 1", "rm scale 4"]
+    means = next(line for line in figure.axes[0].lines if line.get_marker() == "|")
+    assert list(means.get_xdata()) == pytest.approx([0.66, 0.69])
+    for scale, used in {1.0: 0.66, 2.0: float("nan")}.items():
+        runs = [{"params": {"profile": {"rm_scale": scale, "kl_coef": 0.1}}}]
+        found = summary.tried(trials, runs, "accuracy")
+        assert found == {"used": pytest.approx(used, nan_ok=True), "best": pytest.approx(0.69)}
+
+
+def test_settings_that_older_records_lack_do_not_stop_the_table_of_choices():
+    runs = [{"method": "bandit", "params": {"profile": {"kl_coef": 0.1, "actor_learning_rate": 3e-4}}}]
+    found = summary.chosen(runs)
+    assert found.to_dict("records") == [{"method": "Bandit (sequence)", "kl_coef": 0.1, "actor_learning_rate": 3e-4}]
+
+
+def test_figures_are_equal_files_on_white_with_text_as_text():
+    """A rebuilt book must not differ where nothing changed; text must scale and be searchable."""
+    one, two = (svg(figures.final_returns(records())[0]) for _ in range(2))
+    assert one == two
+    assert ">Segment (entropy)</text>" in one and "fill: #ffffff" in one
+    sizes = [float(x) for x in re.findall(r"font-size: ([\d.]+)px", one)]
+    assert sizes and min(sizes) >= 9
+
+
+# --- single stages ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return describe.answers(world.World(kinds=3), 300, seed=0)
+
+
+def test_testbed_figures_say_what_the_oracle_says(mixture):
+    rows = build.build(world.World(kinds=3), 0, preference=300)["preference"]
+    pairs = describe.pairs(rows)
+    assert np.mean((np.sign(pairs.gap) + 1) / 2) == pytest.approx(build.ceiling(world.World(kinds=3), rows))
+    title = diagnostics.length_gaps(pairs)[0].axes[0].get_title()
+    share = float(re.search(r"\((0\.\d+),", title)[1])
+    assert abs(share - 0.5) < 3 * (0.25 / 300) ** 0.5, f"length is balanced in expectation, the figure says: {title}"
+    shares = describe.shares(mixture)
+    assert shares.share.sum() == pytest.approx(1) and set(shares.kind) == set(world.CREDITS)
+    for figure, _ in (
+        diagnostics.span_shares(shares),
+        diagnostics.returns_by_quality(mixture),
+        diagnostics.label_noise(pairs, 1.0, {"ceiling": 0.9, "style only": 0.6}),
+    ):
+        assert figure.axes[0].get_xlabel()
+
+
+def test_splits_share_no_prompt_and_the_test_split_alone_has_the_held_out_ones():
+    frame = describe.splits(world.World(kinds=3)).set_index("split")
+    assert (frame["prompts in another split"] == 0).all()
+    assert frame["of these held out"].to_dict() == {s: 3 * (s == "test") for s in world.SPLITS}
+    assert describe.held_out(world.World(kinds=3)).count(",") == 2
+
+
+def test_every_kind_of_span_is_explained_and_coloured():
+    assert set(describe.KINDS) == set(strips.SPANS) == set(world.CREDITS)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_entropies_above_the_cutoff_are_marked_as_starts():
+    tokens = ["a", " $b\x01", " c\n"]  # what a model samples may be no text
+    figure, numbers = diagnostics.token_entropies(tokens, torch.tensor([0.1, 2.0, 1.75]), 1.75)
+    ElementTree.fromstring(svg(figure))
+    assert list(numbers.starts) == [True, True, False]  # the first token always; the cut-off itself is not above it
+    assert "nats" in figure.axes[0].get_ylabel()
+
+
+def test_the_normaliser_figure_draws_the_fit_that_is_used():
+    scores, mask = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), torch.ones(200, 6)
+    fitted = rewards.fit_normaliser("regression", scores, mask)
+    figure, numbers = diagnostics.normaliser_fit({"segment": (scores, mask.bool(), fitted)})
+    line = next(line for line in figure.axes[0].lines if line.get_color() == "black")
+    x, y = line.get_data()
+    assert np.allclose(y, fitted.w_mean * x + fitted.b_mean)
+    assert len(numbers) == 6
+
+
+def test_cutoffs_and_learning_curves_are_drawn():
+    frame = pd.DataFrame(
+        {
+            "cutoff": [1.5, 2.0],
+            "segment_length": [3, 5],
+            "precision": [0.8, 0.9],
+            "recall": [0.9, 0.5],
+        }
+    )
+    assert len(diagnostics.cutoffs(frame)[0].axes) == 2
+    assert len(diagnostics.cutoffs(frame[["cutoff", "segment_length"]])[0].axes) == 1
+    metrics = {"bandit": {"curve": [{"pairs": 10, "accuracy": 0.6}], "gate_validation": 0.7}}
+    assert "gate" in drawn_labels(diagnostics.learning_curves(metrics)[0])
+
+
+# --- strips ----------------------------------------------------------------------------------------------------------
+
+
+def contrast(colour: str, other: str = strips.INK) -> float:
+    """WCAG's contrast ratio of two #rrggbb colours."""
+
+    def luminance(c):
+        parts = [int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        return np.dot(
+            [0.2126, 0.7152, 0.0722], [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        )
+
+    low, high = sorted((luminance(colour), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_strip_text_is_legible_on_every_background():
+    used = (
+        [strips.tint(x, 1.0) for x in np.linspace(-1, 1, 21)]
+        + [c for c, _ in strips.SPANS.values()]
+        + [*strips.SEGMENTS]
+    )
+    assert min(map(contrast, used)) >= 7
+
+
+def test_signs_have_colours_of_their_own_and_zero_has_none():
+    assert strips.tint(0.0, 1.0) == "#ffffff" == strips.tint(0.0, 0.0)
+    red = [int(strips.tint(x, 1.0)[1:3], 16) - int(strips.tint(x, 1.0)[5:7], 16) for x in (-0.5, 0.5)]
+    assert red[0] > 0 > red[1], "below zero is orange, above is blue"
+
+
+def test_strips_hold_the_whole_text_and_each_number():
+    """What a strip leaves out or escapes wrongly, a reader takes for the model's answer."""
+    text = "a <b> & é\nend."
+    tokenizer = build_tokenizer([text] * 3, 270)
+    ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    tokens = strips.pieces(tokenizer, ids)
+    assert "".join(tokens) == text + strips.END
+    page = strips.values("reward", tokens, [0.5] * len(tokens), [0] * len(tokens))
+    plain = re.sub(r"<[^>]+>", "", page)
+    assert "a &lt;b&gt; &amp; é↵\nend." in plain and page.count("+0.500") == len(tokens)
+    assert page.count("border-left") == 1
+
+
+def test_spans_show_each_credit_of_the_oracle():
+    prompt, text = "please name three fruits.", "sure: apple, hammer, zzz."
+    page = strips.spans(prompt, text, oracle.parse(prompt, text))
+    assert [float(x) for x in re.findall(r"credit (\S+?)\"", page)] == [s.credit for s in oracle.parse(prompt, text)]
