@@ -165,7 +165,7 @@ def lay_out(root: Path, executed: list[Path], tree: Path) -> None:
     (tree / "notebooks").mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(root / name, tree)
-    for name in ("book", "data", "lib"):
+    for name in ("book", "data", "examples", "lib"):
         shutil.copytree(root / name, tree / name, ignore=NOT_IN_BOOK)
     for path in executed:
         shutil.copy2(path, tree / "notebooks")
