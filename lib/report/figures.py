@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report.look import canvas, head, style
+from report.look import EDGE, canvas, head, style
 from study.methods import METHODS
 from study.records import to_frame
 from study.summary import curve, intervals, label, order, values
@@ -63,7 +63,8 @@ def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataF
 def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.inf, np.inf)):
     """Methods down the side, a panel for each dotted name of `panels` (name: axis label with unit): a dot per seed, a
     bar with a tick at the mean for the interval. `marks` are named vertical lines in the first panel; `bounds` are
-    those of what is measured (a share: 0 and 1), beyond which no axis goes. Returns figure and numbers."""
+    those of what is measured (a share: 0 and 1) or worth a look, beyond which no axis goes; a mean below is written at
+    the edge. Returns figure and numbers."""
     found = {name: values(records, name) for name in panels}
     methods = order(m for frame in found.values() for m in frame.method)
     failed = {(r["method"], r["seed"]) for r in records if r.get("gate") == "failed"}
@@ -81,6 +82,8 @@ def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.in
             y, colour = methods.index(row.method) - 0.12, style(row.method)["color"]
             ax.plot([row.low, row.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
             ax.plot([row.mean], [y], color=colour, marker="|", markersize=11, markeredgewidth=2.5)
+            if row.mean < bounds[0]:
+                ax.text(bounds[0], y, f" ◂ {row.mean:.1f}", va="center", fontsize=8.5, color=colour, bbox=EDGE)
         ax.set_xlim(max(ax.get_xlim()[0], bounds[0]), min(ax.get_xlim()[1], bounds[1]))
         ax.set_xlabel(text)
     for text, x in (marks or {}).items():
@@ -94,13 +97,17 @@ def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.in
 
 
 def final_returns(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
-    """True return of sampled answers to test prompts after training: all of them, and held-out combinations alone."""
+    """True return of sampled answers to test prompts after training: all of them, and held-out combinations alone; no
+    axis goes beyond a perfect answer, nor further below the SFT model than that is above it."""
     sft = values(records, "final.true_return").query("method == 'sft'")["value"]
     panels = {
         "final.true_return": "true return (credit),\nall test prompts",
         "final.true_return_held_out": "true return (credit),\nheld-out combinations",
     }
-    return dots(records, panels, {"SFT": sft.mean()} if len(sft) else None)
+    perfect = values(records, "final.perfect")["value"]
+    span = perfect.mean() - sft.mean()  # credit
+    bounds = (sft.mean() - span, perfect.mean() + span / 8) if len(perfect) and len(sft) else (-np.inf, np.inf)
+    return dots(records, panels, {"SFT": sft.mean()} if len(sft) else None, bounds)
 
 
 def credit_fidelity(records: list[dict], measure: str = "pearson") -> tuple[Figure, pd.DataFrame]:

@@ -72,6 +72,7 @@ RC = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "densereward",  # equal figures are equal files
 }
+EDGE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # behind a number at the edge of an axis
 
 
 def canvas(rows: int = 1, columns: int = 1, height: float = 2.4, width: float = 7.4, **options):

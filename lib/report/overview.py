@@ -6,7 +6,7 @@ As in `figures.py`, functions take records and return a matplotlib figure and th
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report.look import canvas, style
+from report.look import EDGE, canvas, style
 from study.methods import ADAPTIVE, BASELINES, CROSS, TLCR
 from study.summary import intervals, label, values
 
@@ -30,7 +30,6 @@ COLUMNS = {  # of the table of systems: dotted name of a record, heading
     "credit.advantages_credit_pearson": "advantages and credit (correlation)",
     "seconds": "all its stages (seconds)",
 }
-EDGE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 EVERY = tuple(name for group in SYSTEMS.values() for name in group)
 
 
