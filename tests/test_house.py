@@ -165,6 +165,13 @@ def test_each_package_lists_its_rooms_and_the_readme_the_packages():
         )
 
 
+def test_each_file_of_the_library_names_the_page_that_explains_it():
+    for path in (ROOT / "lib" / "densereward").glob("*/*.py"):
+        if path.name != "__init__.py":
+            page = re.search(r"^Book: (\w+\.md)$", ast.get_docstring(ast.parse(path.read_text())), re.M)
+            assert page and (ROOT / "book" / page[1]).exists(), f"{path.name} names no page of the book"
+
+
 def test_imports_run_one_way():
     """The contracts in pyproject.toml: the library knows no study, and inside it what is below knows nothing above."""
     lint = Path(sys.executable).parent / "lint-imports"

@@ -14,6 +14,8 @@ It reads no prompt, has no vocabulary and draws nothing at random. What it does,
    added. Joints are those of the rejected response, the last one included.
 
 Left out: any notion of which clauses mean the same in other words.
+
+Book: tlcr.md
 """
 
 import re

@@ -10,6 +10,8 @@ at all. Where the ids of a cut response are not those of its text (a cut amid a 
 word), the text's ids are compared, and the tokens that only the cut response has carry no label.
 
 Left out: labels of a response against itself (a failed or identical revision labels nothing) and weights per label.
+
+Book: tlcr.md
 """
 
 from dataclasses import asdict, dataclass

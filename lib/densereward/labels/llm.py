@@ -9,6 +9,8 @@ crash, and a re-run from a full cache needs neither key nor network.
 What concerns one question alone (OUTCOMES) is that question's outcome; what concerns all of them raises LLMError.
 Left out: streaming, tools, batch endpoints, a price list. Whether the same question gets the same reply is the
 endpoint's affair; from the cache it does.
+
+Book: tlcr.md
 """
 
 import asyncio

@@ -6,6 +6,8 @@ an external model (`revision_prompt.llm_reviser`), on the testbed an oracle with
 (`clauses.clause_reviser`). Each row is revised by itself, so neither order nor company changes a revision.
 
 Left out: several revisions of one response.
+
+Book: tlcr.md
 """
 
 from collections import Counter

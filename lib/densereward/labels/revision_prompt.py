@@ -5,6 +5,8 @@ use the paper's own words, copy them into a text file and read it with `load_tem
 keeps a reply without markers whole, such a reply is a failure: asked for again, counted, and never a label.
 
 Left out: examples in the prompt, the one-line preamble of Figure 9, and repairing replies.
+
+Book: tlcr.md
 """
 
 import re

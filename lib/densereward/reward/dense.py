@@ -4,6 +4,8 @@
     -> rewards [B, T]
 
 The same function serves PPO, the credit figures and the notebooks' strips; nothing else turns scores into rewards.
+
+Book: ppo.md
 """
 
 from collections.abc import Callable

@@ -4,6 +4,8 @@ Follows tlcr Eq. 7 (2p - 1), Section 5 (fixed: +1, -1, and 0 below a confidence 
 and, as a named option, what its released code does: a second softmax over the two probabilities, which squeezes 2p - 1
 into tanh((2p - 1) / 2). The two rewards of one sign have no neutral band, as in that code. Left out: its clip of token
 rewards at 5, which binds none of these.
+
+Book: tlcr.md
 """
 
 from collections.abc import Callable

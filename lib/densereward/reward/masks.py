@@ -10,6 +10,8 @@ between the thresholds. b is a number, a `RunningMean`, or what makes reward les
 
 Where the padding mask is 0 nothing counts, not even NaN. Left out: how b and the offset are chosen, which it does not
 say.
+
+Book: adaptive_masks.md
 """
 
 from typing import NamedTuple

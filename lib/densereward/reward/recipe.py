@@ -1,4 +1,7 @@
-"""What a dense reward is made of, as data: the parts that `dense.py` plugs together, by name. No code."""
+"""What a dense reward is made of, as data: the parts that `dense.py` plugs together, by name. No code.
+
+Book: library.md
+"""
 
 from dataclasses import field
 from functools import partial

@@ -12,6 +12,8 @@ response, a cost per segment) is a row of CORRECTIONS.
 
 Leaves out: weights (each distinct p counts once, as in the paper); the released code's silent identity where a fit is
 missing.
+
+Book: ppo.md
 """
 
 import dataclasses

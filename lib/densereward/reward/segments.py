@@ -10,6 +10,8 @@ segment ends at the token before EOS and EOS is in no segment (id -1), for every
 only EOS keeps it as its one segment. A truncated completion has no EOS and is the same under both.
 
 Leaves out: the released code's minimum segment length (it is 1), and that its cut-off 1000 keeps EOS as bandit does.
+
+Book: segmentation.md
 """
 
 import inspect

@@ -12,6 +12,8 @@ Both wrap a reward function (batch -> rewards [B, T], as `dense.reward_function`
 
 Left out: the clip at .05 that RTO's released code puts on each token's log-ratio reward; ABC's variant with the
 attention of the policy (ABC-D).
+
+Book: tlcr.md
 """
 
 import inspect

@@ -5,6 +5,8 @@ the last assistant turn, shared by both. Records are HH-RLHF's (two dialogues as
 What cannot serve as a pair is dropped and counted in a `Report`; what is no record at all stops the run, with the file,
 line, field and mend.
 Left out: streaming, images, tools; a seed cannot draw new pairs from real data as it does on the testbed.
+
+Book: real_text.md
 """
 
 import gzip

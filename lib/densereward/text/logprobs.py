@@ -11,6 +11,8 @@ On a CPU, where a small vocabulary is one tile for TRL's head, it is read off pl
 instead: TRL's head makes those of the prompt too there, and makes them once more in the backward pass.
 
 Left out: temperatures other than 1 (the entropies would no longer be those of the model), multimodal inputs.
+
+Book: segmentation.md
 """
 
 import functools

@@ -8,6 +8,8 @@ at random, anew at every load), committed models are checked against their hashe
 obeyed, and the EOS token is the one with which the chat template ends a turn.
 
 Left out: value heads shared with the policy (the critic is a model of its own), quantisation, adapters.
+
+Book: reward_models.md
 """
 
 import hashlib

@@ -10,6 +10,8 @@ spans therefore partition the text: each starts where the one before it ended. T
 special tokens, ids outside the vocabulary) get an empty span.
 
 Leaves out: offsets of an encoding. A tokenizer gives those itself, but sampled ids need not be what it would encode.
+
+Book: tlcr.md
 """
 
 import codecs

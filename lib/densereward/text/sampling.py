@@ -9,6 +9,8 @@ sample): some come with penalties or truncations of their own. A model of `model
 
 Left out: vLLM, beam search, penalties, models whose state is not a cache of keys and values (Mamba). Greedy decoding
 makes small models loop, so nothing here is evaluated with it.
+
+Book: ppo.md
 """
 
 import inspect

@@ -5,6 +5,8 @@ text opens or closes a turn. Whether prompt and reply together are what the chat
 template, and per row where a template is not this project's own; where they differ, a warning says how.
 
 Left out: packing, images, tools.
+
+Book: segmentation.md
 """
 
 import os

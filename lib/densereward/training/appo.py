@@ -5,6 +5,8 @@ would without the mask, and no other token is weighed up for those that are gone
 
 Which responses are preferred is `masks.preferred_by`'s: by their total among those of the round, or by their mean
 whitened advantage. One answer to a prompt has no group. Left out: means over several processes; each has its own.
+
+Book: adaptive_masks.md
 """
 
 import torch

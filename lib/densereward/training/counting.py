@@ -2,6 +2,8 @@
 
 A mixin that changes nothing of what is learnt: it reads numbers off the passes that the trainer makes anyway. Only
 which responses share a micro-batch differs, as in `ppo.py`: like lengths, and padding is not computed.
+
+Book: tlcr.md
 """
 
 import time

@@ -6,6 +6,8 @@ over the tokens of each response, then over responses.
 
 Its logit at token t is the log-odds that the token is positive, so rewards (`log_odds.py`) read it as any scorer is
 read, at every token. Left out: the paper's own learning rate and schedule for a model of 7 billion parameters.
+
+Book: tlcr.md
 """
 
 from functools import partial

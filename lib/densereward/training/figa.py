@@ -9,6 +9,8 @@ unlearns a token only while its loss lies in a window, .6 to 1 nat; `window` is 
 
 Left out: in that code EOS of a revised answer always counts alpha; its model of 7 billion parameters runs five epochs,
 ours one, as every reader of pairs.
+
+Book: tlcr.md
 """
 
 from collections.abc import Sequence

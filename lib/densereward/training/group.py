@@ -7,6 +7,8 @@ group, and adds the coefficient to the loss of each token, times the estimator e
 
 As many responses as any method: with k per prompt, a k-th of the prompts. Without a critic to warm up, every update
 moves the policy. Left out: every option of TRL's beyond its defaults.
+
+Book: tlcr.md
 """
 
 import torch

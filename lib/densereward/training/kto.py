@@ -5,6 +5,8 @@ desirable, rejected ones are not, so weights are equal. The reference point is T
 other prompts.
 
 Left out: everything that TRL's KTOTrainer offers beyond its default loss.
+
+Book: adaptive_masks.md
 """
 
 from pathlib import Path

@@ -1,5 +1,8 @@
 """One epoch over labelled answers, as discriminator, process model and FIGA train alike: batches of like length, the
-schedule of `settings.one_epoch`. As many answers a batch as a reward model's pairs hold is what the study asks for."""
+schedule of `settings.one_epoch`. As many answers a batch as a reward model's pairs hold is what the study asks for.
+
+Book: tlcr.md
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -19,6 +19,8 @@ How TRL 1.16 takes a mask:
 
 A trainer drops columns that it does not know: pass `remove_unused_columns=False`. The KL term of Eq. 16, which
 SFTTrainer does not have, and masks that change from round to round are in `online.py`.
+
+Book: adaptive_masks.md
 """
 
 from collections.abc import Callable

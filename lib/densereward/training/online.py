@@ -12,6 +12,8 @@ moments live through all rounds. A round of fewer pairs than minibatches makes f
   them would double that. Its answers are the best ones, not the policy's own, and so are the prefixes of that KL.
 
 Left out: several processes, updates of several micro-batches.
+
+Book: adaptive_masks.md
 """
 
 import time

@@ -2,6 +2,8 @@
 
 Which rows an update sees, and its loss, stay the same up to rounding; only how they are grouped into micro-batches
 changes. Widths are read on the host, once per rollout batch.
+
+Book: ppo.md
 """
 
 import math

@@ -16,6 +16,8 @@ rollouts, engines, the clipped policy loss (over [B, T] advantages) and checkpoi
 - A response cut off at the maximum length ends like any other: the value after its last token is 0.
 
 Left out: adapters, tools, images, adaptive KL coefficients, FSDP.
+
+Book: ppo.md
 """
 
 import time

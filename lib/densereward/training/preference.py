@@ -2,6 +2,8 @@
 
 The baseline of segment-ppo Table 3; masked, adaptive-mask's Eq. 15. Left out: everything that TRL's DPOTrainer offers
 beyond its default loss.
+
+Book: segment_ppo_tables.md
 """
 
 from pathlib import Path

@@ -11,6 +11,8 @@ of a loop. As in the released code, it holds no KL.
 
 Left out of that code: each token is charged its own KL alone there, scores are clipped at 5, and responses are sampled
 from the nucleus of .9.
+
+Book: tlcr.md
 """
 
 import time

@@ -3,6 +3,8 @@
 
 The scorer's forward returns the mean over segment ends as `logits`, so the trainer is TRL's as it stands; the collator
 brings the segment ends along. Boundaries come from the entropies that were computed once, with the preference data.
+
+Book: reward_models.md
 """
 
 from dataclasses import replace

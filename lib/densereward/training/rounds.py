@@ -7,6 +7,8 @@ alike teaches nothing, and is counted as tied.
 
 KL, length and returns in `curves` are those of the policy's own answers, hence at the temperature above. Left out:
 several processes, vLLM.
+
+Book: adaptive_masks.md
 """
 
 import time

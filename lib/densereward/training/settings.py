@@ -1,4 +1,7 @@
-"""Training arguments that trainers share, and how far a training is."""
+"""Training arguments that trainers share, and how far a training is.
+
+Book: reward_models.md
+"""
 
 from pathlib import Path
 

@@ -1,5 +1,8 @@
 """Supervised fine-tuning with TRL's SFTTrainer: the model that is policy, reference, segmenter and trunk of every
-scorer."""
+scorer.
+
+Book: reward_models.md
+"""
 
 from pathlib import Path
 

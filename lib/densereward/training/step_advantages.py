@@ -13,6 +13,8 @@ responses, undivided, after the KL of its tokens was taken off its reward. With 
 TRL's RLOO's; the loss is GRPO's, with a ratio per token, where TRL's RLOO has one per response.
 
 Left out: iterative training of the reward model.
+
+Book: library.md
 """
 
 from collections.abc import Callable

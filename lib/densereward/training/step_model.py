@@ -5,6 +5,8 @@ class per step (good, neutral, bad) of annotated real text; here a step has a nu
 squared error at the steps' last tokens, averaged over each answer's steps, then over answers (as tlcr's loss here).
 
 Left out: two epochs (one, as every scorer of this study has), and labels by a model in place of annotators.
+
+Book: process_outcome.md
 """
 
 from functools import partial
