@@ -30,6 +30,8 @@ def _variant(name: str, label: str, source: str, **changes) -> Method:
     return replace(_SEGMENT, name=name, label=label, source=source, **changes)
 
 
+_PURE, _MIN_FORM = "PURE (arXiv 2504.15275), on segment-ppo's scorers", {"kind": "min", "temperature": 0.1}
+
 _CORE = (
     Method("sft", "SFT (no RL)", "segment-ppo Table 1", scorer="none", trainer="none"),
     _BANDIT,
@@ -135,6 +137,8 @@ _ABLATIONS = (
     _variant(
         "cost", "Cost per segment", "this study: the constant per segment", correction={"kind": "cost", "cost": 0.5}
     ),
+    _variant("segment-min", "Segment, min form", _PURE, correction=_MIN_FORM),
+    replace(_TOKEN, name="token-min", label="Token, min form", source=_PURE, correction=_MIN_FORM),
 )
 
 _SUMS = "this study: sums of z-scores, as the papers pay them"

@@ -385,5 +385,14 @@ def test_corrections_deal_with_the_constant_per_segment(kind):
         shifted = correct(scores + 7 * mask, mask, "centre").sum(1) - found.sum(1)
         torch.testing.assert_close(shifted, torch.tensor([7.0, 7.0]))  # not 21 and 14
     assert (found[1, 2] == 0).all()
-    with pytest.raises(ValueError, match="choose one of none, centre, cost"):
+    with pytest.raises(ValueError, match="choose one of none, centre, cost, min"):
         correct(scores, mask, "centred")
+
+
+def test_min_form_pays_the_worst_segment_however_many_there_are():
+    """PURE's aim: what is no worse than the worst earns nothing, so that saying it again does not pay."""
+    z, mask = torch.tensor([[1.0, -2.0, 0.0], [1.0, -2.0, 1.0]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    paid = correct(z, mask, "min", temperature=0.1)
+    assert paid[0, 2] == 0 and torch.allclose(paid.sum(1), torch.tensor([-2.0, -2.0]), atol=1e-4)
+    even = correct(torch.tensor([[0.5, 0.5]]), torch.ones(1, 2), "min", temperature=0.1)
+    assert even.tolist() == [[0.25, 0.25]]

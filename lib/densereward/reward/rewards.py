@@ -214,11 +214,12 @@ def normalise(scores, segment_mask, normaliser: Normaliser):
 
 
 def correct(scores, segment_mask, kind: str, **settings):
-    """Normalised scores [B, S] with the constant per segment dealt with: [B, S]. Ours, in no paper.
+    """Normalised scores [B, S] with the constant per segment dealt with: [B, S]. Ours, in no paper, but for the last.
 
     A Bradley-Terry model of the mean over segments leaves a constant per segment open, which PPO, summing rewards, pays
     for every further segment. kind: none; centre (a response's total is its mean score, however many segments it has);
-    cost (every segment costs `cost`, in the normaliser's deviations). ValueError for another name.
+    cost (every segment costs `cost`, in the normaliser's deviations); min (the total is about the least score, however
+    many segments: PURE, arXiv 2504.15275, at its `temperature`, in deviations). ValueError for another name.
     """
     _choose("correction", kind, CORRECTIONS)
     return CORRECTIONS[kind](scores, segment_mask.to(scores.dtype), **settings)
@@ -234,7 +235,12 @@ def _cost(scores, mask, cost: float):
     return scores - cost * mask
 
 
-CORRECTIONS = {"none": lambda scores, mask: scores, "centre": _centre, "cost": _cost}
+def _min_form(scores, mask, temperature: float):
+    """softmax(-z / temperature) z over the segments of a response."""
+    return (-scores / temperature).masked_fill(mask == 0, -math.inf).softmax(1) * scores
+
+
+CORRECTIONS = {"none": lambda scores, mask: scores, "centre": _centre, "cost": _cost, "min": _min_form}
 
 
 def interpolate(scores, segment_ids, how: str):
