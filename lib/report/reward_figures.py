@@ -85,6 +85,26 @@ def clauses(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return figure, numbers
 
 
+def foretold(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """What a segment of a good answer earns (`constants.foretold`), measured on answers, against what policies trained
+    on it repeat; each point with its name."""
+    figure, axes = canvas(1, 1, 3.4)
+    ax = axes[0, 0]
+    ax.axvline(0, color="#444444", linewidth=1)
+    for row in numbers.itertuples():
+        drawn = look(row.method)
+        ax.plot([row.low, row.high], [row.repetition] * 2, color=drawn["color"], linewidth=1.5)
+        ax.plot([row.wage], [row.repetition], **drawn | {"linestyle": "none", "markersize": 7})
+        ax.annotate(drawn["label"], (row.wage, row.repetition), (6, 4), textcoords="offset points", fontsize=8.5)
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_ylim(-0.1, max(30, 1.5 * numbers.repetition.max()))
+    ax.set_yticks([0, 0.5, 1, 3, 10, 30], ["0", "0.5", "1", "3", "10", "30"])
+    ax.margins(x=0.18)
+    ax.set_xlabel("what a segment of a good answer earns (deviations of totals), before training")
+    ax.set_ylabel("repetitions after training\n(spans per answer)")
+    return figure, numbers
+
+
 def repeats(numbers: pd.DataFrame, rows: dict[str, str]) -> tuple[Figure, pd.DataFrame]:
     """Reward against the number of the repeat (columns measure, method, k, mean, low, high): a row of panels for each
     measure of `rows` (measure: axis label), before normalisation left, after it right; the truth in both."""

@@ -20,7 +20,7 @@ from study.words import TRUTH
 
 VARIANTS = (  # rows of methods.py: granularities, then the segment row with one part changed
     "bandit", "token", "segment", "interpolation-none", "interpolation-repeat", "normaliser-none", "normaliser-global",
-    "normaliser-last", "sum", "centred", "cost",
+    "normaliser-last", "sum", "centred", "cost", "segment-min", "token-min",
 )  # fmt: skip
 TRAINED = {  # what records hold of policies that were trained on them: dotted name, axis label
     "final.length": "length\n(tokens)",
@@ -120,6 +120,19 @@ def wage_table(wages: pd.DataFrame) -> pd.DataFrame:
         texts = {text: interval_text(*x, 3) if x.notna().all() else None for text, x in cells.items()}
         rows.append({"method": label(row["method"])} | texts)
     return pd.DataFrame(rows)
+
+
+def foretold(wages: pd.DataFrame, runs: list[dict]) -> pd.DataFrame:
+    """What a segment of a good answer earns under each row (`wages`, measured on answers), beside what policies that
+    were trained on it repeat (spans per answer, mean over `seeds`) and return; rows that have both."""
+    rows = []
+    for row in wages.dropna(subset="best").itertuples():
+        ended = [r["final"] for r in runs if r["method"] == row.method]
+        if ended:
+            means = {name: float(np.mean([x[name] for x in ended])) for name in ("repetition", "true_return")}
+            rows.append({"method": row.method, "wage": row.best, "low": row.best_low, "high": row.best_high} | means)
+            rows[-1]["seeds"] = len(ended)
+    return pd.DataFrame(rows, columns=["method", "wage", "low", "high", "repetition", "true_return", "seeds"])
 
 
 def against(runs: list[dict], base: str = "segment") -> pd.DataFrame:
