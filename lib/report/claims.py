@@ -1,105 +1,315 @@
-"""What each paper claims of one method over another, and what came of the same two rows here.
+"""What the papers claim (`data/claims.yml`), against our records: every verdict is computed.
 
-A claim is a difference between two rows of `methods.py`. It is judged where the paper's own protocol would: both with
-the settings that all methods share; and where that would be unfair: where both policies have moved equally far from the
-SFT model, and with each method's own learning rate and KL coefficient. A verdict stands on the p value of the paired
-t test, adjusted by Holm for all claims that are tested in the same comparison; intervals are those of a claim alone.
-Left out: claims about benchmarks, human judges, models and sizes that are not here, and a correction for making three
-comparisons.
+A claim is a difference between two rows of `methods.py`, or between a row and a number, in one metric. It stands on a
+t test over seeds, paired where there are two rows, whose p value is adjusted by Holm for all claims of its paper that
+are tested; so is, for itself, that of the test that a difference is too small to matter. Intervals are those of a claim
+alone.
+
+    held, opposite       the adjusted p is below .05, and the difference is as predicted, or is not
+    alike                the difference is shown to be smaller than what matters (two one-sided tests, adjusted too)
+    open                 neither; for want of seeds where a difference that matters could have been missed
+    one seed, no record  there is no test
+    no row, no measure   nothing here can test it
+
+A claim of true return is also read where that would be fairer: where both policies have moved equally far from the SFT
+model, and with each method's own settings. Left out: claims about benchmarks, judges, models and sizes that are not
+here, and a correction for making three comparisons.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+import yaml
+from pydantic import AfterValidator, Field, StringConstraints
 
+from densereward.checked import Number, Positive, Text, checked
 from report import controlled, wins
 from report.controlled import KL
+from report.outcomes import outcomes
+from report.published import PAPERS
 from study import summary
-from study.stats import ALPHA, detectable, holm, paired_contrast
+from study.methods import METHODS
+from study.records import ROOT
+from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
+
+FILE = ROOT / "data" / "claims.yml"
+VERDICTS = ("held", "opposite", "alike", "open", "one seed", "no record", "no row", "no measure")
+FEW = "open (too few seeds)"
+SHIFTED = ("alike", "not above")  # predictions that a threshold bounds
+_OUTCOMES = (*outcomes({"final": {}}), "at_length", "win_rate", "win_rate_over_sft")
+_SFT = "sft"
 
 
-class Claim(NamedTuple):
-    """`better` is claimed to be ahead of `worse` (rows of `methods.py`)."""
-
-    paper: str
-    place: str
-    says: str
-    better: str
-    worse: str
+def _known(name: str, among) -> str:
+    if name not in among:
+        raise ValueError("unknown")
+    return name
 
 
-CLAIMS = (
-    Claim("segment-ppo", "Table 1", "segments are ahead of the whole answer", "segment", "bandit"),
-    Claim("segment-ppo", "Table 1", "segments are ahead of tokens", "segment", "token"),
-    Claim("segment-ppo", "Table 1", "segments are ahead of sentences", "segment", "sentence"),
-    Claim("segment-ppo", "Table 1", "a bandit's scorer, read per segment, is behind", "segment", "bandit-as-segment"),
-    Claim("segment-ppo", "Table 1", "a segment scorer, read per answer, is behind", "segment", "segment-as-bandit"),
-    Claim("segment-ppo", "Table 3", "PPO on segments is ahead of DPO", "segment", "dpo"),
-    Claim("segment-ppo", "Table 4", "segments are ahead of ten tokens each", "segment", "ngram-10"),
-    Claim("segment-ppo", "Table 5", "a line over the location is ahead of raw scores", "segment", "normaliser-none"),
-    Claim("segment-ppo", "Table 6", "an even split is ahead of the segment's end", "segment", "interpolation-none"),
-    Claim("adaptive-mask", "Table 1", "a mask helps PPO", "appo", "bandit"),
-    Claim("adaptive-mask", "Section 4.1", "so it does with a Schmitt trigger", "appo-schmitt", "bandit"),
-    Claim("adaptive-mask", "Table 1", "a mask helps DPO", "adpo", "online-dpo"),
-    Claim("adaptive-mask", "Section 4.1", "so it does with a Schmitt trigger", "adpo-schmitt", "online-dpo"),
-    Claim("adaptive-mask", "Table 1", "a mask helps rejection sampling", "ars", "rs"),
-    Claim("adaptive-mask", "Section 4.1", "so it does with a Schmitt trigger", "ars-schmitt", "rs"),
-    Claim("tlcr", "Table 1", "rewards from edits are ahead of the sequence reward", "tlcr", "bandit"),
-    Claim("tlcr", "Table 1", "so are fixed ones", "tlcr-fixed", "bandit"),
-    Claim("tlcr", "Table 1", "continuous rewards are ahead of fixed ones", "tlcr", "tlcr-fixed"),
-    Claim("tlcr", "Table 1", "they are ahead of DPO", "tlcr", "dpo"),
-    Claim("tlcr", "Table 1", "they are ahead of ReMax", "tlcr", "remax"),
-    Claim("tlcr", "Table 1", "they are ahead of FIGA", "tlcr", "figa"),
-    Claim("tlcr", "Table 1", "revisions as pairs are behind labelled pairs", "bandit", "bandit-synthetic"),
-)
+def _measured(name: str) -> str:
+    return name if name.startswith(("final.", "credit.", "reward_model.")) else _known(name, _OUTCOMES)
 
 
-def tested(runs: list[dict], kl: float | None = None) -> pd.DataFrame:
-    """A line per claim: difference in true return paired by seed with its 95% t interval (low, high), `p` of the paired
-    t test, `holm`, adjusted for all claims here that have one, `mde`, the smallest difference that these seeds would
-    show at .05 alone, and `mde_holm`, surely after the adjustment (`stats.detectable`), seeds, and a verdict: holds or
-    opposite where `holm` is below .05, else open; "one seed" where there is no test, "no record".
+_METRIC = f"a dotted name in final, credit or reward_model, or one of {', '.join(_OUTCOMES)}"
+Row = Annotated[str, AfterValidator(partial(_known, among=METHODS)), Field(description="a row of study/methods.py")]
+Place = Annotated[
+    str,
+    StringConstraints(pattern=r"^(Abstract|Section \d|Table \d|Figure \d|Eq\. \d|Appendix [A-Z])"),
+    Field(description="where the paper says it, such as 'Table 1', 'Section 4.2', 'Appendix H'"),
+]
+Paper = Annotated[str, AfterValidator(partial(_known, among=PAPERS)), Field(description=f"one of {', '.join(PAPERS)}")]
 
-    After training, where `win rate` (%, `wins.matrix`) is that of the better row over test prompts; with `kl`, in
-    training where each first reached that KL (nats per response)."""
-    named = {claim.better for claim in CLAIMS} | {claim.worse for claim in CLAIMS}
-    runs = [r for r in runs if r["method"] in named]
-    values = _at_kl(runs, kl) if kl else _final(runs)
-    frame = pd.DataFrame([_line(claim, values, None if kl else runs) for claim in CLAIMS])
-    frame["holm"] = holm(frame["p"])
-    alpha = ALPHA / max(1, frame["p"].notna().sum())
-    frame["mde"], frame["mde_holm"] = (
-        [detectable(sd, seeds, level) for sd, seeds in zip(frame["sd"], frame["seeds"])] for level in (ALPHA, alpha)
+
+@checked
+class Metric:
+    """What a claim is about: words and unit for tables, and the least difference that `matters`, in that unit."""
+
+    name: Annotated[str, AfterValidator(_measured), Field(description=_METRIC)]
+    words: Text
+    unit: Text
+    matters: Positive
+
+
+@checked
+class Claim:
+    """The metric of row `better`, less that of `worse` or less `level`, is what the paper `predicts`."""
+
+    paper: Paper
+    place: Place
+    says: Text
+    better: Row | None = Field(None, description="a row of study/methods.py")
+    worse: Row | None = Field(None, description="a row of study/methods.py")
+    level: Number | None = Field(None, description="a number")
+    metric: Text = "at_end"
+    predicts: Literal["above", "below", "alike", "not above"] = Field(
+        "above", description="above, below, alike or not above"
     )
-    clear = frame["holm"] < ALPHA
-    frame.loc[clear, "verdict"] = np.where(frame["difference"][clear] > 0, "holds", "opposite")
+    threshold: Positive | None = Field(None, description="a number above 0")
+    lacks: Literal["row", "measure"] | None = Field(None, description="row or measure")
+    why: Text | None = Field(None, description="text")
+
+    def __post_init__(self):
+        if self.lacks and (self.better or not self.why):
+            raise ValueError("it lacks what would test it; say why, and name no row")
+        if not self.lacks and (self.better is None or (self.worse is None and self.level is None)):
+            raise ValueError("it compares nothing; give better, and worse or level, or say what it lacks")
+
+
+def load(path: Path | str = FILE) -> tuple[dict[str, Metric], tuple[Claim, ...]]:
+    """(metrics by name, claims in their order). Raises ValueError, one line that names file, entry, field and mend, for
+    an entry that is none, a row that `methods.py` has not, or a metric that the file does not describe."""
+    try:
+        told = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        metrics, papers = told["metrics"], told["claims"]
+        entries = [(paper, i, entry) for paper in papers for i, entry in enumerate(papers[paper], 1)]
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read ({reason}); it holds metrics, and claims by paper") from None
+    metrics = {name: _entry(Metric, path, f"metric {name}", told, name=name) for name, told in metrics.items()}
+    found = []
+    for paper, i, told in entries:
+        claim = _entry(Claim, path, f"{paper}, claim {i}", told, paper=paper)
+        if claim.metric not in metrics:
+            raise ValueError(
+                f"{path}: {paper}, claim {i}: metric is {claim.metric!r}; give one of {', '.join(metrics)}"
+            )
+        found.append(claim if claim.threshold else replace(claim, threshold=metrics[claim.metric].matters))
+    return metrics, tuple(found)
+
+
+def _entry(kind: type, path, place: str, told: object, **given):
+    if not isinstance(told, dict):
+        raise ValueError(f"{path}: {place}: {told!r:.60} is no entry; give fields in braces")
+    try:
+        return kind(**told, **given)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {place}: {error}") from None
+
+
+METRICS, CLAIMS = load()
+
+
+def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
+    """A line per claim: its fields; the difference with its 95% t interval (low, high), in the metric's unit; `p` and
+    `holm`, adjusted for all claims of its paper that have one; `p_alike` and `holm_alike`, that the difference is
+    smaller than the threshold; `mde`, the smallest difference that these seeds would show at .05 alone, and `mde_holm`,
+    surely after the adjustment (`stats.detectable`); seeds; and a verdict of `VERDICTS`, `open` being `FEW` where
+    `mde_holm` is above the threshold.
+
+    With `kl`, claims of true return alone, read in training where each run first reached that KL (nats)."""
+    if kl:
+        claims = tuple(replace(claim, metric="at_kl") for claim in claims if claim.metric == "at_end")
+    named = {claim.better for claim in claims} | {claim.worse for claim in claims} | {_SFT}
+    runs = [r for r in runs if r["method"] in named]
+    values = {metric: _values(runs, metric, kl or KL) for metric in {claim.metric for claim in claims}}
+    frame = pd.DataFrame([_line(claim, values[claim.metric]) for claim in claims])
+    for _, part in frame.groupby("paper"):
+        several = max(1, part["p"].notna().sum())
+        frame.loc[part.index, "holm"] = holm(part["p"])
+        frame.loc[part.index, "holm_alike"] = holm(part["p_alike"])
+        for name, alpha in (("mde", ALPHA), ("mde_holm", ALPHA / several)):
+            frame.loc[part.index, name] = [detectable(sd, n, alpha) for sd, n in zip(part["sd"], part["seeds"])]
+    frame["verdict"] = [_verdict(row) for row in frame.itertuples()]
     return frame.drop(columns="sd")
 
 
+def _line(claim: Claim, values: dict) -> dict:
+    """A claim's fields and its differences by seed, summed up, before any adjustment."""
+    line = {name: getattr(claim, name) for name in Claim.__dataclass_fields__}
+    line |= dict.fromkeys(("difference", "low", "high", "sd", "p", "p_alike"), np.nan)
+    if claim.metric == "win_rate" and not claim.lacks:
+        values = _duels(values, claim)
+    one, other = values.get(claim.better, {}), values.get(claim.worse, {})
+    seeds = sorted(one if claim.level is not None else one.keys() & other.keys())
+    if not seeds:
+        return line | {"seeds": 0}
+    other = other if claim.level is None else dict.fromkeys(seeds, claim.level)
+    one, other = ({seed: float(x[seed]) for seed in seeds} for x in (one, other))
+    found = paired_contrast(one, other)
+    line |= {name: found[name] for name in ("difference", "low", "high", "sd", "p", "seeds")}
+    within = within_p(found["difference"], found["sd"], len(seeds), claim.threshold)
+    if claim.predicts == "alike":  # what is asked has two answers, as a difference has two signs
+        line["p"] = 2 * min(within, 1 - within)
+    elif claim.predicts == "not above":
+        line["p"] = paired_contrast(one, {s: x + claim.threshold for s, x in other.items()})["p"]
+    else:
+        line["p_alike"] = within
+    return line
+
+
+def _verdict(row) -> str:
+    if pd.notna(row.lacks):
+        return f"no {row.lacks}"
+    if row.seeds < 2:
+        return ("no record", "one seed")[row.seeds]
+    if row.holm_alike < ALPHA:
+        return "alike"
+    if row.holm < ALPHA:
+        expected = {
+            "above": row.difference > 0,
+            "below": row.difference < 0,
+            "alike": abs(row.difference) < row.threshold,
+            "not above": row.difference < row.threshold,
+        }
+        return "held" if expected[row.predicts] else "opposite"
+    return FEW if row.mde_holm > row.threshold else "open"
+
+
+def _values(runs: list[dict], metric: str, kl: float) -> dict[str, dict[int, object]]:
+    """method -> seed -> the metric of its run, of the runs that have it; for `win_rate` its answers' returns."""
+    if metric == "win_rate":
+        return wins.answers(runs)
+    if metric == "win_rate_over_sft":
+        told = wins.answers(runs)
+        return {m: _rates(seeds, told.get(_SFT, {})) for m, seeds in told.items()}
+    if metric == "at_length":
+        rows = controlled.by_sft_length(runs).itertuples()
+        told = [(row.method, row.seed, row.value) for row in rows]
+    else:
+        told = [(r["method"], r["seed"], _read(r, metric, kl)) for r in runs]
+    found: dict[str, dict[int, object]] = {}
+    for method, seed, value in told:
+        if value is not None:
+            found.setdefault(method, {})[seed] = value
+    return found
+
+
+def _read(record: dict, metric: str, kl: float) -> float | None:
+    if metric == "at_kl":
+        return controlled.return_at_kl(record, kl) if record.get("curves") else None
+    if metric in _OUTCOMES and metric != "at_end":
+        return outcomes(record, kl)[metric]
+    value = record
+    for name in ("final.true_return" if metric == "at_end" else metric).split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _rates(one: dict, other: dict) -> dict[int, float]:
+    """% of prompts that `one`, seed -> returns [N], wins against `other`, ties half."""
+    return {s: 50 + 50 * float(np.sign(one[s] - other[s]).mean()) for s in one.keys() & other.keys()}
+
+
+def _duels(answers: dict, claim: Claim) -> dict:
+    return {claim.better: _rates(answers.get(claim.better, {}), answers.get(claim.worse, {}))}
+
+
 def side_by_side(runs: list[dict], tuned: list[dict]) -> pd.DataFrame:
-    """A line per claim with its verdict, difference (credit) and Holm's p in each comparison: at the settings that all
-    share, at a KL of `KL` nats, and with each method's own settings (`summary.study(records, tuned=True)`)."""
+    """A line per claim of true return with its verdict, difference (credit) and Holm's p in each comparison: at the
+    settings that all share, at a KL of `KL` nats, and with each method's own settings (`summary.study(records,
+    tuned=True)`)."""
     where = {
         "settings of all": tested(runs),
         f"at KL {KL:g} nats": tested(runs, KL),
         "own settings": tested(tuned),
     }
-    frame = pd.DataFrame([claim._asdict() for claim in CLAIMS])[["paper", "place", "says"]]
+    where = {heading: of_returns(found) for heading, found in where.items()}
+    frame = where["settings of all"][["paper", "place", "says"]].copy()
     for heading, found in where.items():
         frame[heading] = [_told(row) for row in found.itertuples()]
     return frame
 
 
+def of_returns(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `tested` that are about true return, after training or at a KL, and can be tested."""
+    return frame[frame.metric.isin(["at_end", "at_kl"]) & frame.lacks.isna()].reset_index(drop=True)
+
+
+def win_rates(runs: list[dict]) -> pd.DataFrame:
+    """Of each claim of true return the win rate (%, `wins.matrix`) of the row that it is about against the other, over
+    test prompts with its interval (low, high), and seeds; nan without such records."""
+    found = of_returns(tested([]))[["paper", "says", "better", "worse"]]
+    lines = []
+    for row in found.itertuples():
+        pair = wins.matrix([r for r in runs if r["method"] in (row.better, row.worse)])
+        met = pair[pair.method == row.better]
+        rates = [100 * float(met[x].iloc[0]) if len(met) else np.nan for x in ("rate", "low", "high")]
+        lines.append((*rates, int(met.seeds.iloc[0]) if len(met) else 0))
+    return found.join(pd.DataFrame(lines, columns=["win rate", "win rate low", "win rate high", "seeds"]))
+
+
 def evidence(frame: pd.DataFrame) -> pd.DataFrame:
-    """What the verdicts of `tested` stand on, in words: p values, and the differences that could have been seen."""
-    effects = {"mde": "smallest effect seen, alone (credit)", "mde_holm": "the same, adjusted (credit)"}
-    found = frame[["paper", "says", "seeds", "verdict"]].copy()
-    found["difference (credit)"] = [
-        summary.interval_text(row.difference, row.low, row.high) if row.seeds else None for row in frame.itertuples()
-    ]
+    """What the verdicts of `tested` stand on, in words, of the claims that can be tested: the prediction, the
+    difference, what would matter, what could have been seen, and p values."""
+    frame = frame[frame.lacks.isna()]
+    found = frame[["paper", "place", "says"]].copy()
+    found["prediction"] = [_prediction(row) for row in frame.itertuples()]
+    found["unit"] = [METRICS[metric].unit for metric in frame.metric]
+    found["difference"] = [_interval(row) for row in frame.itertuples()]
+    found["matters from"], found["seen from, alone"], found["adjusted"] = frame.threshold, frame.mde, frame.mde_holm
     found["p"], found["p (Holm)"] = ([summary.p_text(p) for p in frame[name]] for name in ("p", "holm"))
-    return found.assign(**{heading: frame[name] for name, heading in effects.items()})
+    return found.assign(seeds=frame.seeds, verdict=frame.verdict)
+
+
+def untestable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The claims that nothing here can test, and why."""
+    return frame.loc[frame.lacks.notna(), ["paper", "place", "says", "verdict", "why"]].reset_index(drop=True)
+
+
+def counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many claims of each paper, and of all, have each verdict; what is open for want of seeds counts as open, and
+    once more in the last column."""
+    plain = frame.verdict.replace(FEW, "open")
+    found = pd.crosstab(frame.paper, plain).reindex(index=PAPERS, columns=VERDICTS, fill_value=0)
+    found.insert(0, "claims", found.sum(axis=1))
+    found[FEW] = (frame.verdict == FEW).groupby(frame.paper).sum().reindex(PAPERS, fill_value=0)
+    found.loc["all"] = found.sum()
+    return found.rename_axis("paper").rename_axis(None, axis=1).reset_index()
+
+
+def headline(frame: pd.DataFrame) -> str:
+    """The verdicts of `tested`, counted, in a sentence."""
+    n = counts(frame).set_index("paper").loc["all"]
+    return (
+        f"Of {n['claims']} claims of the three papers {n['held']} held, {n['opposite']} came out opposite, "
+        f"{n['alike']} make no difference that matters and {n['open']} are open, {n[FEW]} of them for want of seeds; "
+        f"{n['one seed'] + n['no record']} have fewer than two seeds, and {n['no row'] + n['no measure']} cannot be "
+        "tested here."
+    )
 
 
 def sentence(frame: pd.DataFrame, paper: str) -> str:
@@ -108,41 +318,17 @@ def sentence(frame: pd.DataFrame, paper: str) -> str:
     part = mine.verdict.value_counts()
     told = f"{paper}: of {part.sum()} claims, " + ", ".join(f"{n} {verdict}" for verdict, n in part.items())
     alone = int(((mine.low > 0) | (mine.high < 0)).sum())
-    return f"{told} (adjusted for {frame.p.notna().sum()} tests; intervals clear of zero, each alone: {alone})."
+    return f"{told} (adjusted for {mine.p.notna().sum()} tests; intervals clear of zero, each alone: {alone})."
 
 
-def _final(runs: list[dict]) -> dict[str, dict[int, float]]:
-    return _by_method([(r["method"], r["seed"], r["final"]["true_return"]) for r in runs])
+def _prediction(row) -> str:
+    against = summary.label(row.worse) if pd.notna(row.worse) else f"{row.level:g}"
+    predicts = "like" if row.predicts == "alike" else row.predicts
+    return f"{METRICS[row.metric].words}: {summary.label(row.better)} {predicts} {against}"
 
 
-def _at_kl(runs: list[dict], kl: float) -> dict[str, dict[int, float]]:
-    found = [(r["method"], r["seed"], controlled.return_at_kl(r, kl)) for r in runs if r.get("curves")]
-    return _by_method([row for row in found if row[2] is not None])
-
-
-def _by_method(rows: list[tuple]) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
-    for method, seed, value in rows:
-        found.setdefault(method, {})[seed] = value
-    return found
-
-
-def _line(claim: Claim, values: dict, runs: list[dict] | None) -> dict:
-    better, worse = values.get(claim.better, {}), values.get(claim.worse, {})
-    shared = sorted(better.keys() & worse.keys())
-    line = claim._asdict() | dict.fromkeys(("difference", "low", "high", "sd", "p"), np.nan) | {"seeds": len(shared)}
-    line |= {"verdict": {0: "no record", 1: "one seed"}.get(len(shared), "open")}
-    if shared:
-        found = paired_contrast({s: better[s] for s in shared}, {s: worse[s] for s in shared})
-        line |= {name: found[name] for name in ("difference", "low", "high", "sd", "p")}
-    if runs is not None:
-        pair = [r for r in runs if r["method"] in (claim.better, claim.worse) and r["seed"] in shared]
-        rates = wins.matrix(pair).query("method == @claim.better")
-        line |= {f"win rate{end}": 100 * float(rates[x].iloc[0]) if len(rates) else np.nan for end, x in _RATES.items()}
-    return line
-
-
-_RATES = {"": "rate", " low": "low", " high": "high"}
+def _interval(row) -> str | None:
+    return summary.interval_text(row.difference, row.low, row.high) if row.seeds else None
 
 
 def _told(row) -> str | None:
@@ -150,4 +336,4 @@ def _told(row) -> str | None:
         return None
     few = f" ({row.seeds} seeds)" if row.seeds == 2 else ""
     p = f", p {summary.p_text(row.holm)}" if row.seeds > 1 else ""
-    return f"{row.verdict}: {summary.interval_text(row.difference, row.low, row.high)}{p}{few}"
+    return f"{row.verdict}: {_interval(row)}{p}{few}"

@@ -35,15 +35,15 @@ def matched_kl(records: list[dict], kl: float) -> pd.DataFrame:
     return found.loc[summary.order(found.index)].rename(index=summary.label).reset_index()
 
 
-def at_sft_length(records: list[dict]) -> pd.DataFrame:
-    """True return at the SFT model's mean length of the same seed (`stats.length_controlled`, over a run's test
-    answers), mean and t interval over seeds; runs none of whose answers are as short or as long are left out, and
-    `seeds` says how many are left. Without such records, a table without rows."""
+def by_sft_length(records: list[dict]) -> pd.DataFrame:
+    """method, seed, value: true return at the SFT model's mean length of the same seed (`stats.length_controlled`, over
+    a run's test answers); runs none of whose answers are as short or as long are left out."""
     told = [r for r in records if "true_return" in r.get("final", {}).get("answers", {})]
     reference = {r["seed"]: r["final"]["length"] for r in told if r["method"] == "sft"}
     rows = [
         {
             "method": r["method"],
+            "seed": r["seed"],
             "value": length_controlled(
                 r["final"]["answers"]["true_return"], r["final"]["answers"]["length"], reference[r["seed"]]
             ),
@@ -51,6 +51,12 @@ def at_sft_length(records: list[dict]) -> pd.DataFrame:
         for r in told
         if r["seed"] in reference
     ]
-    frame = pd.DataFrame(rows, columns=["method", "value"]).dropna(subset="value").astype({"value": float})
-    found = summary.intervals(frame, ["method"]).set_index("method")
+    frame = pd.DataFrame(rows, columns=["method", "seed", "value"])
+    return frame.dropna(subset="value").astype({"value": float})
+
+
+def at_sft_length(records: list[dict]) -> pd.DataFrame:
+    """`by_sft_length`, mean and t interval over seeds; `seeds` says how many are left. Without such records, a table
+    without rows."""
+    found = summary.intervals(by_sft_length(records), ["method"]).set_index("method")
     return found.reindex(summary.order(found.index)).rename(index=summary.label).reset_index()

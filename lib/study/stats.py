@@ -129,6 +129,17 @@ def holm(p) -> np.ndarray:
     return adjusted
 
 
+def within_p(mean: float, sd: float, seeds: int, margin: float) -> float:
+    """p of the claim that a true mean difference is smaller than `margin` to either side: the larger of two one-sided t
+    tests (Schuirmann 1987). One less it is the p that the difference is beyond the margin on the side where it was
+    found. nan for one seed."""
+    if seeds < 2:
+        return float("nan")
+    if sd == 0:
+        return float(abs(mean) >= margin)
+    return float(scipy.stats.t.sf((margin - abs(mean)) / sd * np.sqrt(seeds), seeds - 1))
+
+
 def detectable(sd: float, seeds: int, alpha: float = ALPHA) -> float:
     """Smallest mean difference that a two-sided paired t test finds, with its sign, at power .8: differences of
     standard deviation `sd` over `seeds` pairs, level `alpha`, by the noncentral t. In units of `sd`; nan for one seed.

@@ -1,84 +1,251 @@
-"""What would break: a verdict on a paper's claim that its own numbers do not bear out."""
+"""What would break: a verdict that its own numbers do not bear out, or a claim that no paper makes."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from report import claims, overview
+from report import claims, overview, published_rows
+from report.claims import CLAIMS, METRICS, VERDICTS, Claim
 from study.methods import METHODS
-from study.stats import detectable
+from study.records import ROOT, read_records
+from study.stats import detectable, holm
+
+PAPER = "tlcr"
 
 
-def run(method: str, seed: int, value: float, answers=None, curve=()) -> dict:
+def run(method: str, seed: int, value: float, answers=None, curve=(), **parts) -> dict:
     final = {"true_return": value} | ({"answers": {"true_return": answers}} if answers is not None else {})
-    return {"method": method, "seed": seed, "final": final, "gate": "passed", "curves": list(curve)}
+    return {"method": method, "seed": seed, "final": final, "gate": "passed", "curves": list(curve)} | parts
 
 
-def line(frame, better: str, worse: str):
-    return frame[(frame.better == better) & (frame.worse == worse)].iloc[0]
+def pair(better: str, worse: str, gaps, **parts) -> list[dict]:
+    """Runs of two rows whose returns differ by `gaps`, one a seed."""
+    return [run(worse, s, float(s)) for s in range(len(gaps))] + [run(better, s, s + x) for s, x in enumerate(gaps)]
 
 
-def test_a_verdict_needs_a_p_value_below_5_percent_among_all_claims_that_are_tested():
-    """Each of 22 claims alone would find something somewhere, whatever is true."""
-    gains = {"tlcr": (1.0, 1.01, 0.99), "segment": (-1.0, -1.01, -0.98), "appo": (2.0, 1.5, 1.2)}
-    runs = [run("bandit", seed, 2.0 + seed) for seed in range(3)] + [run("token", 0, 0.0)]
-    runs += [run(m, seed, 2.0 + seed + x) for m, all_ in gains.items() for seed, x in enumerate(all_)]
-    found = claims.tested(runs)
+def claim(better: str, worse: str | None = None, **fields) -> Claim:
+    given = {"paper": PAPER, "place": "Table 1", "says": "it is ahead", "threshold": 0.3}
+    return Claim(**given | {"better": better, "worse": worse} | fields)
+
+
+def line(frame, better: str, worse: str, metric: str = "at_end"):
+    return frame[(frame.better == better) & (frame.worse == worse) & (frame.metric == metric)].iloc[0]
+
+
+TIGHT = (1.0, 1.01, 0.99, 1.0)
+LEVEL = (0.01, -0.01, 0.0, 0.005)
+WIDE = (2.0, -1.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "predicts", "verdict"),
+    [
+        (TIGHT, "above", "held"),
+        (TIGHT, "below", "opposite"),
+        (TIGHT, "alike", "opposite"),
+        (TIGHT, "not above", "opposite"),
+        (LEVEL, "above", "alike"),
+        (LEVEL, "alike", "held"),
+        (LEVEL, "not above", "held"),
+        ([-x for x in TIGHT], "above", "opposite"),
+        ([-x for x in TIGHT], "below", "held"),
+        ([-x for x in TIGHT], "not above", "held"),
+        (WIDE, "above", "open (too few seeds)"),
+        (WIDE, "alike", "open (too few seeds)"),
+        ([0.05 * x for x in (2.0, -3.0, 1.5, 2.5)], "above", "alike"),
+        ((1.0,), "above", "one seed"),
+        ((), "above", "no record"),
+    ],
+)
+def test_each_verdict_is_that_of_its_numbers(gaps, predicts, verdict):
+    found = claims.tested(pair("tlcr", "bandit", gaps), claims=(claim("tlcr", "bandit", predicts=predicts),))
+    assert found.verdict.item() == verdict and found.seeds.item() == len(gaps)
+
+
+def test_open_says_too_few_seeds_only_where_what_matters_could_have_been_missed():
+    gaps = (1.2, 0.1, 0.9, 0.4, -0.1)
+    seen = detectable(np.std(gaps, ddof=1), 5)
+    for threshold, verdict in ((0.99 * seen, "open (too few seeds)"), (1.01 * seen, "open")):
+        told = (claim("tlcr", "bandit", threshold=threshold),)
+        found = claims.tested(pair("tlcr", "bandit", gaps), claims=told)
+        assert (found.verdict.item(), found.mde_holm.item()) == (verdict, pytest.approx(seen))
+
+
+def test_what_nothing_here_can_test_says_what_is_lacking():
+    told = (claim(None, lacks="row", why="no such row"), claim(None, lacks="measure", why="no such measure"))
+    frame = claims.tested([run("tlcr", 0, 1.0)], claims=told)
+    assert list(frame.verdict) == ["no row", "no measure"]
+    assert list(claims.untestable(frame).why) == ["no such row", "no such measure"]
+    assert claims.evidence(frame).empty
+
+
+def test_p_values_are_adjusted_within_a_paper_and_not_across():
+    gains = {"tlcr": (1.0, 1.02, 0.99), "tlcr-fixed": (2.0, 1.5, 1.2), "segment": (-1.0, -1.01, -0.98)}
+    runs = [run("bandit", s, 2.0 + s) for s in range(3)]
+    runs += [run(m, s, 2.0 + s + x) for m, gaps in gains.items() for s, x in enumerate(gaps)]
+    told = [claim(m, "bandit", paper="segment-ppo" if m == "segment" else PAPER) for m in gains]
+    found = claims.tested(runs, claims=tuple(told)).set_index("better")
     p = {m: stats.ttest_1samp(x, 0).pvalue for m, x in gains.items()}
-    adjusted = {"tlcr": 3 * p["tlcr"], "segment": 2 * p["segment"], "appo": p["appo"]}
-    for method, verdict in {"tlcr": "holds", "segment": "opposite", "appo": "holds"}.items():
-        row = line(found, method, "bandit")
+    assert list(found.p) == pytest.approx(list(p.values()))
+    assert list(found.holm) == pytest.approx([*holm([p["tlcr"], p["tlcr-fixed"]]), p["segment"]])
+    for method, alone in {"tlcr": 2, "tlcr-fixed": 2, "segment": 1}.items():
         low, high = stats.t.interval(0.95, 2, np.mean(gains[method]), stats.sem(gains[method]))
-        assert row.verdict == verdict and (row.low, row.high) == (pytest.approx(low), pytest.approx(high))
-        assert (row.p, row.holm) == (pytest.approx(p[method]), pytest.approx(adjusted[method]))
-        wanted = [detectable(np.std(gains[method], ddof=1), 3, alpha) for alpha in (0.05, 0.05 / 3)]
-        assert [row.mde, row.mde_holm] == pytest.approx(wanted)
-    assert line(found, "segment", "token").verdict == "one seed" and np.isnan(line(found, "segment", "token").holm)
-    assert line(found, "ars", "rs").verdict == "no record" and line(found, "ars", "rs").seeds == 0
+        row, sd = found.loc[method], np.std(gains[method], ddof=1)
+        assert (row.low, row.high) == (pytest.approx(low), pytest.approx(high))
+        assert [row.mde, row.mde_holm] == pytest.approx([detectable(sd, 3, a) for a in (0.05, 0.05 / alone)])
 
 
-def test_an_interval_that_is_clear_of_zero_alone_is_counted_and_open():
-    gains = {"appo": (2.0, 1.5, 1.2), "tlcr": (1.0, -1.0, 0.5), "tlcr-fixed": (1.0, -1.0, 0.5)}
-    runs = [run("bandit", seed, float(seed)) for seed in range(3)]
-    runs += [run(m, seed, seed + x) for m, all_ in gains.items() for seed, x in enumerate(all_)]
-    found = claims.tested(runs)
-    row = line(found, "appo", "bandit")
-    assert row.low > 0 and row.p < 0.05 < row.holm and row.verdict == "open"
-    counted = "of 6 claims, 5 no record, 1 open (adjusted for 4 tests; intervals clear of zero, each alone: 1)."
-    assert claims.sentence(found, "adaptive-mask") == f"adaptive-mask: {counted}"
-    told = claims.evidence(found).iloc[9]
-    assert (told["p"], told["p (Holm)"]) == (f"{row.p:.3f}", f"{row.holm:.3f}")
-    cell = claims.side_by_side(runs, [])["settings of all"][9]
-    assert cell.startswith("open: 1.57 [") and cell.endswith(f"p {row.holm:.3f}")
-
-
-def test_win_rates_are_those_of_the_row_that_is_claimed_to_be_ahead():
-    runs = [run("tlcr", s, 1.0, [1.0] * 9 + [0.0] * 3) for s in (0, 1)]
-    runs += [run("bandit", s, 1.0, [0.0] * 12) for s in (0, 1)] + [run("segment", 0, 1.0, [-1.0] * 12)]
-    found = claims.tested(runs)
-    assert line(found, "tlcr", "bandit")["win rate"] == pytest.approx(100 * (9 + 3 / 2) / 12)
-    assert line(found, "segment", "bandit")["win rate"] == 0
-    assert np.isnan(line(found, "bandit", "bandit-synthetic")["win rate"])
+def test_metrics_are_read_where_records_hold_them():
+    curve = [{"kl": 0.5 * t, "true_return": 0.1 * t, "responses": 64} for t in range(12)]
+    parts = {"params": {"profile": {"rollouts": 64}}, "curve": curve, "reward_model": {"repeat_test": 0.9}}
+    answers = [1.0] * 9 + [0.0] * 3
+    runs = [run("tlcr", s, 1.0, answers, **parts) for s in (0, 1)]
+    runs += [run(m, s, 0.0, [0.5] * 12, **parts) for m in ("bandit", "sft") for s in (0, 1)]
+    runs[0]["final"]["length"] = runs[2]["final"]["length"] = 7
+    told = {
+        "win_rate": (claim("tlcr", "bandit", level=50), 75 - 50, 2),
+        "win_rate_over_sft": (claim("tlcr", "bandit"), 75 - 50, 2),
+        "reward_model.repeat_test": (claim("tlcr", level=0.5), 0.4, 2),
+        "final.length": (claim("tlcr", "bandit"), 0.0, 1),
+        "area": (claim("tlcr", level=0.0), np.mean([row["true_return"] for row in curve]), 2),
+        "at_kl": (claim("tlcr", level=0.0), 0.4, 2),
+    }
+    found = claims.tested(runs, claims=tuple(replace(c, metric=metric) for metric, (c, _, _) in told.items()))
+    assert list(found.difference) == pytest.approx([x for _, x, _ in told.values()])
+    assert list(found.seeds) == [n for *_, n in told.values()]
 
 
 def test_at_equal_kl_the_curves_decide_and_not_the_end():
     def curve(slope):
         return [{"kl": 0.5 * t, "true_return": slope * t} for t in range(12)]
 
+    told = (claim("tlcr", "bandit"), claim("segment", "bandit"), claim("tlcr", "bandit", metric="final.length"))
     runs = [run("tlcr", s, -9.0, curve=curve(0.2 + s / 1000)) for s in range(3)]
     runs += [run("bandit", s, 9.0, curve=curve(0.1)) for s in range(3)] + [run("segment", 0, 0.0, curve=curve(0)[:2])]
-    row = line(claims.tested(runs, 2.0), "tlcr", "bandit")
-    assert row.verdict == "holds" and row.difference == pytest.approx(4 * 0.101, rel=0.02)
-    assert line(claims.tested(runs, 2.0), "segment", "bandit").seeds == 0
+    found = claims.tested(runs, 2.0, told)
+    assert list(found.verdict) == ["held", "no record"] and found.difference[0] == pytest.approx(4 * 0.101, rel=0.02)
 
 
-def test_claims_and_systems_are_rows_and_no_records_are_no_error():
-    assert {c.better for c in claims.CLAIMS} | {c.worse for c in claims.CLAIMS} <= METHODS.keys()
+def test_what_pages_show_is_of_the_same_lines():
+    gaps = (2.0, 1.5, 1.0)
+    runs = pair("appo", "bandit", gaps) + [run("sft", s, 0.0) for s in range(3)]
+    frame = claims.tested(runs)
+    row = line(frame, "appo", "bandit")
+    assert row.low > 0 and row.p < 0.05 < row.holm and row.verdict == "open (too few seeds)"
+    told = claims.evidence(frame)
+    told = told[(told.paper == "adaptive-mask") & (told.says == "a mask helps PPO")].iloc[0]
+    assert (told["p"], told["p (Holm)"]) == (f"{row.p:.3f}", f"{row.holm:.3f}")
+    assert told.prediction == "true return: APPO above Bandit (sequence)" and told["matters from"] == 0.3
+    both = claims.side_by_side(runs, [])
+    cell = both[both.says == "a mask helps PPO"]["settings of all"].item()
+    assert cell == f"{row.verdict}: 1.50 [{row.low:.2f}, {row.high:.2f}], p {row.holm:.3f}"
+    assert len(both) == len(claims.of_returns(frame)) == len(claims.win_rates(runs))
+    assert "intervals clear of zero, each alone: " in claims.sentence(frame, "adaptive-mask")
+
+
+def test_win_rates_are_those_of_the_row_that_is_claimed_to_be_ahead():
+    runs = [run("tlcr", s, 1.0, [1.0] * 9 + [0.0] * 3) for s in (0, 1)]
+    runs += [run("bandit", s, 1.0, [0.0] * 12) for s in (0, 1)] + [run("segment", 0, 1.0, [-1.0] * 12)]
+    found = claims.win_rates(runs).assign(metric="at_end")
+    assert line(found, "tlcr", "bandit")["win rate"] == pytest.approx(100 * (9 + 3 / 2) / 12)
+    assert line(found, "segment", "bandit")["win rate"] == 0
+    assert np.isnan(line(found, "bandit", "bandit-synthetic")["win rate"])
+
+
+@pytest.mark.parametrize("profile", ["cpu", "cpu-0.1", None])
+def test_verdicts_counted_by_paper_add_up(profile):
+    runs = [] if profile is None else read_records(ROOT / "data" / "results" / profile / "runs.jsonl")
+    newest = {(r["method"], r["seed"]): r for r in runs if r["kind"] == "run" and r["dataset"] == "testbed"}
+    frame = claims.tested(list(newest.values()))
+    found = claims.counts(frame).set_index("paper")
+    assert (found[list(VERDICTS)].sum(axis=1) == found["claims"]).all() and found.loc["all", "claims"] == len(CLAIMS)
+    assert (found.iloc[:-1].sum() == found.loc["all"]).all()
+    assert (found["open (too few seeds)"] <= found["open"]).all()
+    assert f"Of {len(CLAIMS)} claims" in claims.headline(frame)
+    assert len(claims.evidence(frame)) + len(claims.untestable(frame)) == len(CLAIMS)
+
+
+def test_the_ledger_is_whole_and_each_claim_stands_once():
+    assert len(CLAIMS) >= 45 and {c.paper for c in CLAIMS} == set(claims.PAPERS) <= overview.SYSTEMS.keys()
+    assert all(c.place and c.says and c.threshold > 0 for c in CLAIMS)
+    for c in CLAIMS:
+        assert c.lacks or {c.better, c.worse or c.better} <= METHODS.keys()
+        assert c.metric != "win_rate" or (c.worse and c.level == 50)
+    keys = [(c.paper, c.better, c.worse, c.level, c.metric) for c in CLAIMS if not c.lacks]
+    assert len(set(keys)) == len(keys)
+    assert {c.metric for c in CLAIMS} <= METRICS.keys()
+
+
+def test_every_dotted_metric_is_in_a_committed_record():
+    runs = read_records(ROOT / "data" / "results" / "cpu" / "runs.jsonl")
+    for name in (name for name in METRICS if "." in name):
+        assert any(claims._read(r, name, 2.0) is not None for r in runs), name
+
+
+def test_claims_from_a_table_are_what_the_table_prints():
+    """Of returns by the column that we set ours by, of lengths by the table's own."""
+    columns = {"at_end": published_rows.MAIN, "at_length": published_rows.MAIN, "final.length": published_rows.LENGTH}
+    checked = 0
+    for c in (c for c in CLAIMS if c.place.startswith("Table") and not c.lacks):
+        table = int(c.place.removeprefix("Table "))
+        column = columns[c.metric][c.paper].get(table)
+        if table == 3:  # prints two numbers in a cell
+            continue
+        cells, rows = published_rows.printed(table, c.paper)[column], published_rows.ROWS[c.paper][table]
+        one, other = ([float(cells[row]) for row in rows if rows[row] == m] for m in (c.better, c.worse))
+        assert one and [x > y for x, y in zip(one, other)] == [c.predicts == "above"] * len(other), c
+        checked += 1
+    assert checked > 40
+
+
+GOOD = "{place: Table 1, says: it is ahead, better: tlcr, worse: bandit}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (GOOD.replace("worse: bandit", "worse: bandits"), "worse is 'bandits'; give a row of study/methods.py"),
+        (GOOD.replace("Table 1", "somewhere"), "place is 'somewhere'; give where the paper says it"),
+        ("{says: it is ahead, better: tlcr, worse: bandit}", "claim lacks place; give where"),
+        (GOOD.replace("it is ahead", "''"), "says is ''; give text"),
+        (GOOD.replace("}", ", metric: final.lenght}"), "metric is 'final.lenght'; give one of at_end"),
+        (GOOD.replace("}", ", predicts: better}"), "predicts is 'better'; give above, below, alike or not above"),
+        (GOOD.replace("}", ", threshold: 0}"), "threshold is 0; give a number above 0"),
+        (GOOD.replace("}", ", verdict: held}"), "claim has no field 'verdict'; it has paper, place"),
+        (GOOD.replace(", worse: bandit", ""), "it compares nothing; give better, and worse or level"),
+        (GOOD.replace("}", ", lacks: row}"), "it lacks what would test it; say why, and name no row"),
+        ("a claim", "'a claim' is no entry; give fields in braces"),
+    ],
+)
+def test_a_bad_entry_is_one_line_that_names_it_and_the_mend(tmp_path, entry, said):
+    file = tmp_path / "claims.yml"
+    metrics = "metrics:\n  at_end: {words: true return, unit: credit, matters: 0.3}\n"
+    file.write_text(f"{metrics}claims:\n  tlcr:\n  - {GOOD}\n  - {entry}\n")
+    with pytest.raises(ValueError) as raised:
+        claims.load(file)
+    assert str(raised.value).startswith(f"{file}: tlcr, claim 2: {said}") and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "claims: [", "metrics: {}\nclaims: 3\n", "metrics: {}\n"])
+def test_a_file_that_is_no_ledger_is_one_line(tmp_path, text):
+    file = tmp_path / "claims.yml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="it holds metrics, and claims by paper") as raised:
+        claims.load(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_metric_that_no_record_could_hold_is_refused(tmp_path):
+    file = tmp_path / "claims.yml"
+    file.write_text("metrics:\n  at_the_end: {words: return, unit: credit, matters: 1}\nclaims: {}\n")
+    with pytest.raises(ValueError, match="metric at_the_end: name is 'at_the_end'; give a dotted name in final"):
+        claims.load(file)
+
+
+def test_rows_of_the_overview_are_rows():
     assert len(set(overview.EVERY)) == len(overview.EVERY) and set(overview.EVERY) <= METHODS.keys()
-    assert {c.paper for c in claims.CLAIMS} <= overview.SYSTEMS.keys()
-    assert claims.evidence(claims.tested([]))["p"].isna().all()
-    frame = claims.side_by_side([], [])
-    assert len(frame) == len(claims.CLAIMS) and frame.iloc[:, 3:].isna().all(axis=None)
 
 
 def test_seconds_are_those_of_all_stages_of_a_system():

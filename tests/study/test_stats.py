@@ -20,6 +20,7 @@ from study.stats import (
     mean_interval,
     paired_contrast,
     sign_flip_p,
+    within_p,
 )
 
 
@@ -293,3 +294,14 @@ def test_a_lower_level_is_a_narrower_interval():
             yield high - low
 
     assert all(0 < half < 0.6 * most for half, most in zip(widths(0.5), widths(0.95), strict=True))
+
+
+def test_equivalence_is_the_larger_of_two_one_sided_t_tests():
+    gaps, margin = np.array([0.1, 0.2, -0.1, 0.05, 0.12]), 0.3
+    low = scipy_stats.ttest_1samp(gaps, -margin, alternative="greater").pvalue
+    high = scipy_stats.ttest_1samp(gaps, margin, alternative="less").pvalue
+    p = within_p(gaps.mean(), gaps.std(ddof=1), 5, margin)
+    assert p == pytest.approx(max(low, high)) and p < 0.05
+    assert within_p(-gaps.mean(), gaps.std(ddof=1), 5, margin) == pytest.approx(p)
+    assert (within_p(0.1, 0.0, 3, margin), within_p(0.4, 0.0, 3, margin)) == (0, 1)
+    assert np.isnan(within_p(0.1, float("nan"), 1, margin))
