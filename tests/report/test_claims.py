@@ -130,7 +130,7 @@ def test_at_equal_kl_the_curves_decide_and_not_the_end():
 
 def test_what_pages_show_is_of_the_same_lines():
     gaps = (2.0, 1.5, 1.0)
-    runs = pair("appo", "bandit", gaps) + [run("sft", s, 0.0) for s in range(3)]
+    runs = pair("appo", "bandit", gaps) + [run("sft", s, x) for s, x in enumerate((0.0, 5.0, -3.0))]
     frame = claims.tested(runs)
     row = line(frame, "appo", "bandit")
     assert row.low > 0 and row.p < 0.05 < row.holm and row.verdict == "open (too few seeds)"
