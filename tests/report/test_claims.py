@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from report import claims, overview, published_rows
-from report.claims import CLAIMS, METRICS, VERDICTS, Claim
+from report import claims, ledger, overview, published_rows
+from report.claims import VERDICTS
+from report.ledger import CLAIMS, METRICS, Claim
 from study.methods import METHODS
 from study.records import ROOT, read_records
 from study.stats import detectable, holm
@@ -224,7 +225,7 @@ def test_a_bad_entry_is_one_line_that_names_it_and_the_mend(tmp_path, entry, sai
     metrics = "metrics:\n  at_end: {words: true return, unit: credit, matters: 0.3}\n"
     file.write_text(f"{metrics}claims:\n  tlcr:\n  - {GOOD}\n  - {entry}\n")
     with pytest.raises(ValueError) as raised:
-        claims.load(file)
+        ledger.load(file)
     assert str(raised.value).startswith(f"{file}: tlcr, claim 2: {said}") and "\n" not in str(raised.value)
 
 
@@ -233,7 +234,7 @@ def test_a_file_that_is_no_ledger_is_one_line(tmp_path, text):
     file = tmp_path / "claims.yml"
     file.write_text(text)
     with pytest.raises(ValueError, match="it holds metrics, and claims by paper") as raised:
-        claims.load(file)
+        ledger.load(file)
     assert "\n" not in str(raised.value)
 
 
@@ -241,7 +242,7 @@ def test_a_metric_that_no_record_could_hold_is_refused(tmp_path):
     file = tmp_path / "claims.yml"
     file.write_text("metrics:\n  at_the_end: {words: return, unit: credit, matters: 1}\nclaims: {}\n")
     with pytest.raises(ValueError, match="metric at_the_end: name is 'at_the_end'; give a dotted name in final"):
-        claims.load(file)
+        ledger.load(file)
 
 
 def test_rows_of_the_overview_are_rows():
