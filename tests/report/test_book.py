@@ -68,7 +68,7 @@ def test_readers_see_the_outputs_that_the_run_stored(html):
 
 
 def tiny_book(folder: Path, prose: str, toc: str) -> Path:
-    for name in ("book", "data", "lib"):
+    for name in ("book", "data", "examples", "lib"):
         (folder / name).mkdir(parents=True)
     (folder / "_config.yml").write_text('title: t\nonly_build_toc_files: true\nexecute: {execute_notebooks: "off"}\n')
     (folder / "_toc.yml").write_text(toc)
