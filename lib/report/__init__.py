@@ -12,6 +12,7 @@ controlled.py          returns at equal KL, at equal length
 outcomes.py            five outcomes of a training run, compared over seeds
 controls.py            what must come out if the instrument is right
 instrument.py          the instrument before and after
+ledger.py              what the papers claim, as data
 claims.py              what the papers claim, against our records
 twins.py               masked methods less their twins without a mask
 wins.py                win rates on the same prompts, most preferred answers
