@@ -13,7 +13,7 @@ def used(run, curves: list[dict]) -> dict[str, int]:
 
     A row of `curves` that does not count (PPO's) stands for the profile's rollouts, of its mean length."""
     rollouts, labels, revised = run.profile.rollouts, run.metrics.get("pairs", 0), 0
-    if run.row.trainer in ("dpo", "kto") or run.row.shaping["kind"] == "rto":
+    if run.row.trainer in ("dpo", "kto") or run.row.reads_dpo:
         report = load_json(run.preferences.path / "report.json")
         labels = max(labels, report["preference"]["kept"])  # the same pairs
     for part in (run, run.mask):

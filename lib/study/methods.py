@@ -30,6 +30,16 @@ def _variant(name: str, label: str, source: str, **changes) -> Method:
     return replace(_SEGMENT, name=name, label=label, source=source, **changes)
 
 
+_LOG_RATIO = "Implicit process rewards (arXiv 2412.01981), of DPO's policy"
+_IMPLICIT = Method(
+    "implicit",
+    "Implicit reward",
+    _LOG_RATIO,
+    scorer="dpo",
+    segmentation={"kind": "token"},
+    normaliser={"kind": "none"},
+    **_TOTALS,
+)
 _PURE, _MIN_FORM = "PURE (arXiv 2504.15275), on segment-ppo's scorers", {"kind": "min", "temperature": 0.1}
 
 _CORE = (
@@ -139,6 +149,13 @@ _ABLATIONS = (
     ),
     _variant("segment-min", "Segment, min form", _PURE, correction=_MIN_FORM),
     replace(_TOKEN, name="token-min", label="Token, min form", source=_PURE, correction=_MIN_FORM),
+    _IMPLICIT,
+    replace(
+        _IMPLICIT,
+        name="implicit-pooled",
+        label="Implicit reward, pooled",
+        shaping={"kind": "pool", "segmentation": entropy(1.75)},
+    ),
 )
 
 _SUMS = "this study: sums of z-scores, as the papers pay them"

@@ -71,7 +71,7 @@ def plan(runs: list) -> dict[str, Task]:
         for r in learned:
             task = add(Task(scorer_name(r, run.seed), "scorer", r.name, run.seed, shared))
             needs += () if task in needs else (task,)
-        if row.shaping["kind"] == "rto":
+        if row.reads_dpo:
             needs += tuple({f"dpo, seed {run.seed}"} & asked)
         add(Task(f"{row.name}, seed {run.seed}", "run", row.name, run.seed, needs))
     return tasks

@@ -45,19 +45,20 @@ class Method(Recipe):
 
     In `segmentation`, "matched" in place of a random one's rate, and a mean `length` in place of an entropy cut-off,
     are resolved on the preference data. `scorer`: "none" (nothing to train a policy with), "bradley-terry" (a reward
-    model trained on preference pairs), "discriminator" (trained on the tokens that a reviser changed), or "oracle" (a
-    control that reads the testbed's truth; `noise` is the standard deviation, in units of credit, added to each span's
-    credit). `revisions`: who revises the rejected answers, of `revisions.reviser`, and for a discriminator whether
-    `eos` is labelled (yes, unless False); with a Bradley-Terry scorer the revised answer is the chosen one. `shaping`:
-    "rto", "attention" or "pool", of `shaping.py`, made of what the other parts pay. `trainer`: "ppo", "dpo", "kto",
-    "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "figa", "online-dpo", "rs", or "none" (the SFT model as it is);
-    `options` are the trainer's. `mask`: which tokens it learns from, of `mask.Decider`; None is all of them. ValueError
-    for a value of another type or out of range."""
+    model trained on preference pairs), "discriminator" (trained on the tokens that a reviser changed), "dpo" (the
+    log-ratios of row `dpo`'s policy, of `implicit.py`), or "oracle" (a control that reads the testbed's truth; `noise`
+    is the standard deviation, in units of credit, added to each span's credit). `revisions`: who revises the rejected
+    answers, of `revisions.reviser`, and for a discriminator whether `eos` is labelled (yes, unless False); with a
+    Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto", "attention" or "pool", of `shaping.py`,
+    made of what the other parts pay. `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo",
+    "remax", "figa", "online-dpo", "rs", or "none" (the SFT model as it is); `options` are the trainer's. `mask`: which
+    tokens it learns from, of `mask.Decider`; None is all of them. ValueError for a value of another type or out of
+    range."""
 
     name: Words
     label: Words  # as figures and tables print it
     source: Words  # paper and place
-    scorer: one_of("none", "bradley-terry", "discriminator", "oracle") = "bradley-terry"
+    scorer: one_of("none", "bradley-terry", "discriminator", "dpo", "oracle") = "bradley-terry"
     revisions: Maybe = None
     shaping: Part = field(default_factory=lambda: {"kind": "none"})  # RTO, ABC
     trainer: one_of(*TRAINERS) = "ppo"
@@ -72,3 +73,8 @@ class Method(Recipe):
             for name, value in numbers.items():
                 if name in RANGES or isinstance(value, float):
                     check(f"{part} {name}", value, RANGES.get(name, Number))
+
+    @property
+    def reads_dpo(self) -> bool:
+        """Whether its rewards hold log-ratios of the DPO policy."""
+        return self.scorer == "dpo" or self.shaping["kind"] == "rto"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from densereward.reward import shaping
+from densereward.reward import dense, implicit, shaping
 from densereward.text.models import build_tokenizer, scorer_from, tiny_llama
 from densereward.text.sampling import Decoding
 from densereward.text.tokens import pad_batch
@@ -320,6 +320,24 @@ def test_rtos_rewards_sum_to_the_score_and_the_log_ratio_of_the_dpo_policy(folde
         assert (paid[b, len(answer) :] == 0).all()
         ratio = (ours[b] - ref[b]).sum().item()
         assert paid[b].sum().item() == pytest.approx(b + 1 + 0.4 * ratio, abs=1e-4) and abs(ratio) > 1e-3
+
+
+def test_a_dpo_policy_is_a_scorer_of_tokens(folder):
+    """Whatever the padding: a row's scores are those that it has alone."""
+    dpo, reference = load(folder, 0.05), load(folder)
+    batch, rows = batch_of()
+    scorer = implicit.LogRatioScorer(dpo, reference).eval()
+    found = dense.token_scores(scorer, batch)
+    with torch.no_grad():
+        for b, (prompt, answer) in enumerate(rows):
+            expected = slow_logps(dpo, prompt, answer) - slow_logps(reference, prompt, answer)
+            torch.testing.assert_close(found[b, : len(answer)], expected, atol=1e-5, rtol=1e-4)
+            assert (found[b, len(answer) :] == 0).all()
+        alone = scorer.token_scores(torch.tensor([rows[0][0] + rows[0][1]]))
+    assert alone[0, 0] == 0
+    torch.testing.assert_close(alone[:, len(rows[0][0]) :], found[:1, : len(rows[0][1])], atol=1e-5, rtol=1e-4)
+    unmoved = implicit.LogRatioScorer(reference, load(folder)).eval()
+    assert dense.token_scores(unmoved, batch).abs().max() < 1e-5
 
 
 def test_abc_spreads_the_score_along_the_attention_of_the_last_token():

@@ -15,7 +15,9 @@ from datasets import load_from_disk
 from typer.testing import CliRunner
 
 from densereward.labels import labeling
+from densereward.reward import shaping
 from densereward.text import data
+from densereward.text.models import load_causal_lm
 from report import tables
 from study import export, identity, plan, profiles, runner, tuning
 from study.cache import load_json
@@ -407,6 +409,20 @@ def test_dpo_trains_on_the_same_pairs_and_has_no_rollouts(root):
     record = recorded(Run(profile("smoke", **TINY), 0, root=root, row=method("dpo")))
     assert record["preference_curve"] and {"pairs", "loss", "accuracy"} == record["preference_curve"][-1].keys()
     assert record["final"]["kl"] > 0 and "curves" not in record and "dpo" in record["stage_seconds"]
+
+
+def test_the_implicit_reward_is_the_log_ratio_of_the_dpo_policy_on_the_scale_of_all(root):
+    run = Run(profile("smoke", **TINY), 0, root=root, row=method("implicit"))
+    record = recorded(run)
+    assert record["gate"] == "no reward model" and record["used"]["preference_labels"] > 0
+    assert "dpo" in record["stage_seconds"]
+    batch = measure.paid(run, ANSWERS).batch
+    advisor = load_causal_lm(run.of("dpo").policy.path / "policy")[0]
+    expected = shaping.log_ratios(advisor.eval(), batch)
+    scale = batch["rewards"].abs().sum() / expected.abs().sum()
+    torch.testing.assert_close(batch["rewards"], expected * scale, atol=1e-4, rtol=1e-3)
+    pooled = measure.paid(run.of("implicit-pooled"), ANSWERS)
+    torch.testing.assert_close(pooled.batch["rewards"].sum(1), batch["rewards"].sum(1), atol=1e-3, rtol=1e-3)
 
 
 def test_a_scorer_can_be_used_with_other_segments_than_it_was_trained_with(root, capsys):

@@ -6,6 +6,7 @@ tokens [B, T] -> boundaries -> segment ids [B, T] -> scores [B, S] -> normalise 
 
 recipe.py    what a dense reward is made of, as data
 segments.py  boundaries and segments
+implicit.py  a DPO policy's log-ratios, read as a scorer
 log_odds.py  a discriminator's log-odds as rewards (TLCR)
 rewards.py   normalisers, corrections, interpolation
 dense.py     the pipeline above, as one function

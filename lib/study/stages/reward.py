@@ -9,39 +9,39 @@ from datasets import load_from_disk
 
 from densereward.reward import dense, rewards, shaping
 from densereward.seeding import generator
-from densereward.text.models import TokenScorer, load_causal_lm, to_device
+from densereward.text.models import load_causal_lm, to_device
 from densereward.text.tokens import pad_batch, tokenize_prompt
 from study.cache import Artifact, load_json, save_json
-from study.stages.scorer import calibration_scores
+from study.stages import scorer
 from testbed import truth
 
 
-def fitted(run, folder: Path, tokenizer) -> tuple[Callable[[dict], torch.Tensor], TokenScorer | None]:
+def fitted(run, folder: Path, tokenizer) -> tuple[Callable[[dict], torch.Tensor], torch.nn.Module | None]:
     """(batch -> rewards [B, T], the scorer it reads): of the row, before `Method.shaping`. What it was fitted with is
     saved in `folder`: normaliser.json, or an oracle's unit.json. Random: the row's noise or random segments (seed)."""
     if run.row.scorer == "oracle":
         rows = load_from_disk(run.preferences.path / "preference")
         save_json(folder / "unit.json", truth.return_deviation(tokenizer, rows, run.profile.world.returns))
     else:
-        scores, lengths = calibration_scores(run)
+        scores, lengths = scorer.calibration_scores(run)
         save_json(folder / "normaliser.json", dense.fitted(run.method, scores, lengths).to_dict())
     return saved(run, folder, tokenizer)
 
 
-def saved(run, folder: Path, tokenizer, *names: str) -> tuple[Callable[[dict], torch.Tensor], TokenScorer | None]:
+def saved(run, folder: Path, tokenizer, *names: str) -> tuple[Callable[[dict], torch.Tensor], torch.nn.Module | None]:
     """`fitted`, with what training saved in `folder`. `names` tell further streams of an oracle's noise apart."""
     if run.row.scorer == "oracle":
         unit, draw = load_json(folder / "unit.json"), generator(run.seed, "oracle noise", *names)
         return truth.oracle_rewards(run.row, tokenizer, run.profile.world.returns, unit, draw, run.row.noise), None
     normaliser = rewards.Normaliser.from_dict(load_json(folder / "normaliser.json"))
-    net = to_device(TokenScorer.from_pretrained(run.scorer, dtype=torch.float32))
+    net = scorer.loaded(run)
     draw = generator(run.seed, "segments", run.row.name)
     return dense.reward_function(run.method, net, normaliser, tokenizer, draw), net
 
 
 def advisor(run) -> Artifact | None:
-    """The DPO policy whose log-ratios the row's rewards hold (RTO), or None."""
-    return run.of("dpo").policy if run.row.shaping["kind"] == "rto" else None
+    """The DPO policy whose log-ratios the row's rewards hold, or None."""
+    return run.of("dpo").policy if run.row.reads_dpo else None
 
 
 def shaped(run, reward_fn: Callable, net, tokenizer=None) -> Callable:

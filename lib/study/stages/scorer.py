@@ -14,6 +14,7 @@ from datasets import Dataset, load_from_disk
 
 from densereward.progress import progress
 from densereward.reward import dense, segments
+from densereward.reward.implicit import LogRatioScorer
 from densereward.seeding import derive, generator, seed_everything
 from densereward.text import models
 from densereward.text.models import TokenScorer, load_causal_lm, scorer_from, to_device
@@ -128,13 +129,20 @@ def segment_length(rows: Dataset) -> float:
     return sum(map(len, ids)) / sum(max(row) + 1 for row in ids)
 
 
+def loaded(run) -> TokenScorer | LogRatioScorer:
+    """What the row's scores are read from, on its device and in float32."""
+    if run.row.scorer != "dpo":
+        return to_device(TokenScorer.from_pretrained(run.scorer, dtype=torch.float32)).eval()
+    policy = load_causal_lm(run.of("dpo").policy.path / "policy")[0]
+    return to_device(LogRatioScorer(policy, load_causal_lm(run.sft)[0])).eval()
+
+
 def calibration_scores(run, n: int = 2_000) -> tuple[torch.Tensor, torch.Tensor]:
     """Segment scores and segment lengths (tokens, 0 beyond the last), both [2n, S], of both answers of the first n
     preference pairs, on the CPU: as the row's policy is paid for them but not yet normalised, what normalisers are
     fitted on (segment-ppo Appendix F). Random: a random segmentation (seed)."""
-    net = to_device(TokenScorer.from_pretrained(run.scorer, dtype=torch.float32)).eval()
     tokenizer, rows = load_causal_lm(run.sft)[1], load_from_disk(run.preferences.path / "preference")
-    return scores_of(run.method, net, rows.select(range(min(n, len(rows)))), tokenizer, run.seed)
+    return scores_of(run.method, loaded(run), rows.select(range(min(n, len(rows)))), tokenizer, run.seed)
 
 
 @torch.no_grad()
