@@ -145,7 +145,7 @@ def _rows(preferences, lengths, baseline_lengths, instructions, gamed: pd.DataFr
         rows["difficulty"] = rows.instruction.map(difficulty).astype(np.float64)
         if rows.difficulty.isna().any():
             missing = rows.instruction[rows.difficulty.isna()].iloc[0]
-            raise ValueError(f"instruction {missing!r} has no difficulty in the table of rewritings; use its index")
+            raise ValueError(f"instruction {missing} has no difficulty in the table of rewritings; use its index")
     return rows.sort_values("instruction", kind="stable").reset_index(drop=True)
 
 
