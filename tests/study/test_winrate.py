@@ -14,6 +14,7 @@ from study.measures.winrate import (
     arena_hard,
     bradley_terry,
     length_controlled,
+    oracle_win_rates,
     win_rate,
 )
 
@@ -179,3 +180,28 @@ def test_what_cannot_be_scored_is_named(gamed):
         bradley_terry(battles([(1, "base", "n", "A>B")]), "gpt")
     with pytest.raises(ValueError, match="instruction 805 has no difficulty"):
         length_controlled([1, 0], [1, 2], [2, 1], [0, 805], gamed, resamples=0)
+
+
+# --- the testbed -----------------------------------------------------------------------------------------------------
+
+
+def record(returns, lengths) -> dict:
+    return {"final": {"answers": {"true_return": list(returns), "length": list(lengths)}}}
+
+
+def test_the_oracle_gives_the_same_two_rates():
+    """Returns rise with length in both policies alike, and one of them writes longer."""
+    rng = seeding.rng(0, "oracle")
+    short, long = rng.integers(5, 30, 400), rng.integers(5, 30, 400) + 8
+    ours, theirs = record(long + rng.normal(0, 5, 400), long), record(short + rng.normal(0, 5, 400), short)
+    raw, controlled = oracle_win_rates(ours, theirs, resamples=20)
+    counted = np.mean(np.array(ours["final"]["answers"]["true_return"]) > theirs["final"]["answers"]["true_return"])
+    assert raw.rate == pytest.approx(100 * counted) and raw.rate > 60
+    assert abs(controlled.rate - 50) < 5 and controlled.standard_error > 1
+    same = record([1, 2, 3], [4, 5, 6])
+    raw, controlled = oracle_win_rates(same, same, resamples=0)
+    assert (raw.rate, raw.draws, controlled.rate) == (50, 3, 50)
+    with pytest.raises(ValueError, match="only runs on the testbed have an oracle"):
+        oracle_win_rates(same, {"final": {"answers": {"length": [1]}}})
+    with pytest.raises(ValueError, match="different numbers of prompts"):
+        oracle_win_rates(same, record([1], [1]))

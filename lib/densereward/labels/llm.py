@@ -7,8 +7,8 @@ disk before anyone sees it, under model, messages, sampling parameters and attem
 crash, and a re-run from a full cache needs neither key nor network.
 
 What concerns one question alone (OUTCOMES) is that question's outcome; what concerns all of them raises LLMError.
-Left out: streaming, tools, batch endpoints, a price list. Whether the same question gets the same reply is the
-endpoint's affair; from the cache it does.
+Left out: streaming, batch endpoints, a price list; of a tool call there is the text of its arguments. Whether the same
+question gets the same reply is the endpoint's affair; from the cache it does.
 
 Book: tlcr.md
 """
@@ -100,7 +100,8 @@ class _Failed(Exception):
 
 class Chat:
     """Questions to one model with one set of sampling parameters (`temperature=0`, as the endpoint names them; none
-    are sent unless given). At most `concurrency` requests are under way, however many threads ask.
+    are sent unless given). At most `concurrency` requests are under way, however many threads ask. With `logprobs=True`
+    a reply's text is JSON, per token the likeliest words in its place: [{word: log-probability in nats}].
 
     `counts`: requests (HTTP), retries among them, cached (answered from disk), outcomes by name. Creates the cache file
     and its folder.
@@ -154,7 +155,7 @@ class Chat:
 
         def post() -> Reply:
             self._count("requests")
-            return _read_body(asyncio.run(self._post(messages)))
+            return _read_body(asyncio.run(self._post(messages)), bool(self.sampling.get("logprobs")))
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_may_pass),
@@ -278,8 +279,9 @@ def without_thoughts(text: str) -> str:
     return text
 
 
-def _read_body(body: bytes) -> Reply:
-    """The reply in what an endpoint sent with status 200. Raises _Failed where there is none."""
+def _read_body(body: bytes, weighed: bool = False) -> Reply:
+    """The reply in what an endpoint sent with status 200, or (weighed) its log-probabilities. Raises _Failed where
+    there is none."""
     try:
         sent = json.loads(body)
     except (ValueError, RecursionError):
@@ -303,7 +305,25 @@ def _read_body(body: bytes) -> Reply:
         raise _Failed(f"a reply that ended with finish_reason {reason!r:.60}", 200, inside=True)
     message = message if isinstance(message, dict) else {}
     outcome = outcome or ("refused" if message.get("refusal") else None)
-    return Reply(_text(message.get("content")), outcome)
+    text = json.dumps(_alternatives(choice)) if weighed else _text(message.get("content")) or _arguments(message)
+    return Reply(text, outcome)
+
+
+def _arguments(message: dict) -> str:
+    """The arguments of a message's first tool call, which is its answer where it has no text."""
+    calls = message.get("tool_calls")
+    call = calls[0] if isinstance(calls, list) and calls else None
+    function = call.get("function") if isinstance(call, dict) else None
+    return _text(function.get("arguments")) if isinstance(function, dict) else ""
+
+
+def _alternatives(choice: dict) -> list[dict[str, float]]:
+    """The likeliest words in place of each token of a reply; none where the endpoint told none."""
+    try:
+        tokens = choice["logprobs"]["content"]
+        return [{one["token"]: float(one["logprob"]) for one in token["top_logprobs"]} for token in tokens]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _text(content: object) -> str:

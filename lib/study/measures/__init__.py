@@ -22,6 +22,9 @@ best_of_n.py          the best of n answers, exactly; step scores as one number
 stepwise.py           the best of n next steps
 process_outcome.py    process against outcome reward models
 token_lengths.py      tokens per answer of a sweep
+judges.py             MT-Bench, Arena-Hard, AlpacaEval and adaptive-mask's judge, asked
+judge_prompts.py      what they are asked
+leaderboard_files.py  answers in the files of the leaderboards' own tools
 verdicts.py           MT-Bench means, position bias, agreement with labels
 winrate.py            win rates from verdicts: AlpacaEval 2, controlled for length, Arena-Hard
 """

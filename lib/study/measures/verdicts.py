@@ -2,6 +2,8 @@
 judge agrees with known labels (LLMBar).
 
 A verdict that could not be read is None: it has a count of its own, is left out of means, and is never a tie.
+
+Book: judging.md
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,16 +1,20 @@
-"""Win rates of the three leaderboards that the papers report, from verdicts: AlpacaEval 2's raw and length-controlled
+"""Win rates of the leaderboards that the papers report, from verdicts: AlpacaEval 2's raw and length-controlled
 one, Arena-Hard's Bradley-Terry score.
 
 The length-controlled rate follows Dubois et al. 2024 (arXiv 2404.04475) as its released code fits it: a logistic
 regression without intercept of the preference on tanh of the length difference over its standard deviation, the
 instruction's difficulty, and the model's identity; L1, its strength by five-fold cross-validation; two rewritings of
 the baseline, one verbose and one concise, weigh 0.2 of one model and keep the length's coefficient in place. The rate
-is what the fit predicts where no answer is longer. Two departures, both for the sake of the same number from the same
-verdicts: rows are put in the order of their instructions before they are dealt to the folds, and the fit is solved to
-1e-6 where the released one stops at 1e-4. The published numbers come out to 0.002 points where the folds choose the
-published strength of L1, else they are off by about 0.1.
+is what the fit predicts where no answer is longer. Two departures, so that the same verdicts have the same number: rows
+are dealt to the folds in the order of their instructions, and the fit is solved to 1e-6 where the released one stops at
+1e-4, which moves a rate by up to 0.013 points. Another strength of L1, which hangs on the folds, moves it by up to 0.1.
+
+The released code finds an instruction's difficulty by the row's place in the file, wrong after a missing row. Pass
+places as instructions for its number, and the baseline's index for the right one (minotaur-13b: 11.47, and 9.10).
 
 Everything is offline: difficulties and rewritings are a table that the caller reads.
+
+Book: judging.md
 """
 
 from collections.abc import Sequence
@@ -125,6 +129,22 @@ def length_controlled(
         dict(zip(names, map(float, found))),
         strength,
     )
+
+
+def oracle_win_rates(
+    record: dict, baseline: dict, seed: int = 0, resamples: int = 200
+) -> tuple[WinRate, LengthControlled]:
+    """The same two rates on the testbed, with the oracle for a judge: of `final.answers` of two records (true
+    return and length in tokens of the answers to the same prompts), the one of more true return is preferred, equal
+    ones half each. Raises ValueError where a record holds none, or they differ in number."""
+    ours, theirs = (r.get("final", {}).get("answers", {}) for r in (record, baseline))
+    if not all("true_return" in answers for answers in (ours, theirs)):
+        raise ValueError("a record holds no true returns of answers; only runs on the testbed have an oracle")
+    if len(ours["true_return"]) != len(theirs["true_return"]):
+        raise ValueError("the records hold answers to different numbers of prompts; compare runs with the same prompts")
+    preferences = (np.sign(np.subtract(ours["true_return"], theirs["true_return"])) + 1) / 2
+    given = preferences, ours["length"], theirs["length"], range(len(preferences))
+    return win_rate(preferences), length_controlled(*given, seed=seed, resamples=resamples)
 
 
 def _rows(preferences, lengths, baseline_lengths, instructions, gamed: pd.DataFrame | None) -> pd.DataFrame:
