@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,8 @@ def test_a_study_that_is_stopped_takes_its_processes_along(tmp_path, number):
     """They went on for hours, and wrote into the records of the next study."""
     (tmp_path / "script.py").write_text(STUDY)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
-    study = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # a job in the background has it ignored
+    study = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=heard)
     pids = []
     try:
         paths = [tmp_path / name for name in "ab"]
