@@ -16,6 +16,7 @@ granularity.py        which granularity wins at which noise
 mask_quality.py       what masks keep, and whether it is right
 revisers.py           how good a reviser and its labels are
 edit_labels.py        how true edit labels are
+human_spans.py        whether edit labels find what people call an error
 discrimination.py     what a discriminator tells apart
 cross.py              policies under each other's rewards
 best_of_n.py          the best of n answers, exactly; step scores as one number
