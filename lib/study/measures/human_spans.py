@@ -29,7 +29,7 @@ from study.measures.constants import estimate, resamples
 
 def read(path: str | Path) -> list[dict]:
     """Records of a JSON list, also as .gz: answer, corrected (texts), spans [(start, end, type)] in characters of the
-    answer, missing (how many errors of omission). Raises ValueError, with file, line and mend, for what is no record."""
+    answer, missing (how many errors of omission). Raises ValueError, with file, line and mend, for what is none."""
     file = Path(path)
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as lines:
@@ -76,9 +76,10 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
     Returns counts: answers, spans, tokens, negative, base (share of tokens in spans), expected (precision of negatives
     placed at random in the same answers), dropped (by reason); and edit, random (as many negatives, placed at random in
     the same answer) and all (every token negative), each precision, recall and f1 over all tokens, as (value, low,
-    high) with a 95% bootstrap over answers; and types, for each error type its spans, and the recall of its tokens by
-    edit and random. Random: `seed`. Raises ValueError where no answer is left."""
-    dropped, made = Counter(), []
+    high) with a 95% bootstrap over answers; types, for each error type its spans, the recall of its tokens, and the
+    share of its spans at least half taken out, by edit and random; missed, how often a token's text is in a span and
+    not negative. Random: `seed`. Raises ValueError where no answer is left."""
+    dropped, missed, made = Counter(), Counter(), []
     draw = rng(seed, "human spans", "placed")
     for row in rows:
         revision = checked(row["corrected"], row["answer"])
@@ -90,9 +91,10 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
             dropped[fate] += 1
             continue
         dropped["span out of range"] += len(row["spans"]) - len(inside)
-        negative = (text_labels(ids, revised, tokenizer)[0] == NEGATIVE)[real]
-        kinds = np.array([span[2] for span in inside])
-        made.append((negative, draw.permutation(negative), spans[:, real], kinds))
+        negative = text_labels(ids, revised, tokenizer)[0] == NEGATIVE
+        missed.update(tokenizer.decode([ids[i]]) for i in np.flatnonzero(spans.any(0) & ~negative))
+        kinds, spans, negative = np.array([span[2] for span in inside]), spans[:, real], negative[real]
+        made.append((negative, draw.permutation(negative), spans, kinds))
     if not made:
         raise ValueError(f"no answer is left (dropped: {dict(dropped)}); give answers with a correction of theirs")
 
@@ -105,9 +107,12 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
     wrong = [of.any(0) for of in spans]  # [T] each
     types = {}
     for kind in sorted({str(kind) for of in kinds for kind in of}):
-        of_kind = [of[kinds == kind].any(0) for of, kinds in zip(spans, kinds)]
-        found = {name: _rates(x, of_kind, weights)["recall"] for name, x in (("edit", edit), ("random", placed))}
-        types[kind] = {"spans": int(sum((of == kind).sum() for of in kinds))} | found
+        of_kind = [of[its == kind] for of, its in zip(spans, kinds)]  # [S, T] each
+        types[kind] = {"spans": sum(map(len, of_kind))}
+        for name, x in (("edit", edit), ("random", placed)):
+            halves = [2 * (n & span).sum() >= span.sum() for n, of in zip(x, of_kind) for span in of]
+            recall = _rates(x, [of.any(0) for of in of_kind], weights)["recall"]
+            types[kind][name] = {"recall": recall, "half": float(np.mean(halves))}
     sizes = np.array([[len(x), x.sum(), w.sum()] for x, w in zip(edit, wrong)])  # [N, 3]
     tokens, negative, marked = sizes.sum(0)
     return {
@@ -122,6 +127,7 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
         "random": _rates(placed, wrong, weights),
         "all": _rates(every, wrong, weights),
         "types": types,
+        "missed": missed,
     }
 
 

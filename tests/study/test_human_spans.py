@@ -1,0 +1,137 @@
+"""Edit labels beside human error spans: exact on answers counted by hand, and above controls that know nothing."""
+
+import copy
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.normalizers import Lowercase
+from transformers import PreTrainedTokenizerFast
+
+from study.measures.human_spans import agreement, in_spans, read
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+WORDS = "the fox ate two red plums today"
+EMOJI = {"answer": "the fox ate 🎉 red plums", "corrected": "the fox ate plums", "missing": 0}
+EMOJI["spans"] = [(4, 7, "Irrelevant"), (12, 13, "Redundant")]  # "fox" and the emoji
+
+
+@pytest.fixture(scope="module")
+def words():
+    """A tokenizer whose tokens are the words of WORDS with the space before them; all else is bytes."""
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([WORDS] * 9, vocab_size=400, special_tokens=["<|end|>"], show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|end|>")
+
+
+def released(name: str) -> PreTrainedTokenizerFast:
+    folder = SHARED / "tokenizers" / name
+    if not folder.exists():
+        pytest.skip(f"no tokenizer at {folder}")
+    if (folder / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token="<|end|>")
+    bpe = ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
+
+
+def test_precision_and_recall_are_those_counted_by_hand(words):
+    tokens = words.convert_ids_to_tokens(words(EMOJI["answer"])["input_ids"])
+    assert tokens == ["the", "Ġfox", "Ġate", "Ġ", "ð", "Ł", "İ", "ī", "Ġred", "Ġplums"]
+    found = agreement([EMOJI] * 3, words, 0)
+    # out go the space, four bytes and " red"; in spans are " fox", which begins before its span, and the four bytes
+    assert (found["answers"], found["tokens"], found["negative"], found["base"]) == (3, 30, 18, 0.5)
+    assert found["edit"] == {"precision": (4 / 6,) * 3, "recall": (4 / 5,) * 3, "f1": (8 / 11,) * 3}
+    assert found["all"] == {"precision": (0.5,) * 3, "recall": (1.0,) * 3, "f1": (2 / 3,) * 3}
+    by_type = {kind: (of["spans"], of["edit"]["recall"][0], of["edit"]["half"]) for kind, of in found["types"].items()}
+    assert by_type == {"Irrelevant": (3, 0.0, 0.0), "Redundant": (3, 1.0, 1.0)}
+    assert found["missed"] == {" fox": 3}
+
+
+def test_a_token_is_in_a_span_if_they_share_a_character():
+    gpt2 = released("gpt2")
+    ids = [*gpt2("a 🎉 bee")["input_ids"], gpt2.eos_token_id]
+    assert gpt2.convert_ids_to_tokens(ids) == ["a", "ĠðŁ", "İ", "ī", "Ġbee", "<|endoftext|>"]
+    spans = [(2, 3), (1, 2), (4, 5), (3, 4), (0, 1), (0, 7)]  # the emoji, the space before it, "b", its space, "a", all
+    text, real, inside = in_spans(gpt2, ids, spans)
+    assert text == "a 🎉 bee" and real.tolist() == [True] * 5 + [False]
+    of = [[1, 2, 3], [1], [4], [4], [0], [0, 1, 2, 3, 4]]
+    assert [[i for i, x in enumerate(row) if x] for row in inside] == of
+    assert in_spans(gpt2, ids, [])[2].shape == (0, 6)
+
+
+def test_what_is_dropped_is_counted_with_its_reason(words):
+    none, same = EMOJI | {"corrected": " "}, EMOJI | {"corrected": EMOJI["answer"] + " "}
+    out = EMOJI | {"spans": [*EMOJI["spans"], (19, 999, "Irrelevant"), (5, 5, "Irrelevant"), (-1, 2, "Irrelevant")]}
+    found = agreement([none, same, out], words, 0)
+    assert found["dropped"] == {"empty": 1, "identical": 1, "span out of range": 3} and found["spans"] == 2
+    assert found["edit"]["recall"][0] == 4 / 5
+    respelt = EMOJI | {"answer": EMOJI["answer"].upper()}  # a tokenizer that rewrites texts moves what spans count
+    lower = copy.deepcopy(words)
+    lower.backend_tokenizer.normalizer = Lowercase()
+    assert agreement([respelt, EMOJI], lower, 0)["dropped"] == {"respelt": 1}
+    with pytest.raises(ValueError, match=r"no answer is left \(dropped: {'empty': 1}\); give"):
+        agreement([none], words, 0)
+
+
+def test_random_negatives_are_right_at_the_base_rate(words):
+    whole = " ".join([WORDS] * 3)
+    rows = [
+        {"answer": whole, "corrected": whole[cut:], "spans": [(0, to, "Irrelevant")], "missing": 0}
+        for cut in (8, 12, 24) for to in (3, 30, 60)
+    ]  # fmt: skip
+    found = agreement(rows * 60, words, 1)
+    assert found["random"]["precision"][1] < found["expected"] < found["random"]["precision"][2]
+    assert found["all"]["recall"] == (1, 1, 1) and found["all"]["precision"][0] == pytest.approx(found["base"])
+    assert found == agreement(rows * 60, words, 1) and found["random"] != agreement(rows * 60, words, 2)["random"]
+    assert found["edit"] == agreement(rows * 60, words, 1)["edit"]
+
+
+def record(**other) -> dict:
+    error = {"start": 0, "end": 3, "error type": "Irrelevant", "explanation": ""}
+    said = {"errors": [error], "missing-info": [{}], "corrected-prediction": "fox"}
+    return {"prediction 1": "the fox", "feedback": said | other}
+
+
+def test_records_are_read_and_bad_ones_named_with_their_line(tmp_path):
+    file = tmp_path / "feedback.json.gz"
+
+    def write(text: str):
+        with gzip.open(file, "wt", encoding="utf-8") as out:
+            out.write(text)
+
+    write(json.dumps([record(), record()], indent=1))
+    row = {"answer": "the fox", "corrected": "fox", "spans": [(0, 3, "Irrelevant")], "missing": 1}
+    assert read(file) == [row] * 2
+    second = json.dumps([record()], indent=1).count("\n") + 1
+    write(json.dumps([record(), {"feedback": record()["feedback"]}], indent=1))
+    with pytest.raises(ValueError, match=rf"gz: line {second}: record 1: no field 'prediction 1'; mend the record, or"):
+        read(file)
+    write(json.dumps([record(**{"corrected-prediction": None})]))
+    with pytest.raises(ValueError, match="line 1: record 0: 'prediction 1' and 'corrected-prediction' are texts"):
+        read(file)
+    write(json.dumps([record(errors=[{"start": "0", "end": 3, "error type": "Irrelevant"}])]))
+    with pytest.raises(ValueError, match="line 1: record 0: 'start' and 'end' are whole numbers"):
+        read(file)
+    for text, match in (("{}", "line 1: no list; write"), ("[\n[", r"no JSON \(.*line 2"), ("", "download it again")):
+        write(text)
+        with pytest.raises(ValueError, match=match):
+            read(file)
+    file.write_bytes(b"{}")
+    with pytest.raises(ValueError, match=r"gz: no JSON \(Not a gzipped file"):
+        read(file)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "phi-3-mini", "qwen2.5"])
+def test_edits_of_people_find_what_people_marked(name):
+    path = SHARED / "finegrained_rlhf" / "dev_feedback.json.gz"
+    if not path.exists():
+        pytest.skip(f"no feedback at {path}")
+    found = agreement(read(path), released(name), 0)
+    assert (found["answers"], found["spans"], found["dropped"]) == (481, 1337, {"empty": 13, "identical": 6})
+    edit, placed, every = found["edit"], found["random"], found["all"]
+    assert 0.8 < edit["precision"][0] < 0.95 and 0.8 < edit["recall"][0] < 0.95
+    assert edit["precision"][1] > placed["precision"][2] and edit["f1"][1] > every["f1"][2] > placed["f1"][0]
+    assert placed["precision"][1] < found["expected"] < placed["precision"][2] and every["recall"][0] == 1
+    assert all(of["edit"]["recall"][0] > of["random"]["recall"][0] for of in found["types"].values())
