@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.normalizers import Lowercase
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from study.measures.human_spans import agreement, in_spans, read
 
@@ -30,10 +30,10 @@ def released(name: str) -> PreTrainedTokenizerFast:
     folder = SHARED / "tokenizers" / name
     if not folder.exists():
         pytest.skip(f"no tokenizer at {folder}")
-    if (folder / "tokenizer.json").exists():
-        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token="<|end|>")
-    bpe = ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
+    if name == "gpt2":
+        bpe = ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def test_precision_and_recall_are_those_counted_by_hand(words):
@@ -73,6 +73,12 @@ def test_what_is_dropped_is_counted_with_its_reason(words):
     assert agreement([respelt, EMOJI], lower, 0)["dropped"] == {"respelt": 1}
     with pytest.raises(ValueError, match=r"no answer is left \(dropped: {'empty': 1}\); give"):
         agreement([none], words, 0)
+
+
+def test_answers_without_an_error_have_no_recall(words):
+    found = agreement([EMOJI | {"spans": []}, EMOJI | {"spans": [], "corrected": EMOJI["answer"] + " today"}], words, 0)
+    assert (found["negative"], found["base"], found["types"], found["edit"]["precision"][0]) == (6, 0, {}, 0)
+    assert str(found["edit"]["recall"]) == "(nan, nan, nan)"
 
 
 def test_random_negatives_are_right_at_the_base_rate(words):

@@ -14,6 +14,7 @@ Book: labels.md
 import gzip
 import json
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
         "tokens": int(tokens),
         "negative": int(negative),
         "base": float(marked / tokens),
-        "expected": float((sizes[:, 1] * sizes[:, 2] / sizes[:, 0]).sum() / negative),
+        "expected": float((sizes[:, 1] * sizes[:, 2] / sizes[:, 0]).sum() / negative) if negative else float("nan"),
         "dropped": {reason: n for reason, n in dropped.items() if n},
         "edit": _rates(edit, wrong, weights),
         "random": _rates(placed, wrong, weights),
@@ -135,9 +136,10 @@ def _rates(negative: list, wrong: list, weights: np.ndarray) -> dict[str, tuple]
     """Precision, recall and f1 of masks [T] per answer, each (value, low, high), over answers by weights [1 + R, N]."""
     counts = np.array([[n.sum(), w.sum(), (n & w).sum()] for n, w in zip(negative, wrong)])
     said, true, both = (weights @ counts).T
-    with np.errstate(invalid="ignore", divide="ignore"):  # nan where there is none
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nan where there is none
         rates = {"precision": both / said, "recall": both / true, "f1": 2 * both / (said + true)}
-    return {name: estimate(values) for name, values in rates.items()}
+        return {name: estimate(values) for name, values in rates.items()}
 
 
 def _line(text: str, number: int) -> int:
