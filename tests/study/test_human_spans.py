@@ -44,6 +44,7 @@ def test_precision_and_recall_are_those_counted_by_hand(words):
     assert (found["answers"], found["tokens"], found["negative"], found["base"]) == (3, 30, 18, 0.5)
     assert found["edit"] == {"precision": (4 / 6,) * 3, "recall": (4 / 5,) * 3, "f1": (8 / 11,) * 3}
     assert found["all"] == {"precision": (0.5,) * 3, "recall": (1.0,) * 3, "f1": (2 / 3,) * 3}
+    assert found["blocks"] == found["edit"], "where one word after another goes, there is one way to match the rest"
     by_type = {kind: (of["spans"], of["edit"]["recall"][0], of["edit"]["half"]) for kind, of in found["types"].items()}
     assert by_type == {"Irrelevant": (3, 0.0, 0.0), "Redundant": (3, 1.0, 1.0)}
     assert found["missed"] == {" fox": 3}
@@ -79,6 +80,14 @@ def test_answers_without_an_error_have_no_recall(words):
     found = agreement([EMOJI | {"spans": []}, EMOJI | {"spans": [], "corrected": EMOJI["answer"] + " today"}], words, 0)
     assert (found["negative"], found["base"], found["types"], found["edit"]["precision"][0]) == (6, 0, {}, 0)
     assert str(found["edit"]["recall"]) == "(nan, nan, nan)"
+
+
+def test_a_block_stays_whole_where_the_fewest_edits_break_it(words):
+    """Two words out before "ate" and two in behind it: to replace three words is one edit fewer, and loses "ate"."""
+    row = {"answer": "the fox two ate", "corrected": "the ate red plums", "spans": [(4, 11, "Irrelevant")]}
+    found = agreement([row], words, 0)
+    assert found["edit"]["precision"][0] == 2 / 3 and found["blocks"]["precision"][0] == 1
+    assert found["edit"]["recall"][0] == found["blocks"]["recall"][0] == 1
 
 
 def test_random_negatives_are_right_at_the_base_rate(words):
@@ -140,4 +149,5 @@ def test_edits_of_people_find_what_people_marked(name):
     assert 0.8 < edit["precision"][0] < 0.95 and 0.8 < edit["recall"][0] < 0.95
     assert edit["precision"][1] > placed["precision"][2] and edit["f1"][1] > every["f1"][2] > placed["f1"][0]
     assert placed["precision"][1] < found["expected"] < placed["precision"][2] and every["recall"][0] == 1
+    assert found["blocks"]["precision"][1] > edit["precision"][2]
     assert all(of["edit"]["recall"][0] > of["random"]["recall"][0] for of in found["types"].values())

@@ -16,6 +16,7 @@ import json
 import re
 import warnings
 from collections import Counter
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +76,10 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
     """How the tokens that corrections take out agree with error spans, over `read`'s rows.
 
     Returns counts: answers, spans, tokens, negative, base (share of tokens in spans), expected (precision of negatives
-    placed at random in the same answers), dropped (by reason); and edit, random (as many negatives, placed at random in
-    the same answer) and all (every token negative), each precision, recall and f1 over all tokens, as (value, low,
-    high) with a 95% bootstrap over answers; types, for each error type its spans, the recall of its tokens, and the
+    placed at random in the same answers), dropped (by reason); and edit, blocks (negative is what difflib's longest
+    matching blocks leave over), random (as many negatives as edit's, placed at random in the same answer) and all
+    (every token negative), each precision, recall and f1 over all tokens, as (value, low, high) with a 95% bootstrap
+    over answers; types, for each error type its spans, the recall of its tokens, and the
     share of its spans at least half taken out, by edit and random; missed, how often a token's text is in a span and
     not negative. Random: `seed`. Raises ValueError where no answer is left."""
     dropped, missed, made = Counter(), Counter(), []
@@ -95,16 +97,13 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
         negative = text_labels(ids, revised, tokenizer)[0] == NEGATIVE
         missed.update(tokenizer.decode([ids[i]]) for i in np.flatnonzero(spans.any(0) & ~negative))
         kinds, spans, negative = np.array([span[2] for span in inside]), spans[:, real], negative[real]
-        made.append((negative, draw.permutation(negative), spans, kinds))
+        made.append((negative, draw.permutation(negative), _no_block(ids, revised)[real], spans, kinds))
     if not made:
         raise ValueError(f"no answer is left (dropped: {dict(dropped)}); give answers with a correction of theirs")
 
     weights = resamples(len(made), rng(seed, "human spans", "answers"))  # [1 + R, N]
-    edit, placed, every = (
-        [negatives[i] for negatives in ((edit, placed, np.ones_like(edit)) for edit, placed, *_ in made)]
-        for i in range(3)
-    )
-    spans, kinds = [spans for _, _, spans, _ in made], [kinds for *_, kinds in made]
+    edit, placed, blocks, spans, kinds = zip(*made)
+    every = [np.ones_like(x) for x in edit]
     wrong = [of.any(0) for of in spans]  # [T] each
     types = {}
     for kind in sorted({str(kind) for of in kinds for kind in of}):
@@ -125,11 +124,20 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
         "expected": float((sizes[:, 1] * sizes[:, 2] / sizes[:, 0]).sum() / negative) if negative else float("nan"),
         "dropped": {reason: n for reason, n in dropped.items() if n},
         "edit": _rates(edit, wrong, weights),
+        "blocks": _rates(blocks, wrong, weights),
         "random": _rates(placed, wrong, weights),
         "all": _rates(every, wrong, weights),
         "types": types,
         "missed": missed,
     }
+
+
+def _no_block(ids: list[int], revised: list[int]) -> np.ndarray:
+    """Whether a token [T] is in none of the blocks of tokens that difflib finds in both, the longest first."""
+    left = np.ones(len(ids), bool)
+    for start, _, size in SequenceMatcher(None, ids, revised, autojunk=False).get_matching_blocks():
+        left[start : start + size] = False
+    return left
 
 
 def _rates(negative: list, wrong: list, weights: np.ndarray) -> dict[str, tuple]:
