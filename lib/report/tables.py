@@ -45,6 +45,15 @@ def alike(records: list[dict], tuned: bool = False) -> list[dict]:
     return [r for r in chosen if _as_listed(r)]
 
 
+def sweep(records: list[dict], x: str, x_text: str, names: dict[str, str]) -> pd.DataFrame:
+    """A line per method and level of a setting (dotted `x`, headed `x_text`): seeds, and the mean over them of every
+    measurement of `names`, dotted name to heading."""
+    frame = summary.to_frame(records)[["method", x, "seed", *names]]
+    found = frame.groupby(["method", x]).agg({"seed": "nunique"} | dict.fromkeys(names, "mean")).reset_index()
+    found = found.sort_values(["method", x], key=lambda c: c.map(summary.order(c).index) if c.name == "method" else c)
+    return found.assign(method=found.method.map(summary.label)).rename(columns={x: x_text, "seed": "seeds"} | names)
+
+
 def _as_listed(record: dict) -> bool:
     """Whether its method is the row in `methods.py`; a part that is younger than the record counts as its default."""
     row = METHODS.get(record["method"])

@@ -96,8 +96,8 @@ def _group(record: dict) -> str:
 
 
 def varied(records: list[dict], names: tuple[str, ...]) -> list[dict]:
-    """Runs like the comparison's but for the settings `names` (dotted), the comparison's own among them: the newest of
-    each method, seed and setting, for methods that have more than one setting."""
+    """Runs like the comparison's, of any method, but for the settings `names` (dotted), its own among them: the newest
+    of each method, seed and setting, for methods that have more than one setting."""
 
     def rest(record: dict) -> str:
         kept = json.loads(canonical(settings(record["params"])))
@@ -108,7 +108,7 @@ def varied(records: list[dict], names: tuple[str, ...]) -> list[dict]:
             part.pop(last, None)
         return canonical([record["dataset"], completed(record["params"])["method"], kept])
 
-    base = {rest(r) for r in study(records)}
+    base = {rest(r) for r in widest([r for r in records if r["kind"] == "run" and not completed(r["params"])["tuned"]])}
     like = [r for r in records if r["kind"] == "run" and rest(r) in base]
     variants = {(r["method"], _group(r)) for r in like}
     several = {m for m, n in Counter(m for m, _ in variants).items() if n > 1}

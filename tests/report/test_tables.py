@@ -312,3 +312,18 @@ def test_records_of_version_0_1_stand_under_the_names_that_their_rows_had():
     assert [len(tables.alike(old)), len(tables.alike(old, tuned=True)), len(summary.study(old))] == [188, 51, 39]
     counts = {len([r for r in tables.alike(old) if r["method"] == name]) for name in ("appo", "oracle-dense", "tlcr")}
     assert counts == {3}, "rows whose mask, payment and scale are others now"
+
+
+def test_a_sweep_has_a_line_per_method_and_level_with_its_seeds():
+    given = [("segment", 0.8, 0, 1.0), ("segment", 0.8, 1, 2.0), ("segment", 1.0, 0, 5.0), ("bandit", 0.8, 0, 3.0)]
+    runs = [
+        {"kind": "run", "method": m, "seed": s, "params": {"profile": {"lam": x}}, "final": {"true_return": value}}
+        for m, x, s, value in given
+    ]
+    found = tables.sweep(runs, "params.profile.lam", "lambda", {"final.true_return": "true return"})
+    assert found.to_numpy().tolist() == [
+        ["Bandit (sequence)", 0.8, 1, 3.0],
+        ["Segment (entropy)", 0.8, 2, 1.5],
+        ["Segment (entropy)", 1.0, 1, 5.0],
+    ]
+    assert list(found) == ["method", "lambda", "seeds", "true return"]
