@@ -28,7 +28,8 @@ def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree")
     for name in ("lib", "notebooks", "data/samples", "data/published"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "_toc.yml", root)
+    for name in ("_toc.yml", "data/claims.yml"):
+        shutil.copy(ROOT / name, root / name)
     torch.manual_seed(0)
     tokenizer = build_tokenizer([(ROOT / SAMPLES).read_text()], 320)
     tiny_llama(tokenizer, width=16, layers=1).save_pretrained(root / "lm")
