@@ -172,6 +172,13 @@ def test_each_file_of_the_library_names_the_page_that_explains_it():
             assert page and (ROOT / "book" / page[1]).exists(), f"{path.name} names no page of the book"
 
 
+def test_a_link_to_code_is_called_what_its_file_is_called():
+    """A file that was renamed leaves its old name on the page, with a link that works."""
+    for page in [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]:
+        for said, path in re.findall(r"\[(\w+\.py)\]\([^)]*/blob/main/([\w./-]+)", page.read_text()):
+            assert (ROOT / path).exists() and Path(path).name == said, f"{page.name} calls {path} {said}"
+
+
 def test_imports_run_one_way():
     """The contracts in pyproject.toml: the library knows no study, and inside it what is below knows nothing above."""
     lint = Path(sys.executable).parent / "lint-imports"

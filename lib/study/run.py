@@ -3,7 +3,7 @@
     run.sft -> run.preferences -> run.revisions -> run.scorer -> run.mask -> run.policy
 
 Each is built when it is first asked for, and cached on disk by what determines it (`cache.py`), so that what a row
-does not need is never touched, and what rows share is built once. How a stage is built stands in its room (`rooms/`).
+does not need is never touched, and what rows share is built once. How a stage is built stands in its room, in `stages/`.
 A seed redraws everything after SFT; within a seed, rows share prompts and preference data.
 """
 
@@ -107,7 +107,7 @@ class Run:
         return policy.policy(self)
 
     def stage(self, name: str, build: Callable[[Path], object], key: dict, sources: list, needs: list) -> Artifact:
-        """`stages.stage` below the run's root. `needs` are artifacts and folders; a hub name, which `key` holds, and
+        """`cache.stage` below the run's root. `needs` are artifacts and folders; a hub name, which `key` holds, and
         None are left out."""
         given = [x for x in needs if isinstance(x, Artifact) or (x is not None and Path(x).exists())]
         with torch.enable_grad():  # a measure that takes no gradients may be the first to ask

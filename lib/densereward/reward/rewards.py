@@ -37,7 +37,7 @@ FLOOR = 0.1  # least Std(p), as a share of the deviation of all calibration scor
 class Normaliser:
     """Coefficients of Eq. 6 and what they rest on; every field is a plain number or string, so it is JSON as it is."""
 
-    kind: str  # none, a key of FITS, or of readings.READINGS (of a discriminator's log-odds; nothing is fitted)
+    kind: str  # none, a key of FITS, or of log_odds.READINGS (of a discriminator's log-odds; nothing is fitted)
     w_mean: float
     b_mean: float
     w_std: float

@@ -1,4 +1,4 @@
-"""What a discriminator tells apart on held-out revisions, beyond `training.discriminator_metrics`: ranking, and how the
+"""What a discriminator tells apart on held-out revisions, beyond `discriminator.discriminator_metrics`: ranking, and how the
 neutral label is decided.
 
 Follows tlcr Section 7.2, which reports one accuracy and not how neutral tokens count in it: the confidence below which

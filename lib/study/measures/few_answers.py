@@ -85,7 +85,7 @@ def segment_lengths(run: Run, tokenizer, rows: Dataset, methods: list[Method]) -
 
 
 def accuracies(runs: list[Run]) -> pd.DataFrame:
-    """What `rooms.scorer` measured on test pairs, a row per run; what only the testbed knows is left out
+    """What `stages.scorer` measured on test pairs, a row per run; what only the testbed knows is left out
     elsewhere."""
     columns = {
         "pairs": "pairs",
