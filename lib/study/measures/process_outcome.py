@@ -3,9 +3,9 @@
     python -m study.measures.process_outcome --profile cpu --seeds 0,1,2
 
 Follows adaptive-mask Figure 2 and Appendix A on the testbed. The outcome model is the bandit reward model; the process
-model (`training/step_model.py`) starts from the same SFT trunk and is told the credit of every step of as many answers as
-the other is told preferences, with label noise of a stated size. It is used twice: aggregated as a score of whole
-answers (best of n), and step by step (`evaluation/stepwise.py`). Token and segment reward models are read as well.
+model (`step_model.py`) starts from the same SFT trunk and is told the credit of every step of as many answers as the
+other is told preferences, with label noise of a stated size. It is used twice: aggregated as a score of whole answers
+(best of n), and step by step (`stepwise.py`). Token and segment reward models are read as well.
 
 Appends a record per seed to data/results/<profile>/best_of_n.jsonl, and skips the seeds that it holds. Left out: PPO on
 the process model's rewards; the oracle controls show what dense truth with noise is worth there.
