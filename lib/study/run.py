@@ -3,7 +3,8 @@
     run.sft -> run.preferences -> run.revisions -> run.scorer -> run.mask -> run.policy
 
 Each is built when it is first asked for, and cached on disk by what determines it (`cache.py`), so that what a row
-does not need is never touched, and what rows share is built once. How a stage is built stands in `stages/`. A seed redraws everything after SFT; within a seed, rows share prompts and preference data.
+does not need is never touched, and what rows share is built once. How a stage is built stands in `stages/`. A
+seed redraws everything after SFT; within a seed, rows share prompts and preference data.
 """
 
 import hashlib

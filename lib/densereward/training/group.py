@@ -72,8 +72,8 @@ def trainer_of(
     """The trainer `kind` of a policy loaded from the SFT model's folder, from which TRL loads the reference too.
 
     `reward` and `metrics` are TRL reward functions, the metrics read and never trained on; for "dense-..." `reward` is
-    a `step_advantages.DenseGRPOTrainer`'s reward_fn. `settings` are fields of its config, `generations` the responses to
-    a prompt, the other arguments TRL's. ValueError, TRL's, where `generations` does not divide the rollout batch;
+    a `step_advantages.DenseGRPOTrainer`'s reward_fn. `settings` are fields of its config, `generations` the responses
+    to a prompt, the other arguments TRL's. ValueError, TRL's, where `generations` does not divide the rollout batch;
     KeyError for another kind, or a mask (`decide`) for another than "grpo"."""
     config, trainer = TRAINERS[kind]
     if decide is not None:

@@ -1,5 +1,5 @@
-"""What a discriminator tells apart on held-out revisions, beyond the library's `discriminator_metrics`: ranking, and how
-the neutral label is decided.
+"""What a discriminator tells apart on held-out revisions, beyond its `discriminator_metrics`: ranking, and how the
+neutral label is decided.
 
 Follows tlcr Section 7.2, which reports one accuracy and not how neutral tokens count in it: the confidence below which
 a token is called neutral (Section 5 has .6, for rewards) decides it, so `bands` shows all of them. Left out: intervals,
