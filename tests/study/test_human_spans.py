@@ -151,3 +151,18 @@ def test_edits_of_people_find_what_people_marked(name):
     assert placed["precision"][1] < found["expected"] < placed["precision"][2] and every["recall"][0] == 1
     assert found["blocks"]["precision"][1] > edit["precision"][2]
     assert all(of["edit"]["recall"][0] > of["random"]["recall"][0] for of in found["types"].values())
+
+
+def test_the_pages_numbers_are_those_of_the_record():
+    root = Path(__file__).parents[2]
+    page = (root / "book" / "labels.md").read_text()
+    for record in map(json.loads, (root / "data" / "results" / "human_spans.jsonl").read_text().splitlines()):
+        for label in ("edit", "blocks", "random", "all"):
+            rates = [record[label][name] for name in ("precision", "recall", "f1")]
+            cells = [f"{x:.3f} [{low:.3f}, {high:.3f}]" if low < high else f"{x:g}" for x, low, high in rates]
+            row = f"{record['tokenizer'] if label == 'edit' else ''} | {label} | {' | '.join(cells)} |"
+            assert row.replace("0.", ".") in page, row
+        for kind, found in record["types"].items():
+            cell = "{:.3f} ({:.3f})".format(*(found[name]["recall"][0] for name in ("edit", "random")))
+            row = next(line for line in page.splitlines() if line.startswith(f"| {kind} | {found['spans']} |"))
+            assert cell.replace("0.", ".") in row, (kind, cell)
