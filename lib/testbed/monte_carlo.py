@@ -28,7 +28,7 @@ def monte_carlo(
     V of a prefix is the mean true return of `samples` continuations by `model`; V of a finished answer is its true
     return. An advantage V(after) - V(before) holds the span's own credit and what it does to the rest of the answer.
     Random: `seed`."""
-    ids, credits, deciding, parsed = truth.spans_of(tokenizer, prompts, completions)
+    ids, credits, deciding, parsed = truth.spans_of(tokenizer, prompts, completions, returns)
     prefixes, where = [], []
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         prompt_ids = tokenize_prompt(tokenizer, messages(prompt))

@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -183,7 +183,20 @@ def _clean(spans: list[Span], number: int) -> bool:
     return correct == number and all(s.kind in ("correct", "greeting", "closing") and not s.misspelt for s in spans)
 
 
+def priced(spans: list[Span], number: int, price: float) -> float:
+    """The sum of the credits where each item beyond what was asked for, said before or not, is worth `price`."""
+    return sum(credit(s, price) for s in spans)
+
+
+def credit(span: Span, price: float | None) -> float:
+    """A span's credit; that of an item beyond what was asked for is `price`, if there is one."""
+    excess = price is not None and span.item and span.kind in ("not_asked", "repetition")
+    return span.credit - w.CREDITS[span.kind] + price if excess else span.credit
+
+
+PRICES = {f"excess{price:+.1f}": price for price in (-1.0, -0.2, 0.0, 0.2)}  # for the map: is more worse, or better?
 RETURNS = {"additive": additive, "coverage": coverage, "whole": whole}
+RETURNS |= {name: partial(priced, price=price) for name, price in PRICES.items()}
 
 
 def true_return(prompt: str, response: str, returns: str = "additive") -> float:

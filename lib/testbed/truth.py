@@ -143,15 +143,16 @@ class Spans(NamedTuple):
     parsed: list[list[oracle.Span]]
 
 
-def spans_of(tokenizer, prompts: list[str], completions: list[list[int]]) -> Spans:
-    """The spans of responses given as token ids."""
+def spans_of(tokenizer, prompts: list[str], completions: list[list[int]], returns: str = "additive") -> Spans:
+    """The spans of responses given as token ids; their credits are what `returns` adds up, where it prices them."""
     parsed, ids, deciding = [], [], []
     for prompt, completion in zip(prompts, completions, strict=True):
         text, offsets = token_offsets(tokenizer, completion)
         parsed.append(oracle.parse(prompt, text))
         ids.append(torch.from_numpy(oracle.token_spans(parsed[-1], offsets)))
         deciding.append(torch.from_numpy(oracle.deciding_tokens(parsed[-1], offsets)))
-    credits = [torch.tensor([s.credit for s in spans]) for spans in parsed]
+    price = oracle.PRICES.get(returns)
+    credits = [torch.tensor([oracle.credit(s, price) for s in spans]) for spans in parsed]
     pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     return Spans(pad(ids, padding_value=-1), pad(credits), pad(deciding), parsed)
 
@@ -178,7 +179,7 @@ def oracle_rewards(method: Recipe, tokenizer, returns: str, unit: float, draw: t
         lengths = mask.sum(1).tolist()
         completions = [ids[: int(n)] for ids, n in zip(batch["completion_ids"].tolist(), lengths, strict=True)]
         prompts = [text_of(tokenizer, ids) for ids in batch["prompt_ids"].tolist()]
-        ids, credits, deciding, parsed = spans_of(tokenizer, prompts, completions)
+        ids, credits, deciding, parsed = spans_of(tokenizer, prompts, completions, returns)
         ids = torch.nn.functional.pad(ids, (0, mask.size(1) - ids.size(1)), value=-1)
         last = ids.max(1, keepdim=True).values
         total = [oracle.RETURNS[returns](s, sum(oracle.ask(p).values())) for p, s in zip(prompts, parsed, strict=True)]

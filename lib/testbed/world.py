@@ -79,9 +79,8 @@ SHORT = {0.4: (2, 3, 4), 0.7: (1, 2), 0.95: (0,)}  # by how many items per part 
 SPLITS = {"sft": 0.35, "preference": 0.30, "ppo": 0.20, "validation": 0.05, "test": 0.10}  # shares of the prompts
 
 
-Returns = Annotated[
-    Literal["additive", "coverage", "whole"], Field(description="one of additive, coverage, whole")
-]  # the keys of oracle.RETURNS
+_RETURNS = ("additive", "coverage", "whole", "excess-1.0", "excess-0.2", "excess+0.0", "excess+0.2")
+Returns = Annotated[Literal[_RETURNS], Field(description=f"one of {', '.join(_RETURNS)}")]  # keys of oracle.RETURNS
 
 
 @checked

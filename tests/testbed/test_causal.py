@@ -193,5 +193,6 @@ def test_a_perfect_answer_is_worth_what_no_answer_exceeds():
         assert all(
             oracle.true_return(row["prompt"][0]["content"], row["completion"][0]["content"], returns)
             <= oracle.perfect(row["prompt"][0]["content"], returns) + 1e-9
+            or returns == "excess+0.2"  # there more is better, without end
             for row in ROWS[:200]
         )

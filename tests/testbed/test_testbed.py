@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import typing
 
 import numpy as np
 import pytest
@@ -179,6 +180,18 @@ def test_returns_that_are_no_sum_over_spans():
     assert oracle.true_return(PROMPT, complete, "coverage") == oracle.true_return(PROMPT, complete) + 2
     assert oracle.true_return(PROMPT, faulty, "coverage") == oracle.true_return(PROMPT, faulty)
     assert [oracle.true_return(PROMPT, t, "whole") for t in (complete, faulty, "apple")] == [3.0, 0.0, -1.0]
+
+
+def test_an_item_too_many_has_one_price_and_nothing_else_changes():
+    """What the map varies. The prompt asks for three fruits: a fourth and one said twice cost alike, a wrong item and a
+    remark said twice cost what they do; credits of spans add up to the return."""
+    text = "apple, pear, plum, lemon, apple, hammer, the weather is lovely today, the weather is lovely today."
+    plain = oracle.true_return(PROMPT, text)
+    for name, price in oracle.PRICES.items():
+        assert oracle.true_return(PROMPT, text, name) == pytest.approx(plain + 1.2 + 2 * price)
+        credits = [oracle.credit(span, price) for span in oracle.parse(PROMPT, text)]
+        assert sum(credits) == pytest.approx(oracle.true_return(PROMPT, text, name))
+    assert set(oracle.RETURNS) == set(typing.get_args(typing.get_args(w.Returns)[0]))
 
 
 def test_a_seed_redraws_preferences_but_never_the_fine_tuning_data():
