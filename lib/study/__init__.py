@@ -8,7 +8,7 @@ What reads records needs no torch: `summary.py` and all above it but `effort.py`
     methods.py       every method as a row
     mask_rows.py     adaptive-mask's rows
     deciding.py      which row decides a row's mask
-    profiles.py      smoke, cpu, gpu: sizes and hyperparameters
+    profiles.py      smoke, small, cpu, gpu: sizes and hyperparameters
     records.py       JSON lines with provenance
     identity.py      which runs are the same
     effort.py        which labels and samples a run used

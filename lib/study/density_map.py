@@ -28,8 +28,14 @@ from study.runner import one_by_one
 
 RESULTS = ROOT / "data" / "results" / "map" / "runs.jsonl"
 SMALL = {  # 1,024 answers a run; the truth paid in time comes within a tenth of a perfect answer by then
-    "rounds": 32, "rollouts": 32, "critic_warmup": 4, "heldout_proxy": False, "eval_prompts": 128,
-    "heldout_pairs": 500, "credit_responses": 8, "credit_samples": 4,
+    "rounds": 32,
+    "rollouts": 32,
+    "critic_warmup": 4,
+    "heldout_proxy": False,
+    "eval_prompts": 128,
+    "heldout_pairs": 500,
+    "credit_responses": 8,
+    "credit_samples": 4,
 }
 HORIZONS = (  # about 32 and 56 tokens an answer
     {"world": {}},

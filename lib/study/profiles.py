@@ -1,8 +1,9 @@
 """Sizes and hyperparameters, one row per profile. Every stage takes its settings from here, so a record's `profile`
 says them all.
 
-`smoke` checks that everything runs, in minutes on two cores, and is no evidence of anything. `cpu` is the full
-comparison on two cores. `gpu` is the same study with a wider model, more pairs and more seeds.
+`smoke` checks that everything runs, in minutes on two cores, and is no evidence of anything. `cpu` is the comparison at
+its full length on two cores. `small` is the same with half of the answers and a fifth of the pairs, in a third of the
+time: what ten seeds are affordable of. `gpu` has a wider model, more pairs and more seeds.
 
 Where a value is a paper's, the comment says so; the others were set by a few single runs, alike for every method, but
 for those that `tuning.py` chose by equal trials.
@@ -99,6 +100,17 @@ PROFILES = {
         credit_samples=4,
         committed_models="cpu",
     ),
+    "small": replace(
+        _CPU,
+        name="small",
+        pairs=6_000,
+        heldout_pairs=1_000,
+        rounds=48,
+        rollouts=48,
+        critic_warmup=6,
+        credit_responses=32,
+        credit_samples=8,
+    ),
     "cpu": _CPU,
     "gpu": replace(
         _CPU,
@@ -122,7 +134,10 @@ PROFILES = {
 # Real text has more words and longer answers than the testbed; there is no committed model and no oracle for it.
 TEXT = {
     "smoke": {"vocab_size": 1024, "max_prompt_length": 128, "max_completion_length": 64, "width": 64},
-    "cpu": {"vocab_size": 4096, "max_prompt_length": 160, "max_completion_length": 96, "rounds": 12, "rollouts": 32},
+    **dict.fromkeys(
+        ("small", "cpu"),
+        {"vocab_size": 4096, "max_prompt_length": 160, "max_completion_length": 96, "rounds": 12, "rollouts": 32},
+    ),
     "gpu": {"vocab_size": 8192, "max_prompt_length": 512, "max_completion_length": 256, "rounds": 40, "rollouts": 128},
 }
 

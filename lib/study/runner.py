@@ -103,7 +103,7 @@ def asked(
 
 
 def main(
-    profile: Annotated[str, typer.Option(help="smoke, cpu or gpu: sizes and hyperparameters")] = "cpu",
+    profile: Annotated[str, typer.Option(help="smoke, small, cpu or gpu: sizes and hyperparameters")] = "cpu",
     methods: Annotated[
         str,
         typer.Option(help="comma-separated rows of methods.py, or core, adaptive, tlcr-core, baselines, cross, all"),
