@@ -54,6 +54,19 @@ def sweep(records: list[dict], x: str, x_text: str, names: dict[str, str]) -> pd
     return found.assign(method=found.method.map(summary.label)).rename(columns={x: x_text, "seed": "seeds"} | names)
 
 
+def sizes(of: dict[str, list[dict]]) -> pd.DataFrame:
+    """A line per method that several groups of runs hold, by the group's heading: the final true return with its 95%
+    t interval, and seeds."""
+    columns = []
+    for heading, runs in of.items():
+        found = summary.intervals(summary.values(runs, RETURN), ["method"]).set_index("method")
+        texts = [summary.interval_text(row.mean, row.low, row.high) for row in found.itertuples()]
+        columns.append(pd.DataFrame({heading: texts, f"seeds, {heading}": found.seeds}, index=found.index))
+    both = pd.concat(columns, axis=1, join="inner")
+    both = both.loc[summary.order(both.index)]
+    return both.rename(index=summary.label).rename_axis("method").reset_index()
+
+
 def _as_listed(record: dict) -> bool:
     """Whether its method is the row in `methods.py`; a part that is younger than the record counts as its default."""
     row = METHODS.get(record["method"])

@@ -160,7 +160,7 @@ def test_a_bad_parameter_stops_the_notebook_with_one_line(tree):
     with pytest.raises(RuntimeError) as stop:
         executed(tree, "segment_ppo", profile="large")
     lines = str(stop.value).strip().splitlines()
-    assert lines[-1] == "ValueError: unknown profile 'large'; choose one of smoke, cpu, gpu"
+    assert lines[-1] == "ValueError: unknown profile 'large'; choose one of smoke, small, cpu, gpu"
     assert not any("Traceback" in line or "File " in line for line in lines)
 
 
