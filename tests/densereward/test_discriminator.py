@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from densereward.reward.log_odds import READINGS
 from densereward.reward.rewards import Normaliser, fit_normaliser, normalise
-from densereward.text.models import TokenScorer, build_tokenizer, tiny_llama
+from densereward.text.models import TokenScorer, build_tokenizer, scorer_from, tiny_llama
 from densereward.training.discriminator import (
     NO_LABEL,
+    Discriminator,
     as_labels,
     as_scorer,
     collate,
     discriminator_metrics,
-    from_policy,
     probabilities,
     soft_loss,
     train_discriminator,
@@ -99,7 +99,7 @@ def labelled(n: int) -> Dataset:
 
 def test_it_learns_what_the_reviser_changed_and_is_saved_as_a_scorer(tmp_path):
     torch.manual_seed(0)
-    net = from_policy(tiny_llama(TOKENIZER, 32, 1))
+    net = scorer_from(tiny_llama(TOKENIZER, 32, 1), Discriminator, aggregate="sum")
     p = profile("smoke", rm_learning_rate=1e-2)
     curve = train_discriminator(net, TOKENIZER, labelled(1024), tmp_path, 0, 2 * p.rm_batch, p.rm_learning_rate)
     found = discriminator_metrics(*probabilities(net, labelled(100), TOKENIZER.pad_token_id))

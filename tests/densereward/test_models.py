@@ -326,7 +326,7 @@ def test_a_scorer_reads_hidden_states_narrower_than_the_backbone(tmp_path):
     scorer.save_pretrained(tmp_path)
     again = TokenScorer.from_pretrained(tmp_path).eval()
     assert torch.equal(again(ids, mask).logits, scorer(ids, mask).logits)
-    assert discriminator.from_policy(opt).head.in_features == step_model.from_policy(opt).head.in_features == 16
+    assert scorer_from(opt, discriminator.Discriminator).head.in_features == 16
     found = sampling.batch_of(opt, TOKENIZER, [[5, 6]], [[7, 8, 1]])
     told = opt(torch.tensor([[5, 6, 7, 8, 1]])).logits[0, 1:4].log_softmax(-1)
     assert torch.allclose(found["ref_logps"][0], told.gather(1, torch.tensor([[7], [8], [1]]))[:, 0], atol=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densereward.seeding import rng
-from densereward.text.models import build_tokenizer, load_causal_lm, tiny_llama
+from densereward.text.models import build_tokenizer, load_causal_lm, scorer_from, tiny_llama
 from densereward.text.tokens import tokenize_prompt, tokenize_response
 from densereward.training import step_model
 from report.notebooks import ROOT
@@ -180,7 +180,7 @@ def test_a_process_model_learns_what_steps_are_worth(tokenizer, tmp_path):
     """From a random trunk, on a few hundred answers: held-out step scores follow the true credit."""
     p = profile("smoke", rm_learning_rate=3e-3)
     torch.manual_seed(0)
-    net = step_model.from_policy(tiny_llama(tokenizer, width=32, layers=2))
+    net = scorer_from(tiny_llama(tokenizer, width=32, layers=2), step_model.ProcessModel, aggregate="sum")
     made = []
     for n, seed in ((800, 0), (100, 1)):
         prompts, texts = dialogues(n, seed)

@@ -346,14 +346,14 @@ class TokenScorer(PreTrainedModel):
         return self.config.scale * (total / ends.sum(1) if self.config.aggregate == "mean" else total)
 
 
-def scorer_from(model, **settings) -> TokenScorer:
-    """A scorer that starts from a causal LM's trunk, with a fresh head (segment-ppo Section 2.1). Random: torch's
-    global state."""
+def scorer_from(model, kind: type = TokenScorer, **settings) -> TokenScorer:
+    """A scorer of a kind that starts from a causal LM's trunk, with a fresh head (segment-ppo Section 2.1). Random:
+    torch's global state."""
     backbone = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}  # no paths
     width = model.get_output_embeddings().in_features  # of the hidden states that the head reads
     if width != model.config.hidden_size:
         settings["width"] = width
-    scorer = TokenScorer(TokenScorerConfig(backbone, pad_token_id=model.config.pad_token_id, **settings))
+    scorer = kind(TokenScorerConfig(backbone, pad_token_id=model.config.pad_token_id, **settings))
     scorer.backbone.load_state_dict(model.base_model.state_dict())
     return scorer.to(model.dtype)
 

@@ -15,37 +15,13 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers.modeling_outputs import TokenClassifierOutput
 
 from densereward.labels.labeling import NO_LABEL
 from densereward.progress import progress
-from densereward.text.models import TokenScorer, scorer_from
+from densereward.text.models import TokenScorer
 from densereward.training import labelled
 
 NEUTRAL_BAND = (0.4, 0.6)  # probabilities in it count as neutral: tlcr's confidence of .6
-
-
-class Discriminator(TokenScorer):
-    """A `TokenScorer` whose forward returns the loss of Eq. 6 for `labels` [B, L], and the log-odds of every token."""
-
-    def forward(self, input_ids, attention_mask, labels=None, **unused) -> TokenClassifierOutput:
-        logits = self.token_scores(input_ids, attention_mask)  # [B, L]
-        return TokenClassifierOutput(loss=None if labels is None else soft_loss(logits, labels), logits=logits)
-
-
-def from_policy(model) -> Discriminator:
-    """A discriminator on a causal LM's trunk, with a fresh head. Random: torch's global state."""
-    start = scorer_from(model, aggregate="sum")
-    net = Discriminator(start.config)
-    net.load_state_dict(start.state_dict())
-    return net.to(model.dtype)
-
-
-def as_scorer(net: Discriminator) -> TokenScorer:
-    """The same weights as a scorer of responses: the sum of their tokens' log-odds."""
-    scorer = TokenScorer(net.config)
-    scorer.load_state_dict(net.state_dict())
-    return scorer.to(net.device)
 
 
 def soft_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -54,6 +30,19 @@ def soft_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     mask = (labels != NO_LABEL).to(logits.dtype)
     losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
     return ((losses * mask).sum(1) / mask.sum(1)).mean()
+
+
+class Discriminator(labelled.Labelled):
+    """A `TokenScorer` whose forward returns the loss of Eq. 6 for `labels` [B, L], and the log-odds of every token."""
+
+    loss = staticmethod(soft_loss)
+
+
+def as_scorer(net: Discriminator) -> TokenScorer:
+    """The same weights as a scorer of responses: the sum of their tokens' log-odds."""
+    scorer = TokenScorer(net.config)
+    scorer.load_state_dict(net.state_dict())
+    return scorer.to(net.device)
 
 
 collate = partial(labelled.collate, no_label=NO_LABEL)

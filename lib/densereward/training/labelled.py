@@ -10,10 +10,23 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_outputs import TokenClassifierOutput
 
 from densereward.seeding import seed_everything
+from densereward.text.models import TokenScorer
 from densereward.text.tokens import pad_batch
 from densereward.training.settings import common, one_epoch, watched
+
+
+class Labelled(TokenScorer):
+    """A `TokenScorer` whose forward returns its `loss` of every token's score and `labels`, both [B, L], and the
+    scores."""
+
+    loss: Callable
+
+    def forward(self, input_ids, attention_mask, labels=None, **unused) -> TokenClassifierOutput:
+        scores = self.token_scores(input_ids, attention_mask)  # [B, L]
+        return TokenClassifierOutput(loss=None if labels is None else self.loss(scores, labels), logits=scores)
 
 
 def collate(rows: list[dict], pad_id: int, no_label: float) -> dict[str, torch.Tensor]:

@@ -14,29 +14,10 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers.modeling_outputs import TokenClassifierOutput
 
-from densereward.text.models import TokenScorer, scorer_from
 from densereward.training import labelled
 
 NO_STEP = float("nan")  # the label of tokens at which no step is read
-
-
-class ProcessModel(TokenScorer):
-    """A `TokenScorer` whose forward returns the loss for `labels` [B, L] (credit, or NO_STEP), and every token's
-    score."""
-
-    def forward(self, input_ids, attention_mask, labels=None, **unused) -> TokenClassifierOutput:
-        scores = self.token_scores(input_ids, attention_mask)  # [B, L]
-        return TokenClassifierOutput(loss=None if labels is None else step_loss(scores, labels), logits=scores)
-
-
-def from_policy(model) -> ProcessModel:
-    """A process model on a causal LM's trunk, with a fresh head. Random: torch's global state."""
-    start = scorer_from(model, aggregate="sum")
-    net = ProcessModel(start.config)
-    net.load_state_dict(start.state_dict())
-    return net.to(model.dtype)
 
 
 def step_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -45,6 +26,13 @@ def step_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     step = ~labels.isnan()
     errors = torch.where(step, scores - labels.nan_to_num(), 0.0) ** 2
     return (errors.sum(1) / step.sum(1)).mean()
+
+
+class ProcessModel(labelled.Labelled):
+    """A `TokenScorer` whose forward returns the loss for `labels` [B, L] (credit, or NO_STEP), and every token's
+    score."""
+
+    loss = staticmethod(step_loss)
 
 
 collate = partial(labelled.collate, no_label=NO_STEP)

@@ -26,7 +26,7 @@ from densereward.reward import dense
 from densereward.reward.segments import segment_ends
 from densereward.seeding import derive, generator, seed_everything
 from densereward.text import sampling
-from densereward.text.models import TokenScorer, load_causal_lm, to_device
+from densereward.text.models import TokenScorer, load_causal_lm, scorer_from, to_device
 from densereward.text.tokens import collate_prompt_completion, tokenize_prompt
 from densereward.training import labelled, step_model
 from study import command_line
@@ -62,7 +62,7 @@ def process_model(run: Run, noise: float) -> tuple[Path, dict]:
         draw = generator(run.seed, "process labels", str(noise))
         rows = step_labels(load_from_disk(run.preferences.path / "preference"), tokenizer, noise, draw)
         seed_everything(derive(run.seed, "process"))
-        net = to_device(step_model.from_policy(policy))
+        net = to_device(scorer_from(policy, step_model.ProcessModel, aggregate="sum"))
         step_model.train_process(
             net, tokenizer, rows, folder, derive(run.seed, "process") % 2**31, 2 * p.rm_batch, p.rm_learning_rate
         )

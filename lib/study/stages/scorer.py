@@ -81,7 +81,7 @@ def discriminator(run, row: Method) -> Path:
         model, tokenizer = load_causal_lm(run.sft)
         seed, pad = derive(run.seed, "discriminator"), tokenizer.pad_token_id
         seed_everything(seed)
-        net = to_device(D.from_policy(model))
+        net = to_device(scorer_from(model, D.Discriminator, aggregate="sum"))
         train = load_from_disk(made.path / "labelled" / "preference")
         curve = D.train_discriminator(net, tokenizer, train, folder, seed % 2**31, 2 * p.rm_batch, p.rm_learning_rate)
         metrics = {"curve": curve, "pairs": len(train) // 2, "segment_length": 1.0}
