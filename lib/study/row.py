@@ -25,7 +25,8 @@ def entropy(cutoff: float, **options) -> dict:
 
 
 TRAINERS = (
-    *("ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "figa", "online-dpo", "rs"),
+    *("ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "vine", "figa"),
+    *("online-dpo", "rs"),
     "none",
 )
 RANGES = {  # of numbers in a row's parts, by their names there
@@ -35,6 +36,10 @@ RANGES = {  # of numbers in a row's parts, by their names there
     "error": Share,
     "delta": NotNegative,
     "generations": Several,
+    "continuations": Count,
+    "answers": Share,  # of the profile's answers per round
+    "lam": Share,
+    "top_entropy_quantile": Share,
 }
 
 
@@ -51,9 +56,9 @@ class Method(Recipe):
     answers, of `revisions.reviser`, and for a discriminator whether `eos` is labelled (yes, unless False); with a
     Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto", "attention" or "pool", of `shaping.py`,
     made of what the other parts pay. `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo",
-    "remax", "figa", "online-dpo", "rs", or "none" (the SFT model as it is); `options` are the trainer's. `mask`: which
-    tokens it learns from, of `mask.Decider`; None is all of them. ValueError for a value of another type or out of
-    range."""
+    "remax", "vine", "figa", "online-dpo", "rs", or "none" (the SFT model as it is); `options` are the trainer's.
+    `mask`: which tokens it learns from, of `mask.Decider`; None is all of them. ValueError for a value of another type
+    or out of range."""
 
     name: Words
     label: Words  # as figures and tables print it

@@ -23,7 +23,7 @@ from densereward.text import data
 from densereward.training.rounds import ANSWERS
 from study import command_line, deciding, plan
 from study.cache import load_json
-from study.methods import ADAPTIVE, BASELINES, CORE, CROSS, METHODS, TLCR, Method, method
+from study.methods import ADAPTIVE, BASELINES, CORE, CREDIT, CROSS, METHODS, TLCR, Method, method
 from study.profiles import profile as profile_row
 from study.record import done, named, record, recorded
 from study.records import ROOT, provenance, write_record
@@ -37,6 +37,7 @@ GROUPS = {
     "adaptive": ADAPTIVE,
     "baselines": BASELINES,
     "cross": CROSS,
+    "credit": CREDIT,
     "all": tuple(METHODS),
 }
 
