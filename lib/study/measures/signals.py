@@ -3,8 +3,8 @@
 PPO: GAE with the critic as it is after its warm-up. Trainers without a critic need what they compare an answer with:
 further answers of the SFT model to the same prompt, as many as in training, its greedy one, or what it finishes these
 answers with. RLOO and GRPO on a total are those on steps with a single step, the last token. A row's mask, or its share
-of tokens by entropy, is laid on, and what it takes out moves nothing; PPO's advantages are whitened before, as in
-training, so that this is their mean.
+of tokens by entropy, is laid on, and what it takes out moves nothing. PPO's and Vine's advantages are whitened before,
+as in training.
 
 At the SFT model, where these are measured, log-ratios to the reference are 0, and so is the KL penalty of any of them.
 
@@ -48,9 +48,11 @@ def advantages(run: Run, told, found: dict) -> torch.Tensor:
     else:
         gained = in_groups(run, told, found)
     gained = gained * told.batch["completion_mask"]
+    if row.trainer in ("ppo", "vine"):
+        gained = whiten(gained, told.batch["completion_mask"])
     if (share := row.options.get("top_entropy_quantile", 1.0)) < 1:
         real, entropies = told.batch["completion_mask"].bool(), told.batch["ref_entropies"]
-        gained = whiten(gained, real) * (entropies >= torch.quantile(entropies[real], 1 - share))
+        gained = gained * (entropies >= torch.quantile(entropies[real], 1 - share))
     return masked(run, told, gained, values) if run.mask else gained
 
 
@@ -76,7 +78,7 @@ def cut(segmentation: dict, batch: dict) -> torch.Tensor:
 
 
 def by_continuations(run: Run, told, found: dict) -> torch.Tensor:
-    """Vine's advantages [B, T], not whitened. Random: the continuations (seed)."""
+    """Vine's advantages [B, T], before they are whitened. Random: the continuations (seed)."""
     row, limit = run.method, run.profile.max_completion_length
     prompts, answers, ids = found["prompt_ids"], found["completion_ids"], cut(row.options["cuts"], told.batch)
 
@@ -122,10 +124,8 @@ def group_rewards(row: Method, paid, tokenizer):
 
 
 def masked(run: Run, told, gained: torch.Tensor, values) -> torch.Tensor:
-    """Advantages `gained` [B, T] (PPO's whitened) times the row's mask; `values` [B, T] are a critic's, or None."""
+    """Advantages `gained` [B, T] (PPO's are whitened) times the row's mask; `values` [B, T] are a critic's, or None."""
     batch, row = told.batch, run.row
-    if row.trainer == "ppo":
-        gained = whiten(gained, batch["completion_mask"])
     reward_fn, _ = reward.saved(run.mask, run.policy.path / "mask", told.tokenizer, "credit")
     decide = mask.Decider(reward_fn, row.mask, told.tokenizer)
     chosen = preferred_by(decide.preferred, batch["rewards"], gained, batch["completion_mask"])  # [B]
