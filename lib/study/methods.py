@@ -279,7 +279,7 @@ _CROSS = (
 )
 
 LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained
-_CREDIT = credit_rows.rows(_BANDIT)
+_CREDIT = credit_rows.rows(_BANDIT, _TOKEN)
 _ADAPTIVE, _ADAPTIVE_ABLATIONS = mask_rows.rows(_BANDIT, _TOKEN, _BASELINES[1])
 _EVERY = (
     *_CORE,

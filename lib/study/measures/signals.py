@@ -58,9 +58,10 @@ def advantages(run: Run, told, found: dict) -> torch.Tensor:
 
 @torch.no_grad()
 def by_critic(run: Run, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """(GAE advantages, values), both [B, T], of a batch with `rewards`, at the row's lambda or the profile's; over
-    macro actions where the row has some."""
-    options = {"lam": run.profile.lam} | run.row.options
+    """(GAE advantages, values), both [B, T], of a batch with `rewards`, at the row's gamma and lambda or the profile's;
+    over macro actions where the row has some."""
+    options = {"gamma": 1.0, "lam": run.profile.lam} | run.row.options
+    horizon = options["gamma"], options["lam"]
     critic = to_device(TokenScorer.from_pretrained(run.policy.path / "critic", dtype=torch.float32)).eval()
     input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
@@ -68,8 +69,8 @@ def by_critic(run: Run, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
     values = critic.token_scores(input_ids, attention_mask)[:, -length - 1 : -1] * mask
     if "macro" in options:
         ids = cut(options["macro"], batch)
-        return macro_gae(batch["rewards"], values, ids, 1.0, options["lam"])[0], values
-    return gae(batch["rewards"], values, mask, 1.0, options["lam"])[0], values
+        return macro_gae(batch["rewards"], values, ids, *horizon)[0], values
+    return gae(batch["rewards"], values, mask, *horizon)[0], values
 
 
 def cut(segmentation: dict, batch: dict) -> torch.Tensor:
