@@ -107,7 +107,9 @@ def main(
     profile: Annotated[str, typer.Option(help="smoke, small, cpu or gpu: sizes and hyperparameters")] = "cpu",
     methods: Annotated[
         str,
-        typer.Option(help="comma-separated rows of methods.py, or core, adaptive, tlcr-core, baselines, cross, all"),
+        typer.Option(
+            help="comma-separated rows of methods.py, or core, adaptive, tlcr-core, baselines, cross, credit, all"
+        ),
     ] = "core",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each", min=1)] = 1,

@@ -177,7 +177,7 @@ def vines(out, model, **changes):
 
 
 def test_it_learns_and_counts_what_it_finishes(tmp_path, folder):  # noqa: F811
-    run = vines(tmp_path, load(folder), max_steps=40)
+    run = vines(tmp_path, load(folder), max_steps=25)
     run.train()
     share = [row["even"] for row in run.curves]
     assert sum(share[-5:]) / 5 > sum(share[:5]) / 5 + 0.15
