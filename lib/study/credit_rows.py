@@ -37,8 +37,8 @@ def rows(bandit: Method, token: Method) -> tuple[Method, ...]:
     actions, discounted, alone = {"macro": {"kind": "ngram", "n": 5}}, {"lam": 0.95}, {"gamma": 0.0}
     return (
         row("forking", "Forking tokens", FORKING, options={"top_entropy_quantile": 0.2}),
-        # a sixteenth of the answers: an SFT answer has 6.5 segments, and finishing each of them three times makes 15 times
-        # its tokens, measured on 64 of profile cpu
+        # a sixteenth of the answers: an SFT answer has 6.5 segments, and three finished from each make it 15
+        # times its tokens, measured on 64 answers of profile cpu
         row("vine", "Vine", VINE, trainer="vine", options=finished | {"answers": 1 / 16}),
         row("vine-full", "Vine, all answers", VINE, trainer="vine", options=finished),
         row("macro", "Macro actions", MACRO, options=actions),
