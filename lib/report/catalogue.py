@@ -27,7 +27,9 @@ def catalogue(records: list[dict]) -> pd.DataFrame:
 
 def words(part: dict) -> str:
     """A part of a row, its `kind` first: "entropy, cutoff 1.75"."""
-    rest = [f"{name} {value}" for name, value in part.items() if name != "kind"]
+    rest = [
+        f"{name} {words(value) if isinstance(value, dict) else value}" for name, value in part.items() if name != "kind"
+    ]
     return ", ".join([*([part["kind"]] if "kind" in part else []), *rest])
 
 

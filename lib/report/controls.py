@@ -41,6 +41,9 @@ CONTROLS = (
     Control("and more than those of the truth at the end", "fidelity", _DENSE, _SEQUENCE),
     *(Control(f"and more than those of {name}", "fidelity", _DENSE, name) for name in _LEARNED),
     *(Control(f"{name} agrees more than random segments", "fidelity", name, "random") for name in _LEARNED),
+    Control(
+        "a policy taught token by token by the first of these ends ahead of the bandit", "return", "distil", "bandit"
+    ),
     Control("an even split pays part of a span before its decision", "paid too early", _EVEN, level=0.5),
     Control("entropy segments pay less of it too early than sentences", "paid too early", "sentence", "segment"),
     Control("APPO prefers about half of a round: more than .4", "preferred", "appo", level=0.4),

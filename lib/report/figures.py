@@ -111,9 +111,14 @@ def final_returns(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
 
 
 def credit_fidelity(records: list[dict], measure: str = "pearson") -> tuple[Figure, pd.DataFrame]:
-    """How well rewards, and the advantages made of them, agree with the truth span by span; `measure` is "pearson" or
-    "spearman" (-1 to 1) or "sign" (0 to 1)."""
-    unit = {"pearson": "correlation", "spearman": "rank correlation", "sign": "sign agreement"}[measure]
+    """How well rewards, and the advantages made of them, agree with the truth span by span; `measure` is "pearson",
+    "spearman" or "kendall" (-1 to 1) or "sign" (0 to 1)."""
+    unit = {
+        "pearson": "correlation",
+        "spearman": "rank correlation",
+        "kendall": "Kendall's tau",
+        "sign": "sign agreement",
+    }[measure]
     truths = {"credit": "true credit", "monte_carlo": "Monte Carlo\nadvantage"}
     panels = {
         f"credit.{what}_{truth}_{measure}": f"{what} and\n{text}\n({unit})"

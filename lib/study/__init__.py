@@ -7,6 +7,7 @@ What reads records needs no torch: `summary.py` and all above it but `effort.py`
     row.py           what a row is
     methods.py       every method as a row
     mask_rows.py     adaptive-mask's rows
+    credit_rows.py   rows from beyond the three papers
     deciding.py      which row decides a row's mask
     profiles.py      smoke, small, cpu, gpu: sizes and hyperparameters
     records.py       JSON lines with provenance

@@ -1,6 +1,7 @@
 """What a method's policy cost in labels and samples, beside seconds: the budget that comparisons are made at.
 
-Left out: the SFT data, which all methods share, what evaluation samples, and the oracle controls' reading of the truth.
+Left out: the SFT data, which all methods share, what evaluation samples, the oracle controls' reading of the truth, and
+a teacher's training.
 """
 
 from study.cache import load_json
@@ -13,7 +14,7 @@ def used(run, curves: list[dict]) -> dict[str, int]:
 
     A row of `curves` that does not count (PPO's) stands for the profile's rollouts, of its mean length."""
     rollouts, labels, revised = run.profile.rollouts, run.metrics.get("pairs", 0), 0
-    if run.row.trainer in ("dpo", "kto") or run.row.reads_dpo:
+    if run.row.trainer in ("dpo", "kto") or run.row.advised_by == "dpo":
         report = load_json(run.preferences.path / "report.json")
         labels = max(labels, report["preference"]["kept"])  # the same pairs
     for part in (run, run.mask):

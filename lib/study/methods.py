@@ -5,12 +5,12 @@
 
 A row (`row.py`) holds no code. To try your own: `replace(METHODS["segment"], name=..., ...)`. Which row of which
 published table a method reproduces is the key of its `source`; the book's page of methods is made from here.
-adaptive-mask's rows are in `mask_rows.py`.
+adaptive-mask's rows are in `mask_rows.py`, those from beyond the three papers in `credit_rows.py`.
 """
 
 from dataclasses import replace
 
-from study import mask_rows
+from study import credit_rows, mask_rows
 from study.row import CONTROL, Method, entropy
 
 # Rewards of all rows are on one scale; rows of `_LITERAL` are paid sums of z-scores, as in the papers.
@@ -279,6 +279,7 @@ _CROSS = (
 )
 
 LEARNED = ("bradley-terry", "discriminator")  # scorers that are trained
+_CREDIT = credit_rows.rows(_BANDIT, _TOKEN)
 _ADAPTIVE, _ADAPTIVE_ABLATIONS = mask_rows.rows(_BANDIT, _TOKEN, _BASELINES[1])
 _EVERY = (
     *_CORE,
@@ -291,6 +292,7 @@ _EVERY = (
     *_ABLATIONS,
     *_TLCR_ABLATIONS,
     *_CROSS,
+    *_CREDIT,
     *_ADAPTIVE_ABLATIONS,
 )
 METHODS = {row.name: row for row in _EVERY}
@@ -299,6 +301,7 @@ TLCR = tuple(row.name for row in _TLCR_ROWS)
 BASELINES = tuple(row.name for row in _BASELINES)
 ADAPTIVE = tuple(row.name for row in _ADAPTIVE)
 CROSS = tuple(row.name for row in _CROSS)
+CREDIT = tuple(row.name for row in _CREDIT)
 
 
 def method(name: str, **changes) -> Method:

@@ -4,7 +4,7 @@ is told how long it will take.
     sft -> preferences (per seed) -> scorer (per seed and training) -> run (per seed and method)
 
 A masked method's run waits for two scorers, its own and its mask's.
-RTO's run also waits for DPO's, whose policy it is paid by, where both are asked for.
+RTO's run also waits for DPO's, whose policy it is paid by, and a pupil's for its teacher's, where both are asked for.
 
 Stages are cached (`cache.py`), so a task that was done before ends at once, and a plan that was killed goes on where
 it stopped. A task that fails does not stop the others: what needs it tries again by itself, and records the error.
@@ -71,8 +71,7 @@ def plan(runs: list) -> dict[str, Task]:
         for r in learned:
             task = add(Task(scorer_name(r, run.seed), "scorer", r.name, run.seed, shared))
             needs += () if task in needs else (task,)
-        if row.reads_dpo:
-            needs += tuple({f"dpo, seed {run.seed}"} & asked)
+        needs += tuple({f"{row.advised_by}, seed {run.seed}"} & asked)
         add(Task(f"{row.name}, seed {run.seed}", "run", row.name, run.seed, needs))
     return tasks
 

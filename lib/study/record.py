@@ -65,7 +65,7 @@ def rests_on(run: Run) -> dict[str, Path | str]:
         "revisions": revised and revised.revisions.path,
         "scorer": run.scorer,
         "mask": run.mask and run.mask.scorer,
-        "dpo": run.of("dpo").policy.path if run.row.reads_dpo else None,
+        run.row.advised_by: run.row.advised_by and run.of(run.row.advised_by).policy.path,
         run.row.trainer: run.policy.path,
     }
     return {name: folder for name, folder in folders.items() if folder}

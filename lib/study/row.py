@@ -25,7 +25,8 @@ def entropy(cutoff: float, **options) -> dict:
 
 
 TRAINERS = (
-    *("ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "figa", "online-dpo", "rs"),
+    *("ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "vine", "figa"),
+    *("online-dpo", "rs"),
     "none",
 )
 RANGES = {  # of numbers in a row's parts, by their names there
@@ -35,6 +36,11 @@ RANGES = {  # of numbers in a row's parts, by their names there
     "error": Share,
     "delta": NotNegative,
     "generations": Several,
+    "continuations": Count,
+    "answers": Share,  # of the profile's answers per round
+    "lam": Share,
+    "gamma": Share,
+    "top_entropy_quantile": Share,
 }
 
 
@@ -44,16 +50,16 @@ class Method(Recipe):
     does the part.
 
     In `segmentation`, "matched" in place of a random one's rate, and a mean `length` in place of an entropy cut-off,
-    are resolved on the preference data. `scorer`: "none" (nothing to train a policy with), "bradley-terry" (a reward
-    model trained on preference pairs), "discriminator" (trained on the tokens that a reviser changed), "dpo" (the
-    log-ratios of row `dpo`'s policy, of `implicit.py`), or "oracle" (a control that reads the testbed's truth; `noise`
-    is the standard deviation, in units of credit, added to each span's credit). `revisions`: who revises the rejected
-    answers, of `revisions.reviser`, and for a discriminator whether `eos` is labelled (yes, unless False); with a
-    Bradley-Terry scorer the revised answer is the chosen one. `shaping`: "rto", "attention" or "pool", of `shaping.py`,
-    made of what the other parts pay. `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo",
-    "remax", "figa", "online-dpo", "rs", or "none" (the SFT model as it is); `options` are the trainer's. `mask`: which
-    tokens it learns from, of `mask.Decider`; None is all of them. ValueError for a value of another type or out of
-    range."""
+    are resolved on the preference data. `scorer`: "none" (nothing is paid but what `shaping` adds), "bradley-terry" (a
+    reward model trained on preference pairs), "discriminator" (trained on the tokens that a reviser changed), "dpo"
+    (the log-ratios of row `dpo`'s policy, of `implicit.py`), or "oracle" (a control that reads the testbed's truth;
+    `noise` is the standard deviation, in units of credit, added to each span's credit). `revisions`: who revises the
+    rejected answers, of `revisions.reviser`, and for a discriminator whether `eos` is labelled (yes, unless False);
+    with a Bradley-Terry scorer the revised answer is the chosen one. `shaping`, made of what the other parts pay:
+    "rto", "attention" or "pool", of `shaping.py`, or "teacher", the log-ratios of the policy of the row `by`.
+    `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "vine", "figa", "online-dpo",
+    "rs", or "none" (the SFT model as it is); `options` are the trainer's. `mask`: which tokens it learns from, of
+    `mask.Decider`; None is all of them. ValueError for a value of another type or out of range."""
 
     name: Words
     label: Words  # as figures and tables print it
@@ -75,6 +81,8 @@ class Method(Recipe):
                     check(f"{part} {name}", value, RANGES.get(name, Number))
 
     @property
-    def reads_dpo(self) -> bool:
-        """Whether its rewards hold log-ratios of the DPO policy."""
-        return self.scorer == "dpo" or self.shaping["kind"] == "rto"
+    def advised_by(self) -> str | None:
+        """The row whose policy's log-ratios to the SFT model its rewards hold, or None."""
+        if self.shaping["kind"] == "teacher":
+            return self.shaping["by"]
+        return "dpo" if self.scorer == "dpo" or self.shaping["kind"] == "rto" else None

@@ -191,6 +191,6 @@ def content(dataset: str) -> str:
 
 
 def reads_truth(row: Method) -> bool:
-    """Whether a row needs the testbed: the oracle scores, revises, or decides its mask."""
-    by = METHODS[row.mask["by"]] if row.mask else row
-    return any(r.scorer == "oracle" or (r.revisions or {}).get("kind") == "oracle" for r in (row, by))
+    """Whether a row needs the testbed: the oracle scores, revises, decides its mask, or made its teacher."""
+    rows = [row, *(METHODS[name] for name in ((row.mask or {}).get("by"), row.advised_by) if name)]
+    return any(r.scorer == "oracle" or (r.revisions or {}).get("kind") == "oracle" for r in rows)

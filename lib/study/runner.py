@@ -23,7 +23,7 @@ from densereward.text import data
 from densereward.training.rounds import ANSWERS
 from study import command_line, deciding, plan
 from study.cache import load_json
-from study.methods import ADAPTIVE, BASELINES, CORE, CROSS, METHODS, TLCR, Method, method
+from study.methods import ADAPTIVE, BASELINES, CORE, CREDIT, CROSS, METHODS, TLCR, Method, method
 from study.profiles import profile as profile_row
 from study.record import done, named, record, recorded
 from study.records import ROOT, provenance, write_record
@@ -37,6 +37,7 @@ GROUPS = {
     "adaptive": ADAPTIVE,
     "baselines": BASELINES,
     "cross": CROSS,
+    "credit": CREDIT,
     "all": tuple(METHODS),
 }
 
@@ -106,7 +107,9 @@ def main(
     profile: Annotated[str, typer.Option(help="smoke, small, cpu or gpu: sizes and hyperparameters")] = "cpu",
     methods: Annotated[
         str,
-        typer.Option(help="comma-separated rows of methods.py, or core, adaptive, tlcr-core, baselines, cross, all"),
+        typer.Option(
+            help="comma-separated rows of methods.py, or core, adaptive, tlcr-core, baselines, cross, credit, all"
+        ),
     ] = "core",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each", min=1)] = 1,

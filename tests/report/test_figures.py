@@ -65,7 +65,7 @@ def record(method: str, seed: int, rounds: int = 12, changes: dict | None = None
             f"{what}_{truth}_{measure}": float(draw.uniform(0, 1))
             for what in ("rewards", "advantages")
             for truth in ("credit", "monte_carlo")
-            for measure in ("pearson", "spearman", "sign")
+            for measure in ("pearson", "spearman", "kendall", "sign")
         }
         made["gate"] = "failed" if (method, seed) == ("segment", 2) else "passed"
     if method in LEARNED:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from densereward.text.models import build_tokenizer, tiny_llama
 from report import controlled
 from study import summary
 from study.measures import credit
@@ -38,7 +39,7 @@ def test_everything_on_the_last_token_earns_no_praise():
     bandit[0, 5], bandit[1, 2] = credits[0].sum(), credits[1, :2].sum()
     assert credit.fidelity(bandit, torch.zeros(2, 6), SPANS, credits, credits, LAST)["rewards_credit_pearson"] < 0.5
     flat = credit.agreement(np.zeros(5), np.arange(5.0))
-    assert flat == {"pearson": 0.0, "spearman": 0.0, "sign": 0.5}
+    assert flat == {"pearson": 0.0, "spearman": 0.0, "kendall": 0.0, "sign": 0.5}
 
 
 def test_signs_are_those_of_what_is_above_or_below_the_mean():
@@ -49,6 +50,41 @@ def test_signs_are_those_of_what_is_above_or_below_the_mean():
     assert credit.agreement(rising + 10, rising - 2.5)["sign"] == 1, "the estimate is centred"
     assert credit.agreement(rising - 2.5, rising + 10)["sign"] == 1, "the truth is centred"
     assert credit.agreement(np.array([-2.0, 1.0, 1.0]), np.array([5.0, 4.0, 6.0]))["sign"] == 1 / 2, "no sign, no vote"
+
+
+def test_ranks_are_blind_to_scale_and_count_pairs_in_order():
+    """Of six pairs of four spans, one is out of order; how far the values lie apart says nothing."""
+    truth, estimate = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 10.0, 9.9, 1e4])
+    found = credit.agreement(estimate, truth)
+    assert found["kendall"] == pytest.approx((5 - 1) / 6) and found["spearman"] == pytest.approx(0.8)
+    assert found["pearson"] < 0.8
+
+
+def test_the_cosine_is_that_of_the_gradients_of_all_answers():
+    """Rows that are summed before the cosine, however many are taken at once; a row of padding has no say."""
+    tokenizer = build_tokenizer(["the cat sat on the mat"], 280)
+    torch.manual_seed(0)
+    model = tiny_llama(tokenizer, 16, 1)
+    ids, real = torch.randint(3, len(tokenizer), (2, 8)), torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0]])
+    batch = {"prompt_ids": ids[:, :2], "prompt_mask": torch.ones(2, 2, dtype=torch.long)}
+    batch |= {"completion_ids": ids[:, 2:], "completion_mask": real}
+    worth = torch.tensor([[1.0, -1.0, 0.2], [1.0, -0.5, 0.0]])
+    true = worth.gather(1, SPANS.clamp(min=0)).masked_fill(SPANS < 0, 0)
+    advantages = true + torch.randn(2, 6) * (SPANS >= 0)
+
+    def gradient(way):
+        logps = model(ids).logits[:, 1:-1].log_softmax(-1).gather(2, ids[:, 2:, None])[..., 0]
+        found = torch.autograd.grad((logps * way).sum(), list(model.parameters()))
+        return torch.cat([g.flatten() for g in found])
+
+    expected = torch.nn.functional.cosine_similarity(gradient(advantages), gradient(true), dim=0).item()
+    for rows in (1, 64):
+        given = (model, batch, advantages + 9.0 * (SPANS < 0), SPANS, worth, rows)
+        assert credit.gradient_cosine(*given) == pytest.approx(expected, abs=1e-4)
+    for sign in (1, -3):
+        assert credit.gradient_cosine(model, batch, sign * true, SPANS, worth) == pytest.approx(np.sign(sign), abs=1e-4)
+    assert credit.gradient_cosine(model, batch, 0 * true, SPANS, worth) == 0
+    assert 0 < expected < 1
 
 
 def test_matched_kl_reads_the_smoothed_curve_and_leaves_out_runs_that_stay_below():

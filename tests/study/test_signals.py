@@ -9,6 +9,7 @@ import torch
 from densereward.text import sampling
 from densereward.text.models import build_tokenizer
 from densereward.text.tokens import tokenize_prompt, tokenize_response
+from densereward.training.ppo import whiten
 from study.cache import save_json
 from study.measures import measure, signals
 from study.methods import METHODS
@@ -146,5 +147,5 @@ def test_which_answers_a_mask_takes_for_preferred(run, told, monkeypatch):
         row = replace(METHODS["appo"], mask=METHODS["appo"].mask | {"preferred": how})
         own = run.of(row)
         vars(own)["policy"] = made
-        signals.masked(own, paid, against, None)
+        signals.masked(own, paid, whiten(against, mask), None)
         assert torch.equal(seen["chosen"], expected), how

@@ -52,6 +52,7 @@ def test_a_run_records_policy_scorer_credit_and_where_it_comes_from(root, capsys
     assert {"accuracy_test", "style_test", "ceiling_test", "flip_test", "passes_test"} <= record["reward_model"].keys()
     assert record["gate"] in ("passed", "failed")
     assert {"rewards_credit_pearson", "advantages_monte_carlo_pearson", "boundary_recall"} <= record["credit"].keys()
+    assert {"advantages_monte_carlo_kendall", "gradient_cosine"} <= record["credit"].keys()
     assert {"true_return", "true_return_held_out", "kl", "length", "fact_accuracy"} <= record["final"].keys()
     assert record["params"]["method"]["segmentation"] == {"kind": "entropy", "cutoff": 1.0}
     assert {"commit", "packages", "seconds", "peak_rss_mib", "tokens"} <= record["provenance"].keys()

@@ -12,11 +12,13 @@ preference.py       DPO
 kto.py              KTO
 masked.py           masks in TRL's trainers
 appo.py             PPO with a mask
+macro.py            PPO on macro actions
 rounds.py           a round of online learning: answers, best and worst
 online.py           DPO and rejection sampling in rounds, masked or not
 counting.py         curves and what was sampled, for trainers of TRL's
 group.py            RLOO and GRPO
 remax.py            ReMax
+vine.py             Monte Carlo values of segments in place of a critic
 step_advantages.py  GRPO and RLOO with a reward per segment, without a critic
 figa.py             FIGA
 """

@@ -1,4 +1,5 @@
-"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, and both per segment (`step_advantages.py`).
+"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, Vine, and the first two per segment
+(`step_advantages.py`).
 
 RLOO and GRPO take several responses to a prompt as each other's baseline. Their advantages, losses, clipping and
 defaults are TRL's. The KL coefficient is the profile's and stands where TRL has it: RLOO subtracts it from the reward,
@@ -20,6 +21,7 @@ from densereward.training.counting import Counted, Referenced
 from densereward.training.masked import mask_advantages
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
 from densereward.training.step_advantages import DenseGRPOTrainer, DenseRLOOTrainer
+from densereward.training.vine import VineTrainer
 
 
 class CountedRLOO(Counted, RLOOTrainer):
@@ -53,6 +55,7 @@ TRAINERS = {
     "rloo": (RLOOConfig, CountedRLOO),
     "grpo": (GRPOConfig, CountedGRPO),
     "remax": (ReMaxConfig, ReMaxTrainer),
+    "vine": (ReMaxConfig, VineTrainer),
     "dense-grpo": (GRPOConfig, DenseGRPOTrainer),
     "dense-rloo": (GRPOConfig, DenseRLOOTrainer),
 }
@@ -73,8 +76,8 @@ def trainer_of(
 
     `reward` and `metrics` are TRL reward functions, the metrics read and never trained on; for "dense-..." `reward` is
     a `step_advantages.DenseGRPOTrainer`'s reward_fn. `settings` are fields of its config, `generations` the responses
-    to a prompt, the other arguments TRL's. ValueError, TRL's, where `generations` does not divide the rollout batch;
-    KeyError for another kind, or a mask (`decide`) for another than "grpo"."""
+    to a prompt, the other arguments TRL's, or the trainer's own. ValueError, TRL's, where `generations` does not divide
+    the rollout batch; KeyError for another kind, or a mask (`decide`) for another than "grpo"."""
     config, trainer = TRAINERS[kind]
     if decide is not None:
         trainer, trl = {"grpo": MaskedGRPO}[kind], trl | {"decide": decide}

@@ -14,6 +14,9 @@ rollouts, engines, the clipped policy loss (over [B, T] advantages) and checkpoi
 - Within an update, micro-batches hold responses of like length and are trimmed to their longest: losses stay the same,
   padding is not computed.
 - A response cut off at the maximum length ends like any other: the value after its last token is 0.
+- With TRL's `top_entropy_quantile` below 1 the policy learns from that share of a rollout batch's tokens alone, those
+  of highest entropy (Wang et al. 2025, arXiv 2506.01939). TRL chooses within a micro-batch, by the policy as it learns;
+  here it is the rollout batch and the policy that sampled it, so that micro-batches change nothing.
 
 Left out: adapters, tools, images, adaptive KL coefficients, FSDP.
 
@@ -156,6 +159,7 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
             raise ValueError("policy, ref_model and critic share parameters: pass copies, or one would train another")
         super().__init__(model, reward_funcs=list(metrics or [no_metric]), args=args, **trl)
         self.reward_fn, self.metric_names = reward_fn, self.reward_func_names if metrics else []
+        self.top_entropy_quantile = 1.0  # TRL's own choice, within a micro-batch, is off
         attach_critic(self.model, critic.to(self.accelerator.device))
         disable_dropout_in_model(self.model)  # the ratio compares two passes over the same tokens
         fused_head(ref_model).requires_grad_(False)
@@ -228,18 +232,26 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
             batch["old_per_token_logps"] = self._get_per_token_logps_and_entropies(self.model, *passes)[0]
         values, entropies, mask = self._values * mask, self._entropies, mask.to(self._values.dtype)
         ref_logps, ref_entropies, _ = self._get_per_token_logps_and_entropies(self.ref_model, *passes)
-        rewards = self.reward_fn(batch | {"ref_logps": ref_logps, "ref_entropies": ref_entropies})
+        scored = batch | {"ref_logps": ref_logps, "ref_entropies": ref_entropies}
+        rewards = self.reward_fn(scored)
         if rewards.shape != mask.shape or not rewards.isfinite().all():
             raise ValueError(f"reward_fn returned {list(rewards.shape)}, it must return finite {list(mask.shape)}")
         kl = (batch["old_per_token_logps"] - ref_logps) * mask
-        advantages, returns = gae(rewards - self.args.kl_coef * kl, values, mask, self.args.gamma, self.args.lam)
+        advantages, returns = self._estimate(rewards - self.args.kl_coef * kl, values, mask, scored)
         if self.model.training:
             self.value_losses, self.scored_at = [], time.perf_counter()
             seconds = {"seconds_generate": generated - started, "seconds_score": self.scored_at - generated}
             self._open_row(rewards * mask, kl, entropies, values, returns, mask, seconds)
         if self.args.whiten_advantages:
             advantages = whiten(advantages, mask, self._mean)
+        if (share := self.args.top_entropy_quantile) < 1:
+            advantages = advantages * self.get_high_entropy_mask(entropies, mask, 1 - share)
         return batch | {"advantages": advantages, "returns": returns, "old_values": values}
+
+    def _estimate(self, rewards, values, mask, scored: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """(advantages, returns), both [B, T], of rewards with KL, values and mask [B, T]; `scored` is what rewards were
+        made of."""
+        return gae(rewards, values, mask, self.args.gamma, self.args.lam)
 
     def _open_row(self, rewards, kl, entropies, values, returns, mask, seconds):
         each = torch.ones_like(mask[:, 0])

@@ -6,13 +6,19 @@ of sampled continuations. Rewards alone would score a bandit trivially (everythi
 even split, hence the advantages, which are what moves the policy: those of the row's trainer (`signals.py`), read at
 the token that decides the span. A mean over the span's tokens would count those before the decision too, whose
 advantages no choice of the span is answerable for; it stands beside.
+
+Ranks are what QVal (arXiv 2606.32034) compares dense signals by: does a signal order actions as a reference policy's
+values do? Its measure is Spearman's correlation with Q; here it is with the advantage, Q less the value of the state,
+since spans of many states are ranked together. Kendall's tau-b stands beside, for the many ties.
 """
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
 
-from densereward.reward.segments import segment_lengths
+from densereward.reward.segments import segment_lengths, spread
+from densereward.reward.shaping import both
+from densereward.text.logprobs import logprobs_and_entropy
 
 
 def pool(values: torch.Tensor, span_ids: torch.Tensor, how: str) -> torch.Tensor:
@@ -28,15 +34,16 @@ def pool(values: torch.Tensor, span_ids: torch.Tensor, how: str) -> torch.Tensor
 
 
 def agreement(estimate: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Pearson and Spearman correlation, and the share of spans of non-zero truth whose sign agrees once both are
-    centred (a constant is no credit). Where either does not vary, the correlation is 0 and sign agreement one half."""
+    """Pearson, Spearman and Kendall correlation, and the share of spans of non-zero truth whose sign agrees once both
+    are centred (a constant is no credit). Where either does not vary, they are 0 and sign agreement one half."""
     if min(np.std(estimate), np.std(truth)) < 1e-12:
-        return {"pearson": 0.0, "spearman": 0.0, "sign": 0.5}
+        return {"pearson": 0.0, "spearman": 0.0, "kendall": 0.0, "sign": 0.5}
     e, t = estimate - estimate.mean(), truth - truth.mean()
     signed = np.abs(t) > 1e-9
     return {
         "pearson": float(np.corrcoef(estimate, truth)[0, 1]),
         "spearman": float(spearmanr(estimate, truth).statistic),
+        "kendall": float(kendalltau(estimate, truth).statistic),
         "sign": float(np.mean(np.sign(e[signed]) == np.sign(t[signed]))),
     }
 
@@ -66,6 +73,24 @@ def fidelity(
         for against, truth in truths.items()
         for name, value in agreement(estimate.double().numpy()[held], truth.double().numpy()[held]).items()
     }
+
+
+def gradient_cosine(
+    model, batch: dict, advantages: torch.Tensor, spans: torch.Tensor, monte_carlo: torch.Tensor, rows: int = 64
+) -> float:
+    """The cosine of two policy gradients of `model` on the same answers, by `advantages` [B, T] and by the Monte Carlo
+    advantages [B, N] of their spans, [B, T]: at each token of a span they give the true return's gradient without bias.
+
+    Noise of the answers is in both and raises the cosine of any row alike. 0 where one of them is 0."""
+    ids, mask, weights = both(batch, "ids"), both(batch, "mask"), [p for p in model.parameters() if p.requires_grad]
+    ways, sums = (advantages, spread(monte_carlo, spans).to(advantages)), [0.0, 0.0]
+    with torch.enable_grad():
+        for part in torch.arange(len(ids)).split(rows):
+            logps, _ = logprobs_and_entropy(model, ids[part], mask[part], advantages.size(1))
+            for i, way in enumerate(ways):
+                found = torch.autograd.grad((way[part] * logps).sum(), weights, retain_graph=i == 0)
+                sums[i] = sums[i] + torch.cat([g.flatten().double() for g in found])
+    return float(torch.nn.functional.cosine_similarity(*sums, dim=0))
 
 
 def causal_share(segment_ids: torch.Tensor, deciding: torch.Tensor, credits: torch.Tensor, how: str) -> float:

@@ -125,6 +125,9 @@ def credit_of(run: Run) -> dict:
     advantages = signals.advantages(run, told, found)
     spans, credits, mc, deciding = (torch.tensor(found[k]) for k in ("span_ids", "credits", "advantages", "deciding"))
     result = credit.fidelity(told.batch["rewards"].cpu(), advantages.cpu(), spans, credits, mc, deciding)
+    result["gradient_cosine"] = credit.gradient_cosine(
+        told.reference, told.batch, advantages, spans.to(advantages.device), mc
+    )
     cut = spans
     if row.segmentation["kind"] != "spans":
         draw = generator(run.seed, "segments", row.name)

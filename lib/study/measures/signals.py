@@ -1,9 +1,10 @@
 """What moves a policy: the advantages that a row's trainer would learn from, on answers whose credit is known.
 
 PPO: GAE with the critic as it is after its warm-up. Trainers without a critic need what they compare an answer with:
-further answers of the SFT model to the same prompt, as many as in training, or its greedy one. RLOO and GRPO on a total
-are those on steps with a single step, the last token. A row's mask is laid on, and what it takes out moves nothing;
-PPO's advantages are whitened before, as in training, so that this is their mean.
+further answers of the SFT model to the same prompt, as many as in training, its greedy one, or what it finishes these
+answers with. RLOO and GRPO on a total are those on steps with a single step, the last token. A row's mask, or its share
+of tokens by entropy, is laid on, and what it takes out moves nothing. PPO's and Vine's advantages are whitened before,
+as in training.
 
 At the SFT model, where these are measured, log-ratios to the reference are 0, and so is the KL penalty of any of them.
 
@@ -13,10 +14,13 @@ for the groups of GRPO. Left out: DPO and rejection sampling, whose losses hold 
 
 import torch
 
+from densereward.reward import segments
 from densereward.reward.masks import preferred_by
 from densereward.seeding import derive
 from densereward.text import sampling
 from densereward.text.models import TokenScorer, to_device
+from densereward.training import vine
+from densereward.training.macro import macro_gae
 from densereward.training.masked import mask_advantages
 from densereward.training.ppo import gae, whiten
 from densereward.training.step_advantages import leave_one_out, step_advantages
@@ -24,7 +28,7 @@ from study.methods import Method
 from study.run import Run
 from study.stages import groups, mask, reward
 
-TRAINERS = ("ppo", "rloo", "grpo", "dense-rloo", "dense-grpo", "remax")
+TRAINERS = ("ppo", "rloo", "grpo", "dense-rloo", "dense-grpo", "remax", "vine")
 
 
 @torch.no_grad()
@@ -39,21 +43,58 @@ def advantages(run: Run, told, found: dict) -> torch.Tensor:
         greedy = sampling.continued(told.reference, told.tokenizer, found["prompt_ids"], limit, **sampling.GREEDY)
         baseline = sampling.batch_of(told.reference, told.tokenizer, found["prompt_ids"], greedy)
         gained = (told.batch["rewards"].sum(1) - told.reward_fn(baseline).sum(1))[:, None]
+    elif row.trainer == "vine":
+        gained = by_continuations(run, told, found)
     else:
         gained = in_groups(run, told, found)
     gained = gained * told.batch["completion_mask"]
+    if row.trainer in ("ppo", "vine"):
+        gained = whiten(gained, told.batch["completion_mask"])
+    if (share := row.options.get("top_entropy_quantile", 1.0)) < 1:
+        real, entropies = told.batch["completion_mask"].bool(), told.batch["ref_entropies"]
+        gained = gained * (entropies >= torch.quantile(entropies[real], 1 - share))
     return masked(run, told, gained, values) if run.mask else gained
 
 
 @torch.no_grad()
 def by_critic(run: Run, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """(GAE advantages, values), both [B, T], of a batch with `rewards`, at the profile's lambda."""
+    """(GAE advantages, values), both [B, T], of a batch with `rewards`, at the row's gamma and lambda or the profile's;
+    over macro actions where the row has some."""
+    options = {"gamma": 1.0, "lam": run.profile.lam} | run.row.options
+    horizon = options["gamma"], options["lam"]
     critic = to_device(TokenScorer.from_pretrained(run.policy.path / "critic", dtype=torch.float32)).eval()
     input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     length, mask = batch["completion_ids"].size(1), batch["completion_mask"]
     values = critic.token_scores(input_ids, attention_mask)[:, -length - 1 : -1] * mask
-    return gae(batch["rewards"], values, mask, 1.0, run.profile.lam)[0], values
+    if "macro" in options:
+        ids = cut(options["macro"], batch)
+        return macro_gae(batch["rewards"], values, ids, *horizon)[0], values
+    return gae(batch["rewards"], values, mask, *horizon)[0], values
+
+
+def cut(segmentation: dict, batch: dict) -> torch.Tensor:
+    """Segment ids [B, T] of a batch by lengths or entropies, whatever its rewards are paid by."""
+    return segments.segment(**segmentation, mask=batch["completion_mask"], entropies=batch["ref_entropies"])
+
+
+def by_continuations(run: Run, told, found: dict) -> torch.Tensor:
+    """Vine's advantages [B, T], before they are whitened. Random: the continuations (seed)."""
+    row, limit = run.method, run.profile.max_completion_length
+    prompts, answers, ids = found["prompt_ids"], found["completion_ids"], cut(row.options["cuts"], told.batch)
+
+    def finish(prefixes):
+        return sampling.sample(told.reference, told.tokenizer, prefixes, limit, derive(run.seed, "credit", "vine"))
+
+    def score(rows, ended):
+        parts = [slice(i, i + vine.ROWS) for i in range(0, len(rows), vine.ROWS)]
+        batches = (
+            sampling.batch_of(told.reference, told.tokenizer, [prompts[i] for i in rows[x]], ended[x]) for x in parts
+        )
+        return [total for batch in batches for total in told.reward_fn(batch).sum(1).tolist()]
+
+    values = vine.start_values(prompts, answers, ids, row.options["continuations"], limit, finish, score)
+    return vine.differences(values, told.batch["rewards"].sum(1), ids)
 
 
 def in_groups(run: Run, told, found: dict) -> torch.Tensor:
@@ -84,10 +125,8 @@ def group_rewards(row: Method, paid, tokenizer):
 
 
 def masked(run: Run, told, gained: torch.Tensor, values) -> torch.Tensor:
-    """Advantages `gained` [B, T] (PPO's whitened) times the row's mask; `values` [B, T] are a critic's, or None."""
+    """Advantages `gained` [B, T] (PPO's are whitened) times the row's mask; `values` [B, T] are a critic's, or None."""
     batch, row = told.batch, run.row
-    if row.trainer == "ppo":
-        gained = whiten(gained, batch["completion_mask"])
     reward_fn, _ = reward.saved(run.mask, run.policy.path / "mask", told.tokenizer, "credit")
     decide = mask.Decider(reward_fn, row.mask, told.tokenizer)
     chosen = preferred_by(decide.preferred, batch["rewards"], gained, batch["completion_mask"])  # [B]

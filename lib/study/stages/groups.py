@@ -1,24 +1,25 @@
-"""Trainers that sample and have no critic: RLOO, GRPO, ReMax, on the total that the row's rewards pay a response, or
-the first two on the rewards of its segments. Needs the SFT model, pairs, scorer, and what decides a mask.
+"""Trainers that sample and have no critic: RLOO, GRPO, ReMax, Vine, on the total that the row's rewards pay a response,
+or the first two on the rewards of its segments. Needs the SFT model, pairs, scorer, and what decides a mask.
 
-As many responses and updates as PPO's, from the same list of prompts.
+As many responses and updates as PPO's, from the same list of prompts. A row whose `options` give a share of `answers`
+makes the same updates of fewer responses, where what it samples besides would make it another budget.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from densereward.reward import dense, rewards, segments
 from densereward.seeding import derive, seed_everything
 from densereward.text.models import load_causal_lm
-from densereward.training import appo, counting, group, padding, remax, settings, step_advantages
+from densereward.training import appo, counting, group, padding, remax, settings, step_advantages, vine
 from study.cache import Artifact, save_json
 from study.records import known
 from study.sources import DATA, SCORING, own_code
 from study.stages import mask, prompts, reward, watched
 from testbed import truth
 
-CODE = [counting, group, remax, step_advantages, appo, mask, *mask.CODE]
+CODE = [counting, group, remax, vine, step_advantages, appo, mask, *mask.CODE]
 
 
 def train(run) -> Artifact:
@@ -31,6 +32,9 @@ def train(run) -> Artifact:
         seed = derive(run.seed, "ppo")  # the seed of PPO: the first rollouts are its own
         seed_everything(seed)
         paid, _ = reward.fitted(run, folder, tokenizer)
+        options = dict(method.options)
+        per_update = int(p.rollouts * options.pop("answers", 1.0) / p.minibatches)
+        sizes = prompts.sizes(replace(p, rollouts=max(per_update, 1) * p.minibatches))
         per_step = method.trainer.startswith("dense-")
         trainer = group.trainer_of(
             method.trainer,
@@ -38,8 +42,8 @@ def train(run) -> Artifact:
             at_steps(method, paid, tokenizer) if per_step else reward.per_response(paid, tokenizer),
             metrics,
             p.kl_coef,
-            settings.common(folder, policy, seed % 2**31) | prompts.sizes(p),
-            **method.options,
+            settings.common(folder, policy, seed % 2**31) | sizes,
+            **options,
             decide=mask.decider(run, tokenizer, folder),
             train_dataset=prompts.prompts(run, tokenizer),
             processing_class=tokenizer,

@@ -1,4 +1,5 @@
-"""PPO on the row's rewards; APPO where there is a mask. Needs the SFT model, pairs, scorer, and what decides a mask."""
+"""PPO on the row's rewards; APPO where there is a mask, on macro actions where the row's options name them. Needs the
+SFT model, pairs, scorer, and what decides a mask."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +9,7 @@ from transformers import TrainerCallback
 from densereward.reward import rewards, shaping
 from densereward.seeding import derive, seed_everything
 from densereward.text.models import load_causal_lm, scorer_from, to_device
-from densereward.training import appo, padding, ppo, settings
+from densereward.training import appo, macro, padding, ppo, settings
 from study.cache import Artifact, save_json
 from study.records import known
 from study.sources import DATA, SCORING, own_code
@@ -30,17 +31,20 @@ def train(run) -> Artifact:
         critic = scorer_from(policy)
         paid, net = reward.fitted(run, folder, tokenizer)
         decide = mask.decider(run, tokenizer, folder)
+        options = {"lam": p.lam} | method.options
+        actions = options.pop("macro", None)
         args = ppo.DensePPOConfig(
             **settings.common(folder, policy, derive(run.seed, "ppo") % 2**31),
             **prompts.sizes(p),
             critic_learning_rate=p.critic_learning_rate,
             kl_coef=p.kl_coef,
-            lam=p.lam,
             value_clip=method.value_clip,
             critic_warmup_steps=p.critic_warmup,
-            **method.options,
+            **options,
         )
         make, further = (appo.MaskedPPOTrainer, {"decide": decide}) if decide else (ppo.DensePPOTrainer, {})
+        if actions:
+            make, further = macro.MacroPPOTrainer, {"segmentation": actions}
         trainer = make(
             policy,
             reward_fn=reward.shaped(run, paid, net, tokenizer),
@@ -59,6 +63,7 @@ def train(run) -> Artifact:
 
     code = [prompts, reward, shaping, ppo, padding, rewards, truth, watched, *own_code(method)]
     code += [appo, mask, *mask.CODE] if run.mask else []
+    code += [macro] if "macro" in method.options else []
     needs = [run.sft, run.preferences, run.scorer, reward.advisor(run), *mask.needs(run), run.heldout]
     key = run.key(*FIELDS, method=asdict(method), **mask.key(run))
     return run.stage("ppo", build_policy, key, [*DATA, *SCORING, *code], needs)

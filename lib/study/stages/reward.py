@@ -19,7 +19,9 @@ from testbed import truth
 def fitted(run, folder: Path, tokenizer) -> tuple[Callable[[dict], torch.Tensor], torch.nn.Module | None]:
     """(batch -> rewards [B, T], the scorer it reads): of the row, before `Method.shaping`. What it was fitted with is
     saved in `folder`: normaliser.json, or an oracle's unit.json. Random: the row's noise or random segments (seed)."""
-    if run.row.scorer == "oracle":
+    if run.row.scorer == "none":
+        pass
+    elif run.row.scorer == "oracle":
         rows = load_from_disk(run.preferences.path / "preference")
         save_json(folder / "unit.json", truth.return_deviation(tokenizer, rows, run.profile.world.returns))
     else:
@@ -30,6 +32,8 @@ def fitted(run, folder: Path, tokenizer) -> tuple[Callable[[dict], torch.Tensor]
 
 def saved(run, folder: Path, tokenizer, *names: str) -> tuple[Callable[[dict], torch.Tensor], torch.nn.Module | None]:
     """`fitted`, with what training saved in `folder`. `names` tell further streams of an oracle's noise apart."""
+    if run.row.scorer == "none":  # all that is paid is `Method.shaping`'s
+        return lambda batch: torch.zeros_like(batch["ref_logps"]), None
     if run.row.scorer == "oracle":
         unit, draw = load_json(folder / "unit.json"), generator(run.seed, "oracle noise", *names)
         return truth.oracle_rewards(run.row, tokenizer, run.profile.world.returns, unit, draw, run.row.noise), None
@@ -40,26 +44,27 @@ def saved(run, folder: Path, tokenizer, *names: str) -> tuple[Callable[[dict], t
 
 
 def advisor(run) -> Artifact | None:
-    """The DPO policy whose log-ratios the row's rewards hold, or None."""
-    return run.of("dpo").policy if run.row.reads_dpo else None
+    """The policy, DPO's or a teacher's, whose log-ratios the row's rewards hold, or None."""
+    return run.of(run.row.advised_by).policy if run.row.advised_by else None
 
 
 def shaped(run, reward_fn: Callable, net, tokenizer=None) -> Callable:
     """The reward function with what `Method.shaping` makes of it; `net` is the scorer that `reward_fn` reads.
+    A teacher's log-ratios weigh what the trainer's KL to the SFT model does: together they are the KL to the teacher.
     ValueError for an unknown kind, and for attention without a scorer."""
     kind = run.row.shaping["kind"]
     settings = {name: x for name, x in run.row.shaping.items() if name != "kind"}
     if kind == "none":
         return reward_fn
-    if kind == "rto":
+    if kind in ("rto", "teacher"):
         policy = to_device(load_causal_lm(advisor(run).path / "policy")[0])
-        return shaping.by_log_ratios(reward_fn, policy, **settings)
+        return shaping.by_log_ratios(reward_fn, policy, settings.get("beta", run.profile.kl_coef))
     if kind == "attention" and net is not None:
         return shaping.by_attention(reward_fn, net, **settings)
     if kind == "pool":
         return shaping.by_segments(reward_fn, tokenizer=tokenizer, **settings)
     raise ValueError(
-        f"shaping {kind!r} of method {run.row.name!r}: choose none, rto, pool, or attention (with a scorer)"
+        f"shaping {kind!r} of method {run.row.name!r}: choose none, rto, teacher, pool, or attention (with a scorer)"
     )
 
 
