@@ -155,7 +155,7 @@ def test_win_rates_are_those_of_the_row_that_is_claimed_to_be_ahead():
     assert np.isnan(line(found, "bandit", "bandit-synthetic")["win rate"])
 
 
-@pytest.mark.parametrize("profile", ["cpu", "cpu-0.1", None])
+@pytest.mark.parametrize("profile", ["small", "cpu", "cpu-0.1", None])
 def test_verdicts_counted_by_paper_add_up(profile):
     runs = [] if profile is None else read_records(ROOT / "data" / "results" / profile / "runs.jsonl")
     newest = {(r["method"], r["seed"]): r for r in runs if r["kind"] == "run" and r["dataset"] == "testbed"}
