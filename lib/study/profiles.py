@@ -3,7 +3,8 @@ says them all.
 
 `smoke` checks that everything runs, in minutes on two cores, and is no evidence of anything. `cpu` is the comparison at
 its full length on two cores. `small` is the same with half of the answers and a fifth of the pairs, in a third of the
-time: what ten seeds are affordable of. `gpu` has a wider model, more pairs and more seeds.
+time: what ten seeds are affordable of. `gpu` has a wider model, more pairs and more seeds. `smollm2` is for the
+pretrained model of `pretrained.py`.
 
 Where a value is a paper's, the comment says so; the others were set by a few single runs, alike for every method, but
 for those that `tuning.py` chose by equal trials.
@@ -112,6 +113,25 @@ PROFILES = {
         credit_samples=8,
     ),
     "cpu": _CPU,
+    "smollm2": replace(  # with -p model runs/models/smollm2: 135M weights on two cores, a proof and no comparison
+        _CPU,
+        name="smollm2",
+        pairs=600,
+        heldout_pairs=240,
+        rm_batch=8,
+        rounds=3,
+        rollouts=8,
+        minibatches=1,
+        micro_batch=4,
+        ppo_epochs=1,
+        actor_learning_rate=1e-6,
+        critic_learning_rate=1e-5,
+        critic_warmup=1,
+        heldout_proxy=False,
+        eval_prompts=32,
+        credit_responses=8,
+        credit_samples=4,
+    ),
     "gpu": replace(
         _CPU,
         name="gpu",
@@ -138,6 +158,7 @@ TEXT = {
         ("small", "cpu"),
         {"vocab_size": 4096, "max_prompt_length": 160, "max_completion_length": 96, "rounds": 12, "rollouts": 32},
     ),
+    "smollm2": {"max_prompt_length": 128, "max_completion_length": 96, "rm_learning_rate": 1e-4, "rm_scale": 1.0},
     "gpu": {"vocab_size": 8192, "max_prompt_length": 512, "max_completion_length": 256, "rounds": 40, "rollouts": 128},
 }
 
