@@ -25,6 +25,7 @@ mask_figures.py        adaptive masks
 partition_figures.py   the error decomposition
 preference_figures.py  win rates, calibration, policies under other rewards
 process_figures.py     best of n
+smollm2.py             a real pretrained model: predictions, figures
 horizon_figures.py     length, data, reviser's error
 instrument_figures.py  what was wrong with the instrument
 notebooks.py           runs the notebooks and builds the book

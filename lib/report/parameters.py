@@ -2,13 +2,13 @@
 
 A parameters cell is a list of typed, commented assignments. `start(globals())` reads it back, so that a misspelt name,
 a wrong type, an unknown profile or a value out of range stops the notebook with one line. What a value may be is said
-where the study takes it from: in `Run`, `Profile` and `checked.Asked`. Left out: lists and switches.
+where the study takes it from: in `Run`, `Profile` and `checked.Asked`. Left out: lists.
 """
 
 import ast
 from pathlib import Path
 
-from densereward.checked import Asked, Integer, Number, Words, check, type_of
+from densereward.checked import Asked, Integer, Number, Words, Yes, check, type_of
 from densereward.reward.masks import DECISIONS
 from report import show
 from study.identity import RESULTS_0_1, check_record
@@ -17,7 +17,7 @@ from study.profiles import Profile, profile
 from study.records import ROOT, read_records
 from study.run import Run, reads_truth
 
-KINDS = {"str": Words, "int": Integer, "float": Number}
+KINDS = {"str": Words, "int": Integer, "float": Number, "bool": Yes}
 EMPTY = ("model", "results", "before")  # texts that may be empty; None is the same
 
 

