@@ -35,9 +35,8 @@ Number = Annotated[float, Field(description="a number")]
 Integer = Annotated[int, Field(description="a whole number")]
 Words = Annotated[str, Field(description="text")]  # may be empty
 Text = Annotated[str, AfterValidator(_said), Field(description="text")]
-DatasetName = Annotated[
-    str, AfterValidator(_said), Field(description="'testbed', a .jsonl or .jsonl.gz file, or a folder of them")
-]
+DATASET = "'testbed', a .jsonl, .jsonl.gz or .parquet file, a folder of them, or owner/name of the hub"
+DatasetName = Annotated[str, AfterValidator(_said), Field(description=DATASET)]
 ModelName = Annotated[
     Annotated[str, AfterValidator(_said)] | None,
     Field(description="the folder of a saved causal LM, or a hub name (owner/name); leave it empty for the tiny one"),

@@ -8,8 +8,9 @@ where the study takes it from: in `Run`, `Profile` and `checked.Asked`. Left out
 import ast
 from pathlib import Path
 
-from densereward.checked import Asked, Integer, Number, Words, Yes, check, type_of
+from densereward.checked import DATASET, Asked, Integer, Number, Words, Yes, check, type_of
 from densereward.reward.masks import DECISIONS
+from densereward.text.formats import is_hub_name
 from report import show
 from study.identity import RESULTS_0_1, check_record
 from study.methods import Method, method
@@ -155,9 +156,9 @@ def _dataset(name: str) -> str:
     for path in (Path(name).expanduser(), ROOT / name):  # files are named from the root in a notebook's folder, too
         if path.exists():
             return str(path.resolve())
-    raise BadParameter(
-        f"dataset {name!r} does not exist; give 'testbed', a .jsonl or .jsonl.gz file, or a folder of them"
-    )
+    if is_hub_name(name):
+        return name
+    raise BadParameter(f"dataset {name!r} does not exist; give {DATASET}")
 
 
 def _model(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Conversations to token ids, and what a causal model says of them.
 
 data.py      preference pairs from files: checks, splits
+formats.py   records as others release them
 tokens.py    conversations to token ids and padded batches
 offsets.py   which characters each token stands for, on any tokenizer
 models.py    tokenizer, tiny Llama, token scorer (reward model and critic)

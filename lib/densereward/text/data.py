@@ -1,7 +1,8 @@
 """Preference data: from records of files, or of the testbed, to TRL's conversational format, to splits.
 
 A pair is TRL's `{"prompt": [message, ...], "chosen": [message], "rejected": [message]}`; the prompt is everything up to
-the last assistant turn, shared by both. Records are HH-RLHF's (two dialogues as text) or TRL's, with or without prompt.
+the last assistant turn, shared by both. Records are HH-RLHF's (two dialogues as text) or TRL's, with or without prompt,
+or what `formats.py` makes into these.
 What cannot serve as a pair is dropped and counted in a `Report`; what is no record at all stops the run, with the file,
 line, field and mend.
 Left out: streaming, images, tools; a seed cannot draw new pairs from real data as it does on the testbed.
@@ -9,7 +10,6 @@ Left out: streaming, images, tools; a seed cannot draw new pairs from real data 
 Book: real_text.md
 """
 
-import gzip
 import hashlib
 import json
 import os
@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-SUFFIXES = (".jsonl", ".jsonl.gz")
+from densereward.checked import DATASET
+from densereward.text import formats
+
 TURN = re.compile(r"\n\n(Human|Assistant):")
 MARKER = re.compile(r"\s*(Human|Assistant):")
 WRITE = "write '\\n\\nHuman: ...\\n\\nAssistant: ...'"
@@ -44,6 +46,7 @@ class Report:
     early_divergence: int = 0  # dropped: they differ before the last assistant turn, so there is no shared prompt
     not_a_reply: int = 0  # dropped: the last assistant turn answers no user turn, or another turn follows it
     empty: int = 0  # dropped: a turn without text
+    unrated: int = 0  # dropped: answers, or steps, without another to the same prompt that is rated otherwise
     duplicates: int = 0  # dropped: both dialogues are those of an earlier pair
     same_tokens: int = 0  # dropped: equal completion ids, as when both are cut before they differ
     merged_turns: int = 0  # of the kept: neighbouring prompt turns of one role became one message
@@ -58,15 +61,18 @@ class Report:
         return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in asdict(self).items() if n or name == "kept")
 
 
-def load(dataset: str | Path, seed: int = 0, **sizes: int) -> tuple[dict[str, Dataset], Report]:
-    """Splits of the pairs at a path, and a report on the pairs.
+def load(
+    dataset: str | Path, seed: int = 0, columns: dict[str, str] | None = None, **sizes: int
+) -> tuple[dict[str, Dataset], Report]:
+    """Splits of the pairs at a path, or of a data set on the hub, and a report on the pairs. `columns` as in
+    `formats.as_pairs`.
 
     `sizes` names the splits and the most rows of each (`preference=500`); without any, all splits come. `sft` has
     columns prompt, completion; `preference`, `validation`, `test` prompt, chosen, rejected; `ppo` prompt. Raises
     ValueError for a bad dataset, size or record.
     """
     check_sizes(sizes)
-    pairs, report = read_pairs(dataset)
+    pairs, report = read_pairs(dataset, columns)
     return {
         name: part.select(range(min(len(part), sizes.get(name, len(part)))))
         for name, part in splits(pairs, seed).items()
@@ -81,14 +87,15 @@ def check_sizes(sizes: dict[str, int]) -> None:
             raise ValueError(f"size {name}={size!r}: give one of {', '.join(SHARES)} a whole number above 0")
 
 
-def read_pairs(path: str | Path) -> tuple[list[dict], Report]:
-    """The usable pairs of a .jsonl or .jsonl.gz file, or of all such files below a folder, in the order of their paths;
-    folders that are links are entered, hidden files left out. Of equal pairs the first is kept.
+def read_pairs(path: str | Path, columns: dict[str, str] | None = None) -> tuple[list[dict], Report]:
+    """The usable pairs of a .jsonl, .jsonl.gz or .parquet file, of all such files below a folder, in the order of their
+    paths, or of a data set on the hub; folders that are links are entered, hidden files left out. Of equal pairs the
+    first is kept.
 
     Raises ValueError for a path without such files and for the first malformed record (file, line, field, mend).
     """
     report, seen = Report(), set()
-    pairs = [pair for file in files(path, report) for pair in _file_pairs(file, report, seen)]
+    pairs = [pair for file in files(path, report) for pair in _file_pairs(file, report, seen, columns)]
     if not pairs:
         raise ValueError(
             f"dataset '{path}' has no usable pair ({report}); give one with two different replies to a prompt"
@@ -97,18 +104,20 @@ def read_pairs(path: str | Path) -> tuple[list[dict], Report]:
 
 
 def files(path: str | Path, report: Report | None = None) -> list[Path]:
-    """The .jsonl and .jsonl.gz files that a dataset's path stands for; hidden ones are counted in the report, if given.
-    ValueError where there is none, for links to nothing, and for folders that cannot be read."""
+    """The files that a dataset's path, or its name on the hub, stands for; hidden ones are counted in the report, if
+    given. ValueError where there is none, for links to nothing, and for folders that cannot be read."""
     path, report = Path(path).expanduser(), report or Report()
+    if formats.is_hub_name(path):
+        return [formats.from_hub(str(path))]
     found = _files_below(path, report) if path.is_dir() else [path] if path.is_file() and _is_data(path) else []
     if not found:
-        what = "has no .jsonl or .jsonl.gz file" if path.exists() else "does not exist"
-        raise ValueError(f"dataset '{path}' {what}; give 'testbed', a .jsonl or .jsonl.gz file, or a folder of them")
+        what = "has no .jsonl, .jsonl.gz or .parquet file" if path.exists() else "does not exist"
+        raise ValueError(f"dataset '{path}' {what}; give {DATASET}")
     return found
 
 
 def _is_data(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
+    return path.name.lower().endswith(formats.SUFFIXES)
 
 
 def _files_below(folder: Path, report: Report) -> list[Path]:
@@ -133,36 +142,26 @@ def _files_below(folder: Path, report: Report) -> list[Path]:
     return sorted(found)
 
 
-def _file_pairs(file: Path, report: Report, seen: set) -> Iterator[dict]:
+def _file_pairs(file: Path, report: Report, seen: set, columns: dict[str, str] | None = None) -> Iterator[dict]:
     number = 0
+
+    def counted(found: Iterator) -> Iterator:
+        nonlocal number
+        number = 1
+        for record in found:
+            yield record
+            number += 1
+
     try:
-        with (gzip.open if file.suffix.lower() == ".gz" else open)(file, "rb") as lines:
-            for line in lines:
-                number += 1
-                if line.strip() and (pair := to_pair(_record(line), report, seen)):
-                    yield pair
+        for record in formats.as_pairs(counted(formats.records(file)), report, columns):
+            if pair := to_pair(record, report, seen):
+                yield pair
     except (EOFError, OSError, zlib.error) as problem:  # a cut or damaged download
-        raise ValueError(f"{file}, line {number + 1}: cannot be read ({problem}); fetch the file again") from problem
+        raise ValueError(f"{file}, line {number}: cannot be read ({problem}); fetch the file again") from problem
     except RecursionError:
         raise ValueError(f"{file}, line {number}, whole record: nested too deeply; remove the record") from None
     except ValueError as problem:
         raise ValueError(f"{file}, line {number}, {problem}") from problem
-
-
-def _record(line: bytes) -> object:
-    try:
-        return json.loads(line, object_pairs_hook=_fields)
-    except ValueError as problem:
-        what = f"{problem.msg}, column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else problem
-        raise ValueError(f"whole record: {what}; write one JSON object per line, in UTF-8") from problem
-
-
-def _fields(pairs: list[tuple[str, object]]) -> dict:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        twice = next(name for name, _ in pairs if [other for other, _ in pairs].count(name) > 1)
-        raise ValueError(f"field '{twice}' stands there twice")
-    return fields
 
 
 def to_pair(record: dict, report: Report, seen: set | None = None) -> dict | None:
