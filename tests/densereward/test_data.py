@@ -360,7 +360,7 @@ def test_what_was_dropped_is_printed_and_kept_with_the_preferences(tmp_path, cap
 
 def test_a_path_without_pairs_says_what_is_accepted(tmp_path):
     for path in (tmp_path / "nothing", tmp_path, write(tmp_path, GOOD, name="pairs.csv")):
-        with pytest.raises(ValueError, match=r"give 'testbed', a \.jsonl or \.jsonl\.gz file, or a folder"):
+        with pytest.raises(ValueError, match=r"give 'testbed', a \.jsonl, \.jsonl\.gz or \.parquet file, a folder"):
             data.load(str(path))
     with pytest.raises(ValueError, match="no usable pair .*identical 1"):
         data.read_pairs(write(tmp_path, {**GOOD, "rejected": GOOD["chosen"]}))

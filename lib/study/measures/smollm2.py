@@ -49,6 +49,7 @@ ROWS = ("bandit", "segment", "token")
 TOP = 2  # layers that learn, of 30
 PROMPTS, ANSWERS, SAMPLED = 30, 4, 48  # best of n: prompts, answers to each, their longest in tokens
 STRIPS = 3
+CHUNK = 50  # pairs that are read at a time
 RECORDS = ROOT / "data" / "results" / "smollm2" / "pipeline.jsonl"
 UNCUT = 10_000  # tokens: longer than anything
 
@@ -79,21 +80,28 @@ def _longest(row: dict) -> int:
     return max(len(row[f"{side}_completion_ids"]) for side in reward_model.SIDES)
 
 
-def answers_read(model, tokenizer, folder: Path, pairs: Dataset, name: str, root: Path) -> tuple[torch.Tensor, Dataset]:
-    """`frozen_trunk.cached` of both answers of pairs, chosen and rejected in turns; kept below `root`."""
-    prompts = [ids for ids in pairs["prompt_ids"] for _ in reward_model.SIDES]
-    completions = [row[f"{side}_completion_ids"] for row in pairs for side in reward_model.SIDES]
+def answers_read(model, tokenizer, folder: Path, pairs: Dataset, root: Path) -> tuple[torch.Tensor, Dataset]:
+    """`frozen_trunk.cached` of both answers of pairs, chosen and rejected in turns; kept below `root`, CHUNK pairs at a
+    time, so that what is stopped goes on where it was."""
+    states, rows, at = [], [], 0
+    for start in progress("chunks of pairs", range(0, len(pairs), CHUNK)):
+        part = pairs.select(range(start, min(start + CHUNK, len(pairs))))
+        prompts = [ids for ids in part["prompt_ids"] for _ in reward_model.SIDES]
+        completions = [row[f"{side}_completion_ids"] for row in part for side in reward_model.SIDES]
 
-    def build(place: Path) -> None:
-        states, rows = frozen_trunk.cached(model, tokenizer, prompts, completions, TOP)
-        save_file({"states": states}, place / "states.safetensors")
-        rows.save_to_disk(place / "rows")
+        def build(place: Path, prompts=prompts, completions=completions) -> None:
+            states, rows = frozen_trunk.cached(model, tokenizer, prompts, completions, TOP)
+            save_file({"states": states}, place / "states.safetensors")
+            rows.save_to_disk(place / "rows")
 
-    key = {"prompts": prompts, "completions": completions, "top": TOP}
-    made = stage(
-        f"states-{name}", build, key=key, sources=[frozen_trunk, sampling], inputs=[folder / "hashes.json"], root=root
-    )
-    return load_file(made.path / "states.safetensors")["states"], Dataset.load_from_disk(str(made.path / "rows"))
+        key = {"prompts": prompts, "completions": completions, "top": TOP}
+        code, needs = [frozen_trunk.cached, sampling], [folder / "hashes.json"]
+        made = stage("states", build, key=key, sources=code, inputs=needs, root=root)
+        states.append(load_file(made.path / "states.safetensors")["states"])
+        for row in Dataset.load_from_disk(str(made.path / "rows")):
+            rows.append(row | {name: [i + at for i in row[name]] for name in ("prompt_ids", "completion_ids")})
+        at += len(states[-1])
+    return torch.cat(states), Dataset.from_list(rows)
 
 
 def where_cut(tokenizer, completions: list, entropies: list, seed: int) -> dict[str, dict]:
@@ -191,7 +199,7 @@ def measured(dataset: Path, folder: Path, seed: int = 0, root: Path = ROOT / "ru
     pad = tokenizer.pad_token_id
     fits, texts, prompts = read(dataset, tokenizer, p, seed)
     both = Dataset.from_list([*fits["train"], *fits["heldout"]])
-    states, rows = answers_read(model, tokenizer, folder, both, "pairs", root)
+    states, rows = answers_read(model, tokenizer, folder, both, root)
     tokens = len(states)
     yield record("read", pairs={name: len(part) for name, part in fits.items()}, prompts=len(prompts))
 
