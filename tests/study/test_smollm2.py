@@ -63,7 +63,7 @@ def test_every_record_is_made_and_every_check_reads_it(tiny, tmp_path, monkeypat
     seal(tmp_path / "model")
     monkeypatch.setattr(smollm2, "PROMPTS", 2)
     monkeypatch.setattr(smollm2, "SAMPLED", 6)
-    monkeypatch.setattr(smollm2, "CHUNK", 4)
+    monkeypatch.setattr(frozen_trunk, "CHUNK", 4)
     small = {"pairs": 6, "heldout_pairs": 4, "rm_batch": 2, "rounds": 2, "rollouts": 4, "micro_batch": 2}
     made = list(smollm2.measured(SAMPLE, tmp_path / "model", 0, tmp_path / "runs", **small))
     kinds = ["read", "cuts", "edit labels", *["reward model"] * 5, "whole model", "strip", "best of n", "cuts", "ppo"]

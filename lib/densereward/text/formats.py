@@ -7,7 +7,9 @@ by its columns:
 - PRM800K: a `question`, and in `label` a solution's steps with rated completions. Of each step that has both, one rated
   1 against one rated -1, behind the steps before it.
 
-Left out: other ratings, further pairs of a prompt. Book: real_text.md
+Left out: other ratings, further pairs of a prompt.
+
+Book: real_text.md
 """
 
 import gzip

@@ -15,13 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 
 from densereward.progress import progress
+from densereward.reward import dense
 from densereward.seeding import derive, seed_everything
 from densereward.text import sampling
 from densereward.text.models import TokenScorer, TokenScorerConfig, scorer_from
 from densereward.training import reward_model
 from densereward.training.reward_model import SIDES
+from study.cache import stage
+from study.measures.constants import estimate, resamples
+
+CHUNK = 50  # pairs that are read at a time
 
 
 @torch.no_grad()
@@ -51,6 +57,30 @@ def cached(model, tokenizer, prompts: list, completions: list, top: int, batch_s
     finally:
         hook.remove()
     rows = [{name: list(x) for name, x in row.items()} for row in rows]
+    return torch.cat(states), Dataset.from_list(rows)
+
+
+def read_pairs(model, tokenizer, folder: Path, pairs: Dataset, top: int, root: Path) -> tuple[torch.Tensor, Dataset]:
+    """`cached` of both answers of pairs, chosen and rejected in turns; kept below `root`, CHUNK pairs at a
+    time, so that what is stopped goes on where it was."""
+    states, rows, at = [], [], 0
+    for start in progress("chunks of pairs", range(0, len(pairs), CHUNK)):
+        part = pairs.select(range(start, min(start + CHUNK, len(pairs))))
+        prompts = [ids for ids in part["prompt_ids"] for _ in SIDES]
+        completions = [row[f"{side}_completion_ids"] for row in part for side in SIDES]
+
+        def build(place: Path, prompts=prompts, completions=completions) -> None:
+            states, rows = cached(model, tokenizer, prompts, completions, top)
+            save_file({"states": states}, place / "states.safetensors")
+            rows.save_to_disk(place / "rows")
+
+        key = {"prompts": prompts, "completions": completions, "top": top}
+        code, needs = [cached, sampling], [folder / "hashes.json"]
+        made = stage("states", build, key=key, sources=code, inputs=needs, root=root)
+        states.append(load_file(made.path / "states.safetensors")["states"])
+        for row in Dataset.load_from_disk(str(made.path / "rows")):
+            rows.append(row | {name: [i + at for i in row[name]] for name in ("prompt_ids", "completion_ids")})
+        at += len(states[-1])
     return torch.cat(states), Dataset.from_list(rows)
 
 
@@ -120,3 +150,19 @@ def gap(net, full, few: Dataset, real: Dataset, row, tokenizer, seed: int) -> fl
     pad, of = tokenizer.pad_token_id, (reward_model.with_segments(x, row, tokenizer, seed) for x in (few, real))
     ours, theirs = (reward_model.margins(n, x, pad) for n, x in zip((net, full), of))
     return float(np.abs(ours - theirs).max())
+
+
+def accuracy(margin: np.ndarray, draw: np.random.Generator) -> dict:
+    """(value, low, high) of the share of margins [N] above zero, a tie counted half, 95% bootstrap over pairs, and
+    whether each is."""
+    right = (np.sign(margin) + 1) / 2
+    return {"accuracy": estimate(resamples(len(right), draw) @ right / len(right)), "right": right.tolist()}
+
+
+@torch.no_grad()
+def strip(tokenizer, net, row, normaliser, pairs: Dataset, i: int) -> dict:
+    """What a row pays the chosen answer of pair i, token by token, with its segments."""
+    batch = reward_model.answers([pairs[i]], "chosen", tokenizer)
+    ids = dense.segment_ids(row, batch, tokenizer)
+    paid = dense.reward_function(row, net, normaliser, tokenizer)(batch)[0]
+    return {"segments": ids[0].tolist(), "rewards": [round(x, 5) for x in paid.tolist()]}

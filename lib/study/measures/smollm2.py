@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import typer
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 
 from densereward.labels import clauses, labeling, revision
 from densereward.progress import progress
@@ -34,9 +33,7 @@ from densereward.text.tokens import tokenize_pairs, tokenize_prompt
 from densereward.training import reward_model, settings
 from densereward.training.ppo import DensePPOConfig, DensePPOTrainer
 from study import command_line
-from study.cache import stage
 from study.measures import cuts, frozen_trunk
-from study.measures.constants import estimate, resamples
 from study.methods import METHODS
 from study.pretrained import FOLDER
 from study.profiles import profile
@@ -49,7 +46,6 @@ ROWS = ("bandit", "segment", "token")
 TOP = 2  # layers that learn, of 30
 PROMPTS, ANSWERS, SAMPLED = 30, 4, 48  # best of n: prompts, answers to each, their longest in tokens
 STRIPS = 3
-CHUNK = 50  # pairs that are read at a time
 RECORDS = ROOT / "data" / "results" / "smollm2" / "pipeline.jsonl"
 UNCUT = 10_000  # tokens: longer than anything
 
@@ -78,30 +74,6 @@ def read(folder: Path, tokenizer, p, seed: int) -> tuple[dict[str, Dataset], lis
 
 def _longest(row: dict) -> int:
     return max(len(row[f"{side}_completion_ids"]) for side in reward_model.SIDES)
-
-
-def answers_read(model, tokenizer, folder: Path, pairs: Dataset, root: Path) -> tuple[torch.Tensor, Dataset]:
-    """`frozen_trunk.cached` of both answers of pairs, chosen and rejected in turns; kept below `root`, CHUNK pairs at a
-    time, so that what is stopped goes on where it was."""
-    states, rows, at = [], [], 0
-    for start in progress("chunks of pairs", range(0, len(pairs), CHUNK)):
-        part = pairs.select(range(start, min(start + CHUNK, len(pairs))))
-        prompts = [ids for ids in part["prompt_ids"] for _ in reward_model.SIDES]
-        completions = [row[f"{side}_completion_ids"] for row in part for side in reward_model.SIDES]
-
-        def build(place: Path, prompts=prompts, completions=completions) -> None:
-            states, rows = frozen_trunk.cached(model, tokenizer, prompts, completions, TOP)
-            save_file({"states": states}, place / "states.safetensors")
-            rows.save_to_disk(place / "rows")
-
-        key = {"prompts": prompts, "completions": completions, "top": TOP}
-        code, needs = [frozen_trunk.cached, sampling], [folder / "hashes.json"]
-        made = stage("states", build, key=key, sources=code, inputs=needs, root=root)
-        states.append(load_file(made.path / "states.safetensors")["states"])
-        for row in Dataset.load_from_disk(str(made.path / "rows")):
-            rows.append(row | {name: [i + at for i in row[name]] for name in ("prompt_ids", "completion_ids")})
-        at += len(states[-1])
-    return torch.cat(states), Dataset.from_list(rows)
 
 
 def where_cut(tokenizer, completions: list, entropies: list, seed: int) -> dict[str, dict]:
@@ -135,22 +107,6 @@ def edits(tokenizer, pairs: Dataset, texts: list[dict], longest: int) -> dict:
         counts["rejected_negative"] = int((of_rejected == labeling.NEGATIVE).sum())
         found[name] = counts
     return found
-
-
-def accuracy(margin: np.ndarray, draw: np.random.Generator) -> dict:
-    """(value, low, high) of the share of margins [N] above zero, a tie counted half, 95% bootstrap over pairs, and
-    whether each is."""
-    right = (np.sign(margin) + 1) / 2
-    return {"accuracy": estimate(resamples(len(right), draw) @ right / len(right)), "right": right.tolist()}
-
-
-@torch.no_grad()
-def strip(tokenizer, net, row, normaliser, pairs: Dataset, i: int) -> dict:
-    """What a row pays the chosen answer of pair i, token by token, with its segments."""
-    batch = reward_model.answers([pairs[i]], "chosen", tokenizer)
-    ids = dense.segment_ids(row, batch, tokenizer)
-    paid = dense.reward_function(row, net, normaliser, tokenizer)(batch)[0]
-    return {"segments": ids[0].tolist(), "rewards": [round(x, 5) for x in paid.tolist()]}
 
 
 def ppo_rounds(folder: Path, tokenizer, scorer, normaliser, prompts: Dataset, p, seed: int) -> list[dict]:
@@ -199,7 +155,7 @@ def measured(dataset: Path, folder: Path, seed: int = 0, root: Path = ROOT / "ru
     pad = tokenizer.pad_token_id
     fits, texts, prompts = read(dataset, tokenizer, p, seed)
     both = Dataset.from_list([*fits["train"], *fits["heldout"]])
-    states, rows = answers_read(model, tokenizer, folder, both, root)
+    states, rows = frozen_trunk.read_pairs(model, tokenizer, folder, both, TOP, root)
     tokens = len(states)
     yield record("read", pairs={name: len(part) for name, part in fits.items()}, prompts=len(prompts))
 
@@ -219,12 +175,12 @@ def measured(dataset: Path, folder: Path, seed: int = 0, root: Path = ROOT / "ru
         margin, tokens = reward_model.margins(nets[name], heldout, pad), sum(reward_model.lengths(train))
         if name != "shuffled":
             normalisers[name] = dense.fitted(row, *scores_of(row, nets[name], every.select(range(n)), tokenizer, seed))
-        own = accuracy(reward_model.margins(nets[name], train, pad), rng(seed, "accuracy"))["accuracy"]
-        found = accuracy(margin, rng(seed, "accuracy")) | {"train": own, "curve": curve}
+        own = frozen_trunk.accuracy(reward_model.margins(nets[name], train, pad), rng(seed, "accuracy"))["accuracy"]
+        found = frozen_trunk.accuracy(margin, rng(seed, "accuracy")) | {"train": own, "curve": curve}
         yield record("reward model", row=name, **found)
     held = fits["heldout"]
     longer = [len(a) - len(b) for a, b in zip(held["chosen_completion_ids"], held["rejected_completion_ids"])]
-    yield record("reward model", row="longer", **accuracy(np.array(longer), rng(seed, "accuracy")))
+    yield record("reward model", row="longer", **frozen_trunk.accuracy(np.array(longer), rng(seed, "accuracy")))
 
     full = {name: frozen_trunk.whole(model, nets[name]).eval() for name in ROWS}
     few = every.select(range(n, min(n + 8, len(every))))
@@ -237,7 +193,7 @@ def measured(dataset: Path, folder: Path, seed: int = 0, root: Path = ROOT / "ru
     lengths = [len(ids) for ids in held["chosen_completion_ids"]]
     for i in [i for i, length in enumerate(lengths) if 16 <= length <= 48][:STRIPS]:
         ids = held[i]["chosen_completion_ids"]
-        paid = {m: strip(tokenizer, nets[m], METHODS[m], normalisers[m], every, n + i) for m in ROWS}
+        paid = {m: frozen_trunk.strip(tokenizer, nets[m], METHODS[m], normalisers[m], every, n + i) for m in ROWS}
         text = {"prompt": texts[i]["prompt"][-1]["content"], "pieces": _pieces(tokenizer, ids)}
         yield record("strip", **text, entropies=[round(x, 4) for x in every[n + i]["chosen_entropies"]], paid=paid)
 
