@@ -9,6 +9,9 @@ from report.strips import card, segments, values
 from study.summary import interval_text, label
 
 ROWS = ("bandit", "segment", "token")
+KEYS = tuple(
+    f"smollm2_{name}" for name in "checks lengths cuts labels scorers gaps agreement ppo".split()
+)  # in the notebook
 INSTRUMENT, EXPECTED = "the instrument is right", "expected"
 
 
