@@ -113,6 +113,22 @@ PROFILES = {
         credit_samples=8,
     ),
     "cpu": _CPU,
+    "gpu": replace(
+        _CPU,
+        name="gpu",
+        world=World(kinds=6, sft_repeats=0.15),
+        width=256,
+        layers=4,
+        sft_rows=60_000,
+        pairs=50_000,
+        heldout_pairs=2_000,
+        rollouts=256,
+        micro_batch=64,
+        rounds=60,
+        eval_prompts=512,
+        credit_responses=256,
+        credit_samples=32,
+    ),
     "smollm2": replace(  # with -p model runs/models/smollm2: 135M weights on two cores, a proof and no comparison
         _CPU,
         name="smollm2",
@@ -132,22 +148,6 @@ PROFILES = {
         credit_responses=8,
         credit_samples=4,
     ),
-    "gpu": replace(
-        _CPU,
-        name="gpu",
-        world=World(kinds=6, sft_repeats=0.15),
-        width=256,
-        layers=4,
-        sft_rows=60_000,
-        pairs=50_000,
-        heldout_pairs=2_000,
-        rollouts=256,
-        micro_batch=64,
-        rounds=60,
-        eval_prompts=512,
-        credit_responses=256,
-        credit_samples=32,
-    ),
 }
 
 
@@ -158,8 +158,8 @@ TEXT = {
         ("small", "cpu"),
         {"vocab_size": 4096, "max_prompt_length": 160, "max_completion_length": 96, "rounds": 12, "rollouts": 32},
     ),
-    "smollm2": {"max_prompt_length": 128, "max_completion_length": 96, "rm_learning_rate": 1e-4, "rm_scale": 1.0},
     "gpu": {"vocab_size": 8192, "max_prompt_length": 512, "max_completion_length": 256, "rounds": 40, "rollouts": 128},
+    "smollm2": {"max_prompt_length": 128, "max_completion_length": 96, "rm_learning_rate": 1e-4, "rm_scale": 1.0},
 }
 
 
