@@ -1,9 +1,13 @@
-"""How every figure looks: a white card with text as text, one colour and one marker for each method everywhere.
+"""How every figure looks: text as text, one colour and one marker for each method everywhere, on the page's own ground.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart.
+Colours are Okabe and Ito's, which colour-blind readers tell apart; each is a variable that dark mode sets to its twin.
 """
 
+import hashlib
+import html
+import io
 import itertools
+import re
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -54,6 +58,38 @@ STYLE = {  # method: colour, marker, line; a variant shares its colour with what
     "tlcr-without-negative": ("#009E73", "P", "-"),
     "tlcr-without-positive": ("#E69F00", "X", "-"),
 }
+DARK = {  # colour of a figure: its twin on a dark ground, as lines of `book.css`; any other colour stays as it is
+    "#000000": "#e6e6e6",
+    "#ffffff": "var(--pst-color-background)",
+    "#e4e4e4": "#333a44",
+    "#444444": "#bbbbbb",
+    "#555555": "#a8a8a8",
+    "#6b6b6b": "#9a9a9a",
+    "#b5b5b5": "#6a717b",
+    "#a9c9e2": "#35658c",
+    "#0072b2": "#3b8fd0",
+    "#56b4e9": "#9ad5f5",
+    "#009e73": "#1fb88c",
+    "#d55e00": "#ee7a2c",
+    "#e69f00": "#f0b429",
+    "#cc79a7": "#e6a6cc",
+    "#882255": "#cf5a9c",
+    "#8c564b": "#bd8473",
+    "#8c6d1f": "#b8963c",
+    "#aa0000": "#ff7b72",
+    "#1b1b1b": "#e6e6e6",  # strips: ink, below and above zero, segments, kinds of spans
+    "#ea9f51": "#98551a",
+    "#6fafe1": "#2d659b",
+    "#d6e9f8": "#24496b",
+    "#fbe3c6": "#5f431c",
+    "#bfe3d4": "#1d5a45",
+    "#f6c5ab": "#7d3d1c",
+    "#f3e3b3": "#5d5220",
+    "#d9d0ea": "#4d4170",
+    "#e2e2e2": "#464646",
+    "#dceefa": "#1f4560",
+    "#c9c9c9": "#565656",
+}
 SPARE = tuple(itertools.product(("#555555", "#8C6D1F"), "Pph*d"))  # for rows that a reader adds to `methods.py`
 RC = {
     "font.size": 9.5,
@@ -93,3 +129,24 @@ def head(ax, title: str = "") -> None:
     """Title, and the legend between it and the axes, so that it covers no curve."""
     where = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "alignment": "left", "borderaxespad": 0.1}
     ax.legend(frameon=False, title=title, title_fontsize=10, **where)
+
+
+def variable(colour: str) -> str:
+    """A colour "#rrggbb" as the CSS variable that dark mode sets to its twin, where it has one (`DARK`)."""
+    return f"var(--c{colour[1:]}, {colour})" if colour in DARK else colour
+
+
+def drawing(figure: Figure, alt: str) -> str:
+    """A figure as SVG within a page: `alt` for readers who cannot see it, its colours as variables (`DARK`)."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = re.sub(r"<(style|metadata)\b.*?</\1>\s*", "", file.getvalue(), flags=re.S)  # a style would reach all the page
+    size = re.search(r'viewBox="[^"]*"', svg)[0]
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    name = "f" + hashlib.sha256(body.encode()).hexdigest()[:6]
+    used = set(re.findall(r"#(\w+)[\")]", body))
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r"(href=\"|url\()#", rf"\1#{name}", body)
+    body = re.sub("#[0-9a-f]{6}", lambda m: variable(m[0]), body)
+    look = "stroke-linejoin:round;stroke-linecap:butt;fill:" + variable("#000000")
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {size} style="{look}">{body}'

@@ -3,16 +3,13 @@
 A figure is SVG with a description for readers who cannot see it, a caption, and its numbers to download, all in one
 HTML element, so that other pages can show it by its key. Left out: widgets, and files beside the notebook."""
 
-import base64
 import html
-import io
 
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
+from report import grid, look
 from study.records import to_frame
-
-CARD = "background:#ffffff;color:#1b1b1b;padding:.6rem;border-radius:.4rem;"
 
 
 def on_testbed(run, what: str) -> bool:
@@ -73,29 +70,18 @@ def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = No
     """A figure with its description, caption and numbers (csv, in the page itself). `drawn` is (matplotlib figure,
     frame); `source` says where the data lie; `key` names it for `{glue:}` on other pages."""
     picture, numbers = drawn
-    file = io.StringIO()
-    picture.savefig(file, format="svg", metadata={"Date": None})
-    image = _data_url("image/svg+xml", file.getvalue())
-    csv = _data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
-    link = f'<a download="{key or "figure"}.csv" style="color:#0b5fa5;" href="{csv}">Numbers of this figure (csv)</a>.'
-    words = html.escape(f"{caption} {source}")
-    page = (
-        f'<figure style="{CARD}margin:0;">'
-        f'<img alt="{html.escape(alt)}" style="max-width:100%;height:auto;background:#ffffff;" src="{image}"/>'
-        f'<figcaption style="font-size:.9em;font-weight:400;text-align:left;color:#1b1b1b;">{words} {link}</figcaption>'
-        "</figure>"
-    )
+    csv = grid.data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
+    link = f'<a download="{key or "figure"}.csv" href="{csv}">Numbers of this figure (csv)</a>.'
+    caption = f"<figcaption>{html.escape(f'{caption} {source}')} {link}</figcaption>"
+    page = f'<figure class="plate">{look.drawing(picture, alt)}{caption}</figure>'
     _put({"text/html": page, "text/plain": alt}, key)
 
 
 def table(frame: pd.DataFrame, digits: int = 2, key: str | None = None) -> None:
-    """A table, numbers with so many digits, missing ones as a dash; without rows, nothing."""
-    if frame.empty:
-        return
-    frame = frame.rename(columns=lambda name: str(name).replace("_", " "))
-    frame = frame.where(frame.notna(), float("nan"))  # a column of None alone would be printed as such
-    page = frame.to_html(index=False, float_format=f"{{:.{digits}f}}".format, na_rep="-", border=1, justify="left")
-    _put({"text/html": page, "text/plain": frame.to_string(index=False)}, key)
+    """A table (`grid.table`), numbers with so many digits; without rows, nothing."""
+    if not frame.empty:
+        page = grid.table(frame, digits, key or "table")
+        _put({"text/html": page, "text/plain": frame.to_string(index=False)}, key)
 
 
 def sentence(text: str, key: str) -> None:
@@ -116,10 +102,6 @@ def provenance(record: dict) -> None:
     params = pd.json_normalize(record["params"], sep=".").T.reset_index().set_axis(["parameter", "value"], axis=1)
     table(origin.astype(str))
     table(params.astype(str))
-
-
-def _data_url(kind: str, text: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _put(bundle: dict, key: str | None) -> None:

@@ -1,8 +1,9 @@
 """Strips of tokens as HTML: where segments lie, what each token is paid, which span is worth what.
 
-Like segment-ppo's Figure 2, from real scores. Background colours run from orange (below zero) over white to blue
-(above), a pair that colour-blind readers tell apart, light enough for dark text in light and dark mode; the number
-itself is the title of each token (hold the pointer over it). Left out: interaction beyond that."""
+Like segment-ppo's Figure 2, from real scores. Background colours run from orange (below zero) over the page's ground to
+blue (above), a pair that colour-blind readers tell apart, legible in light and dark mode (`look.DARK`); the number itself
+is the title of each token. In the book a card of several rows over the same tokens shows one at a time, chosen by mouse
+or keys, and reads its numbers out (`book/_static/strips.js`); without script all rows stand below each other."""
 
 import html
 import re
@@ -10,10 +11,11 @@ import re
 from IPython.display import HTML
 
 from densereward.text.offsets import token_offsets
+from report.look import variable
 from testbed import oracle
 
 INK, PAPER = "#1b1b1b", "#ffffff"
-BELOW, ABOVE = (230, 145, 56), (86, 160, 220)
+BELOW, ABOVE = "#ea9f51", "#6fafe1"  # the strongest colours
 SEGMENTS = ("#d6e9f8", "#fbe3c6")  # neighbouring segments alternate
 SPANS = {  # testbed spans: background, and a mark where the credit alone does not tell the kind
     "correct": ("#bfe3d4", ""),
@@ -43,21 +45,23 @@ def visible(text: str) -> str:
 
 
 def tint(value: float, limit: float) -> str:
-    """The colour of `value` on a scale from -limit to limit."""
+    """The CSS colour of `value` on a scale from -limit to limit."""
     share = 0.0 if limit == 0 else max(-1.0, min(1.0, value / limit))
-    rgb = [round(255 + (c - 255) * abs(share) * 0.85) for c in (ABOVE if share > 0 else BELOW)]
-    return "#{:02x}{:02x}{:02x}".format(*rgb)
+    end = variable(ABOVE if share > 0 else BELOW)
+    return f"color-mix(in srgb, {end} {abs(share):.0%}, {variable(PAPER)})" if round(share, 2) else PAPER
 
 
-def _row(name: str, spans: list[str]) -> str:
-    head = f'<div style="font-size:.85em;font-weight:600;margin-top:.35rem;">{html.escape(name)}</div>'
-    body = "".join(spans)
-    return f'{head}<div class="strip" style="white-space:pre-wrap;line-height:1.9;font-family:monospace;">{body}</div>'
+def _row(name: str, spans: list[str], kind: str = "text") -> str:
+    """A heading and its tokens; rows of kind "tokens" over the same text can be shown in turn."""
+    head = f'<div class="name" style="font-size:.85em;font-weight:600;margin-top:.35rem;">{html.escape(name)}</div>'
+    look = "white-space:pre-wrap;line-height:1.9;font-family:monospace;"
+    return f'<div class="row {kind}">{head}<div class="strip" style="{look}">{"".join(spans)}</div></div>'
 
 
 def _span(text: str, colour: str, title: str, first: bool = False, struck: bool = False) -> str:
     text = html.escape(visible(text)).replace("\n", "↵\n")
-    look = f"background:{colour};color:{INK};padding:.15em 0;" + ("border-left:2px solid #1b1b1b;" if first else "")
+    ground = variable(colour) if colour.startswith("#") else colour
+    look = f"background:{ground};" + (f"border-left:2px solid {variable(INK)};" if first else "")
     look += "text-decoration:line-through;" if struck else ""
     return f'<span style="{look}" title="{html.escape(title)}">{text}</span>'
 
@@ -68,7 +72,7 @@ def segments(name: str, tokens: list[str], ids: list[int]) -> str:
     first = [i == 0 or ids[i] != ids[i - 1] for i in range(len(ids))]
     colours = [PAPER if s < 0 else SEGMENTS[s % 2] for s in ids]
     titles = ["no segment" if s < 0 else f"segment {s + 1} of {max(ids) + 1}" for s in ids]
-    return _row(name, [_span(*cell) for cell in zip(tokens, colours, titles, first, strict=True)])
+    return _row(name, [_span(*cell) for cell in zip(tokens, colours, titles, first, strict=True)], "tokens")
 
 
 def values(name: str, tokens: list[str], numbers, ids: list[int] | None = None, unit: str = "") -> str:
@@ -77,9 +81,8 @@ def values(name: str, tokens: list[str], numbers, ids: list[int] | None = None, 
     limit = max(map(abs, numbers))
     first = [bool(ids) and (i == 0 or ids[i] != ids[i - 1]) for i in range(len(tokens))]
     cells = zip(tokens, (tint(x, limit) for x in numbers), (f"{x:+.3f}{unit}" for x in numbers), first, strict=True)
-    return _row(
-        f"{name} (strongest colour: ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit})", [_span(*c) for c in cells]
-    )
+    name = f"{name} (strongest colour: ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit})"
+    return _row(name, [_span(*cell) for cell in cells], "tokens")
 
 
 def masked(name: str, tokens: list[str], kept, states) -> str:
@@ -90,7 +93,7 @@ def masked(name: str, tokens: list[str], kept, states) -> str:
     for token, k, state in zip(tokens, kept, map(int, states), strict=True):
         title = f"{words[state]}: {'kept' if k else 'masked'}"
         cells.append(_span(token, tint(state if k else 0, 1), title, struck=not k))
-    return _row(f"{name} ({sum(map(bool, kept))} of {len(tokens)} tokens kept)", cells)
+    return _row(f"{name} ({sum(map(bool, kept))} of {len(tokens)} tokens kept)", cells, "tokens")
 
 
 def spans(prompt: str, text: str, parsed, head: str = "answer") -> str:
@@ -144,6 +147,6 @@ def row(batch: dict, tokenizer, i: int, *columns) -> tuple[list, ...]:
 
 
 def card(*rows: str) -> HTML:
-    """Rows on one white card, legible in dark mode."""
-    style = f"background:{PAPER};color:{INK};padding:.6rem;border-radius:.4rem;overflow-x:auto;"
+    """Rows on one card."""
+    style = f"background:{variable(PAPER)};color:{variable(INK)};overflow-x:auto;"
     return HTML(f'<div class="strips" style="{style}">{"".join(rows)}</div>')

@@ -195,7 +195,7 @@ def contrasts(records: list[dict], name: str = "final.true_return", against: str
 
 
 def table(records: list[dict], columns: dict[str, str], digits: int = 2) -> pd.DataFrame:
-    """One row per method: "mean [low, high]" over seeds of each dotted name in `columns` (name: heading), and how many
+    """One row per method: "mean ± half of its interval" over seeds of each dotted name in `columns` (name: heading), and how many
     seeds. Methods and columns of which nothing was measured are left out."""
     rows = {m: {"method": label(m), "seeds": 0} for m in order(r["method"] for r in records)}
     for r in records:
@@ -250,8 +250,12 @@ def round_cost(records: list[dict]) -> pd.DataFrame:
 
 
 def interval_text(mean: float, low: float, high: float, digits: int = 2) -> str:
-    """Text such as "1.23 [1.01, 1.45]", or the mean alone where there is no interval."""
-    return f"{mean:.{digits}f}" + ("" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")
+    """Text such as "1.23 ± 0.22", "1.23 [1.01, 1.55]" where the sides differ, or the mean alone without interval."""
+    if np.isnan(low):
+        return f"{mean:.{digits}f}"
+    if low < mean < high and np.isclose(high - mean, mean - low, rtol=1e-6):
+        return f"{mean:.{digits}f} ± {high - mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def p_text(p: float) -> str | None:

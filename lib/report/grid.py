@@ -1,0 +1,156 @@
+"""A frame as an HTML table in one style: a cell is one line, a measurement and its interval share one, units stand below
+their heading, what does not fit side by side is folded, and all of it is there to download.
+
+Rows of methods are sorted by what the table is about (HEADLINES); the best is marked only where its interval is clear of
+the next one's. Rows of a printed table keep the paper's order. On a phone a row becomes a block (`book.css`)."""
+
+import base64
+import html
+import re
+
+import numpy as np
+import pandas as pd
+
+HEADLINES = ("true return (credit)", "difference")
+COLUMNS, WIDTH = 7, 96  # what stands side by side: columns, and characters in a line
+ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "cpu")  # said once where all rows agree
+NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))?)")
+HALF = re.compile(r"(-?[\d,.]+) ± ([\d,.]+)")
+WORDS = 30  # characters; a longer text may take several lines
+
+
+def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
+    """The HTML of a frame with one row or more, numbers with so many digits; `name` is that of its csv."""
+    csv = data_url("text/csv", frame.to_csv(index=False, float_format="%.6g"))
+    cells = _texts(_joined(frame.rename(columns=lambda text: str(text).replace("_", " ")), digits), digits)
+    cells, best = _ranked(cells)
+    aside = [c for c in cells if c in ASIDE and c != cells.columns[0] and len(cells) > 1 and cells[c].nunique() == 1]
+    said = [f"{html.escape(c)} {_cell(cells[c].iloc[0])}" for c in aside]
+    shown, rest = _fitting(cells.drop(columns=aside))
+    more = f"<details><summary>{_list(rest)}</summary>{_html(cells[[shown[0], *rest]])}</details>" if rest else ""
+    said = f"In all rows: {', '.join(said)}. " if said else ""
+    said += f'<a download="{html.escape(name)}.csv" href="{csv}">Numbers (csv)</a>'
+    return f'<div class="grid">{_html(cells[shown], best)}{more}<p class="under">{said}</p></div>'
+
+
+def data_url(kind: str, text: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _joined(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """The frame with `x`, `low`, `high` (or `x low`, `x high`) as one column of text; ± where all are symmetric."""
+    found = frame.copy()
+    for low in [c for c in frame if c == "low" or c.endswith(" low")]:
+        high, x = low[:-3] + "high", low[:-4] or frame.columns[frame.columns.get_loc(low) - 1]
+        if not {x, high} <= set(frame):
+            continue
+        numbers = frame[[x, low, high]].astype(float)
+        up, down = numbers[high] - numbers[x], numbers[x] - numbers[low]
+        even = np.isclose(up.dropna(), down.dropna(), rtol=1e-6, atol=1e-9).all()
+        texts = []
+        for (mean, a, b), half in zip(numbers.to_numpy(), up):
+            interval = "" if np.isnan(a) else f" ± {half:.{digits}f}" if even else f" [{a:.{digits}f}, {b:.{digits}f}]"
+            texts.append(None if np.isnan(mean) else f"{mean:.{digits}f}{interval}")
+        found = found.assign(**{x: pd.Series(texts, frame.index, dtype=object)}).drop(columns=[low, high])
+    return found
+
+
+def _texts(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """Every cell as text, "" for a missing one."""
+    found = {}
+    for position, name in enumerate(frame):
+        column = frame.iloc[:, position]
+        numbers = pd.to_numeric(column, errors="coerce") if pd.api.types.is_float_dtype(column) else pd.Series(dtype=float)
+        numbers = numbers.dropna()
+        whole = len(numbers) > 0 and (numbers == numbers.round()).all() and numbers.abs().max() >= 10
+        found[name] = ["" if pd.isna(x) else _text(x, 0 if whole else digits) for x in column]
+        if any(" ± " in text for text in found[name]):  # an interval of no width has two ways to be written
+            found[name] = [re.sub(r"^(\S+) \[\1, \1\]", lambda m: f"{m[1]} ± {0:.{_places(m[1])}f}", t) for t in found[name]]
+    return pd.DataFrame(found, index=frame.index)
+
+
+def _places(number: str) -> int:
+    return len(number.partition(".")[2])
+
+
+def _text(x, digits: int) -> str:
+    if isinstance(x, bool | np.bool_):
+        return "yes" if x else "no"
+    if isinstance(x, float | np.floating):
+        return f"{x:,.{digits}f}" if digits == 0 and abs(x) >= 1e4 else f"{x:.{digits}f}"
+    return f"{x:,}" if isinstance(x, int | np.integer) and abs(x) >= 1e4 else str(x)
+
+
+def _ranked(cells: pd.DataFrame) -> tuple[pd.DataFrame, tuple | None]:
+    """Rows of methods from the highest headline down, and where the best stands (row, column) if it is clear."""
+    column = next((c for c in HEADLINES if c in cells and cells.columns[0] == "method"), None)
+    if column is None or not cells[column].map(lambda text: not text or NUMBER.fullmatch(text)).all():
+        return cells, None
+    means = cells[column].map(lambda text: float(NUMBER.match(text)[1].replace(",", "")) if text else -np.inf)
+    cells = cells.loc[means.sort_values(ascending=False, kind="stable").index]
+    first = [HALF.match(text) for text in cells[column].iloc[:2]]
+    if column != HEADLINES[0] or len(first) < 2 or not all(first):
+        return cells, None
+    (top, over), (second, under) = ([float(x.replace(",", "")) for x in found.groups()] for found in first)
+    return cells, (cells.index[0], column) if top - over > second + under else None
+
+
+def _fitting(cells: pd.DataFrame) -> tuple[list, list]:
+    """Columns that stand side by side, and those that do not."""
+    shown, width = [], 0
+    for name in cells:
+        words = max(map(len, re.split(r"\s+", name)))
+        width += max(words, min(WORDS, cells[name].map(len).max())) + 2
+        if len(shown) >= 2 and (width > WIDTH or len(shown) == COLUMNS):
+            break
+        shown.append(name)
+    return shown, [c for c in cells if c not in shown]
+
+
+def _list(names: list[str]) -> str:
+    names = [html.escape(re.sub(r" \([^)]*\)$", "", name)) for name in names]
+    return "Also: " + ", ".join(names)
+
+
+def _html(cells: pd.DataFrame, best: tuple | None = None) -> str:
+    """A table; `best` is the cell (row, column) to mark."""
+    numeric = {c: cells[c].map(lambda text: not text or bool(NUMBER.fullmatch(text))).all() for c in cells}
+    kinds = {c: "n" if numeric[c] else "t" if cells[c].map(len).max() > WORDS else "" for c in cells}
+    widths = {c: max((len(m[2]) for text in cells[c] if (m := HALF.match(text))), default=0) for c in cells}
+    head = "".join(f'<th scope="col"{_class(kinds[c])}>{_heading(c)}</th>' for c in cells)
+    rows = []
+    for index, row in cells.iterrows():
+        line = []
+        for c in cells:
+            text = _cell(row[c], widths[c])
+            text = f"<strong>{text}</strong>" if (index, c) == best else text
+            line.append(f'<td{_class(kinds[c])} data-label="{html.escape(c)}">{text}</td>')
+        rows.append(f"<tr>{''.join(line)}</tr>")
+    stack = " stack" if len(cells.columns) > 3 or "t" in kinds.values() else ""
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<table class="sheet{stack}">{body}</table>'
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def _heading(name: str) -> str:
+    text, unit = re.fullmatch(r"(.*?)( \([^)]*\))?", name).groups()
+    return html.escape(text) + (f' <span class="unit">{html.escape(unit.strip())}</span>' if unit else "")
+
+
+def _cell(text: str, width: int = 0) -> str:
+    """A cell's HTML: a true minus, half-widths padded to `width` digits, so that numbers stand below each other."""
+    if not text:
+        return "–"
+    if re.fullmatch(r"[0-9a-f]{40}", text):
+        return f'<code title="{text}">{text[:7]}</code>'
+    if match := NUMBER.fullmatch(text):
+        mean, interval, rest = match.groups()
+        if half := HALF.match(text):
+            interval = f" ± {half[2].rjust(width, chr(0x2007))}"
+        elif width:  # no interval in a column of intervals: the number stays below the others
+            interval = f'<span class="none" aria-hidden="true"> ± {"0" * (width - 1)}.</span>'
+        return (mean + (interval or "") + html.escape(rest)).replace("-", "−")
+    return html.escape(text)
