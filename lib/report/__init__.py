@@ -1,6 +1,7 @@
 """Records to tables and figures to pages. Figures and tables need no torch.
 
 look.py                how every figure looks, and each method in it
+grid.py                tables: one line a cell, sorted, folded
 show.py                figures, tables and notes as notebooks show them
 strips.py              tokens coloured by reward
 parameters.py          the notebooks' parameters, checked

@@ -1,8 +1,8 @@
-"""A frame as an HTML table in one style: a cell is one line, a measurement and its interval share one, units stand below
-their heading, what does not fit side by side is folded, and all of it is there to download.
+"""A frame as an HTML table in one style: a cell is one line, a measurement and its interval share one, units stand
+below their heading, what does not fit side by side is folded, and all of it is there to download.
 
-Rows of methods are sorted by what the table is about (HEADLINES); the best is marked only where its interval is clear of
-the next one's. Rows of a printed table keep the paper's order. On a phone a row becomes a block (`book.css`)."""
+Rows of methods are sorted by what the table is about (HEADLINES); the best is marked only where its interval is clear
+of the next one's. Rows of a printed table keep the paper's order. A phone shows a row as a block (`book.css`)."""
 
 import base64
 import html
@@ -56,21 +56,20 @@ def _joined(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
 
 
 def _texts(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """Every cell as text, "" for a missing one."""
+    """Every cell as text, "" for a missing one; large whole numbers without decimals."""
     found = {}
-    for position, name in enumerate(frame):
-        column = frame.iloc[:, position]
-        numbers = pd.to_numeric(column, errors="coerce") if pd.api.types.is_float_dtype(column) else pd.Series(dtype=float)
-        numbers = numbers.dropna()
-        whole = len(numbers) > 0 and (numbers == numbers.round()).all() and numbers.abs().max() >= 10
+    for place, name in enumerate(frame):
+        column = frame.iloc[:, place]
+        numbers = column.dropna() if pd.api.types.is_float_dtype(column) else pd.Series(dtype=float)
+        whole = (numbers == numbers.round()).all() and numbers.abs().max() >= 10
         found[name] = ["" if pd.isna(x) else _text(x, 0 if whole else digits) for x in column]
-        if any(" ± " in text for text in found[name]):  # an interval of no width has two ways to be written
-            found[name] = [re.sub(r"^(\S+) \[\1, \1\]", lambda m: f"{m[1]} ± {0:.{_places(m[1])}f}", t) for t in found[name]]
+        if any(" ± " in text for text in found[name]):  # an interval without width can be written in two ways
+            found[name] = [re.sub(r"^(\S+) \[\1, \1\]", _pointed, text) for text in found[name]]
     return pd.DataFrame(found, index=frame.index)
 
 
-def _places(number: str) -> int:
-    return len(number.partition(".")[2])
+def _pointed(match: re.Match) -> str:
+    return f"{match[1]} ± {0:.{len(match[1].partition('.')[2])}f}"
 
 
 def _text(x, digits: int) -> str:

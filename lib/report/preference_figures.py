@@ -23,7 +23,7 @@ def win_matrix(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     shades = ax.imshow(rates, cmap="PuOr", vmin=0, vmax=100, aspect="auto")
     for (row, column), rate in np.ndenumerate(rates.to_numpy()):
         if not np.isnan(rate):
-            colour = "#fefefe" if abs(rate - 50) > 35 else "#1a1a1a"  # no variables: the shades below are the same in dark mode
+            colour = "#fefefe" if abs(rate - 50) > 35 else "#1a1a1a"  # the same in dark mode, as the shades
             ax.text(column, row, f"{rate:.0f}", ha="center", va="center", fontsize=9, color=colour)
     ax.grid(visible=False)
     ax.set_yticks(range(len(names)), [label(name) for name in names])

@@ -97,11 +97,12 @@ def number(key: str, value: float) -> None:
 
 
 def provenance(record: dict) -> None:
-    """Where a record comes from, and its parameters."""
+    """Where a record comes from, and its parameters, each to be unfolded."""
     origin = pd.json_normalize(record["provenance"]).T.reset_index().set_axis(["provenance", "value"], axis=1)
     params = pd.json_normalize(record["params"], sep=".").T.reset_index().set_axis(["parameter", "value"], axis=1)
-    table(origin.astype(str))
-    table(params.astype(str))
+    named = {"Where this record comes from": origin, "Its parameters": params}
+    folds = [f"<details><summary>{k}</summary>{grid.table(x.astype(str))}</details>" for k, x in named.items()]
+    _put({"text/html": "".join(folds), "text/plain": f"{origin}\n{params}"}, None)
 
 
 def _put(bundle: dict, key: str | None) -> None:

@@ -1,9 +1,9 @@
 """Strips of tokens as HTML: where segments lie, what each token is paid, which span is worth what.
 
-Like segment-ppo's Figure 2, from real scores. Background colours run from orange (below zero) over the page's ground to
-blue (above), a pair that colour-blind readers tell apart, legible in light and dark mode (`look.DARK`); the number itself
-is the title of each token. In the book a card of several rows over the same tokens shows one at a time, chosen by mouse
-or keys, and reads its numbers out (`book/_static/strips.js`); without script all rows stand below each other."""
+Like segment-ppo's Figure 2, from real scores. Background colours run from orange (below zero) over the page's ground
+to blue (above), a pair that colour-blind readers tell apart, legible in light and dark mode (`look.DARK`); the number
+itself is the title of each token. In the book a card of several rows over the same tokens shows one at a time, chosen
+by mouse or keys, and reads its numbers out (`book/_static/strips.js`); without script all rows are there."""
 
 import html
 import re

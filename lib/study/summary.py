@@ -195,8 +195,8 @@ def contrasts(records: list[dict], name: str = "final.true_return", against: str
 
 
 def table(records: list[dict], columns: dict[str, str], digits: int = 2) -> pd.DataFrame:
-    """One row per method: "mean ± half of its interval" over seeds of each dotted name in `columns` (name: heading), and how many
-    seeds. Methods and columns of which nothing was measured are left out."""
+    """One row per method: mean and interval over seeds (`interval_text`) of each dotted name in `columns` (name:
+    heading), and how many seeds. Methods and columns of which nothing was measured are left out."""
     rows = {m: {"method": label(m), "seeds": 0} for m in order(r["method"] for r in records)}
     for r in records:
         rows[r["method"]]["seeds"] += 1

@@ -14,6 +14,7 @@ import torch
 from densereward.reward import rewards
 from densereward.text.models import build_tokenizer
 from report import diagnostics, figures, look, strips
+from report.notebooks import ROOT
 from study import summary
 from study.methods import CORE, METHODS
 from study.profiles import profile
@@ -221,7 +222,7 @@ def test_tables_have_a_row_per_method_and_a_dash_where_nothing_was_measured():
     frame = summary.table(records(), {"final.true_return": "return", "reward_model.accuracy_test": "accuracy"})
     assert list(frame.method) == [METHODS[m].label for m in CORE]
     assert frame.accuracy.isna().sum() == len(CORE) - len(LEARNED)
-    assert re.fullmatch(r"-?\d\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]", frame["return"][1])
+    assert re.fullmatch(r"-?\d\.\d\d ± \d+\.\d\d", frame["return"][1])
 
 
 def test_sweeps_draw_each_setting_with_its_own_interval():
@@ -343,32 +344,70 @@ def test_cutoffs_and_learning_curves_are_drawn():
 # --- strips ----------------------------------------------------------------------------------------------------------
 
 
-def contrast(colour: str, other: str = strips.INK) -> float:
-    """WCAG's contrast ratio of two #rrggbb colours."""
+def rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+def contrast(colour, other) -> float:
+    """WCAG's contrast ratio of two colours [3], 0 to 255."""
 
     def luminance(c):
-        parts = [int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        return np.dot(
-            [0.2126, 0.7152, 0.0722], [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
-        )
+        parts = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in np.asarray(c) / 255]
+        return np.dot([0.2126, 0.7152, 0.0722], parts)
 
     low, high = sorted((luminance(colour), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
-def test_strip_text_is_legible_on_every_background():
-    used = (
-        [strips.tint(x, 1.0) for x in np.linspace(-1, 1, 21)]
-        + [c for c, _ in strips.SPANS.values()]
-        + [*strips.SEGMENTS]
-    )
-    assert min(map(contrast, used)) >= 7
+DARK = {
+    name: "#121212" if twin.startswith("var") else twin for name, twin in look.DARK.items()
+}  # as the theme's ground
+GROUNDS = {"light": {name: name for name in DARK}, "dark": DARK}
 
 
-def test_signs_have_colours_of_their_own_and_zero_has_none():
-    assert strips.tint(0.0, 1.0) == "#ffffff" == strips.tint(0.0, 0.0)
-    red = [int(strips.tint(x, 1.0)[1:3], 16) - int(strips.tint(x, 1.0)[5:7], 16) for x in (-0.5, 0.5)]
+def mixed(colour: str, twins: dict) -> np.ndarray:
+    """What a browser makes of a colour of `strips.tint`, or of a plain one."""
+    if not (found := re.fullmatch(r"color-mix\(in srgb, var\(.*?, (#\w+)\) (\d+)%, var\(.*?, (#\w+)\)\)", colour)):
+        return rgb(twins[colour])
+    return (int(found[2]) * rgb(twins[found[1]]) + (100 - int(found[2])) * rgb(twins[found[3]])) / 100
+
+
+@pytest.mark.parametrize("twins", GROUNDS.values(), ids=GROUNDS)
+def test_strip_text_is_legible_on_every_background(twins):
+    used = [strips.tint(x, 1.0) for x in np.linspace(-1, 1, 21)]
+    used += [c for c, _ in strips.SPANS.values()] + [*strips.SEGMENTS]
+    assert min(contrast(mixed(c, twins), rgb(twins[strips.INK])) for c in used) >= 4.5
+
+
+@pytest.mark.parametrize("twins", GROUNDS.values(), ids=GROUNDS)
+def test_signs_have_colours_of_their_own_and_zero_has_none(twins):
+    assert strips.tint(0.0, 1.0) == strips.PAPER == strips.tint(0.0, 0.0)
+    red = [np.subtract(*mixed(strips.tint(x, 1.0), twins)[[0, 2]]) for x in (-0.5, 0.5)]
     assert red[0] > 0 > red[1], "below zero is orange, above is blue"
+
+
+def test_the_page_knows_the_dark_twin_of_every_colour():
+    """A colour without its line in the style sheet is that of light mode: black axes on a dark page."""
+    css = (ROOT / "book" / "_static" / "book.css").read_text()
+    assert dict(re.findall(r"--c(\w{6}): (\S+);", css)) == {name[1:]: twin for name, twin in look.DARK.items()}
+    methods = {look.style(name)["color"].lower() for name in METHODS}
+    assert methods <= look.DARK.keys()
+    assert min(contrast(rgb(DARK[colour]), rgb(DARK["#ffffff"])) for colour in methods) >= 3
+
+
+def test_a_figure_on_a_page_keeps_to_itself():
+    """Two figures on one page share its names and styles: what one defines must not change the other, or the page."""
+    pages = []
+    for height in (1, 2):
+        figure, axes = look.canvas()
+        axes[0, 0].plot([0, height], marker="o", color="#0072B2")
+        pages.append(look.drawing(figure, 'a "line"'))
+    ids = [set(re.findall(r'id="([^"]+)"', page)) for page in pages]
+    assert all(ids) and not ids[0] & ids[1]
+    for page, own in zip(pages, ids, strict=True):
+        assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) == own, "every name that is used is there"
+        assert "<style" not in page and 'aria-label="a &quot;line&quot;"' in page
+        assert "var(--c0072b2, #0072b2)" in page and "Date" not in page
 
 
 def test_strips_hold_the_whole_text_and_each_number():

@@ -61,7 +61,7 @@ def test_paid_at_the_end_is_compared_on_shared_seeds_alone():
         r["credit"] = {"advantages_credit_pearson": 0.2 + 0.1 * r["method"].endswith("end"), "causal_share": 0.6}
     found = instrument.ends(now).set_index("row")
     assert found.loc["Sentence", "seeds"] == 2
-    assert found.loc["Sentence", "return, end less even"].startswith("0.60 [")
+    assert found.loc["Sentence", "return, end less even"].startswith("0.60 ± ")
     assert found.loc["Sentence", "fidelity, end less even"].startswith("0.10")
     assert found.loc["Sentence", "even split pays in time"] == pytest.approx(0.6)
     assert len(found) == 3 and found.loc["Random segments", "seeds"] == 0

@@ -1,0 +1,78 @@
+"""Tables on pages: what stands in a cell, in which order, what is folded."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from report import grid
+from study import summary
+
+
+def cells(page: str) -> list[list[str]]:
+    """The text of each cell of the first table, a list per row, padding spaces as spaces."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page.partition("</table>")[0], re.S)
+    plain = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in rows]
+    return [[re.sub(r"<[^>]+>", "", cell).replace(chr(0x2007), " ") for cell in row] for row in plain]
+
+
+METHODS = ("a", "b", "c")
+
+
+def compared(means, halves, column="true return (credit)") -> str:
+    texts = [summary.interval_text(m, m - h, m + h) for m, h in zip(means, halves, strict=True)]
+    return grid.table(pd.DataFrame({"method": METHODS, column: texts}))
+
+
+def test_a_difference_and_its_interval_are_one_cell():
+    frame = pd.DataFrame(
+        {"method": ["a", "b"], "difference": [-1.0, 2.0], "low": [-2.5, np.nan], "high": [0.5, np.nan], "wins": [0, 2]}
+    )
+    assert cells(grid.table(frame))[0] == ["method", "difference", "wins"]
+    assert cells(grid.table(frame))[2] == ["a", "−1.00 ± 1.50", "0"]
+    uneven = frame.assign(high=[1.5, np.nan]).rename(
+        columns={"difference": "rate", "low": "rate_low", "high": "rate_high"}
+    )
+    assert cells(grid.table(uneven))[1][1] == "−1.00 [−2.50, 1.50]", "a bootstrap's sides differ and are both said"
+
+
+@pytest.mark.parametrize("halves, marked", [((0.1, 0.1, 0.1), True), ((0.1, 0.6, 1.0), False)])
+def test_methods_stand_from_the_best_down_and_only_a_clear_best_is_marked(halves, marked):
+    page = compared((1.0, 3.0, 2.5), halves)
+    assert [row[0] for row in cells(page)[1:]] == ["b", "c", "a"]
+    assert ("<strong>3.00" in page) == marked
+
+
+def test_one_seed_is_never_the_clear_best():
+    page = compared((1.0, 3.0, 2.0), (0.1, np.nan, 0.1))
+    assert [row[0] for row in cells(page)[1:]] == ["b", "c", "a"] and "<strong>" not in page
+
+
+def test_a_printed_tables_rows_keep_the_papers_order():
+    frame = pd.DataFrame({"in the paper": ["x", "y"], "here": ["a", "b"], "true return (credit)": ["1.00", "2.00"]})
+    assert [row[0] for row in cells(grid.table(frame))[1:]] == ["x", "y"]
+
+
+def test_what_does_not_fit_is_folded_and_nothing_is_lost():
+    frame = pd.DataFrame({f"measure {i} (tokens)": [i + 0.5, i + 0.25] for i in range(12)})
+    page = grid.table(frame.assign(seeds=3), name="some")
+    first, rest = page.split("<details>")
+    assert len(cells(first)[0]) <= grid.COLUMNS
+    names = {f"measure {i}" for i in range(12)}
+    assert names <= set(re.findall(r"measure \d+", first)) | set(re.findall(r"measure \d+", rest))
+    assert "In all rows: seeds 3" in rest and "<th" in first and 'class="unit">(tokens)' in first
+    csv = base64.b64decode(re.search(r'download="some.csv" href="data:text/csv;base64,([^"]+)"', page)[1]).decode()
+    assert pd.read_csv(io.StringIO(csv)).shape == (2, 13), "the whole table is there to download"
+
+
+def test_cells_are_numbers_dashes_and_words():
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    frame = pd.DataFrame({"of": ["<b>", "y"], "n": [28000, 3], "x": [0.5, None], "gate": [True, False]})
+    frame = frame.assign(chars=[548.0, np.nan], commit=commit)
+    assert cells(grid.table(frame))[1:] == [
+        ["&lt;b&gt;", "28,000", "0.50", "yes", "548", "0123456"],
+        ["y", "3", "–", "no", "–", "0123456"],
+    ]
