@@ -176,13 +176,13 @@ def evidence(frame: pd.DataFrame) -> pd.DataFrame:
     """What the verdicts of `tested` stand on, in words, of the claims that can be tested: the prediction, the
     difference, what would matter, what could have been seen, and p values."""
     frame = frame[frame.lacks.isna()]
-    found = frame[["paper", "place", "says"]].copy()
-    found["prediction"] = [_prediction(row) for row in frame.itertuples()]
-    found["unit"] = [METRICS[metric].unit for metric in frame.metric]
+    found = frame[["paper", "says", "verdict"]].copy()
     found["difference"] = [_interval(row) for row in frame.itertuples()]
+    found["unit"] = [METRICS[metric].unit for metric in frame.metric]
+    found["p (Holm)"], found["p"] = ([summary.p_text(p) for p in frame[name]] for name in ("holm", "p"))
+    found["prediction"] = [_prediction(row) for row in frame.itertuples()]
     found["matters from"], found["seen from, alone"], found["adjusted"] = frame.threshold, frame.mde, frame.mde_holm
-    found["p"], found["p (Holm)"] = ([summary.p_text(p) for p in frame[name]] for name in ("p", "holm"))
-    return found.assign(seeds=frame.seeds, verdict=frame.verdict)
+    return found.assign(place=frame.place, seeds=frame.seeds)
 
 
 def untestable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ COLUMNS, WIDTH = 7, 96  # what stands side by side: columns, and characters in a
 ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "cpu")  # said once where all rows agree
 NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))?)")
 HALF = re.compile(r"(-?[\d,.]+) ± ([\d,.]+)")
-WORDS = 30  # characters; a longer text may take several lines
+WORDS, WRAPPED = 30, 20  # characters: a longer text may take several lines, of which each has so many
 
 
 def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
@@ -26,11 +26,13 @@ def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
     cells, best = _ranked(cells)
     aside = [c for c in cells if c in ASIDE and c != cells.columns[0] and len(cells) > 1 and cells[c].nunique() == 1]
     said = [f"{html.escape(c)} {_cell(cells[c].iloc[0])}" for c in aside]
-    shown, rest = _fitting(cells.drop(columns=aside))
-    more = f"<details><summary>{_list(rest)}</summary>{_html(cells[[shown[0], *rest]])}</details>" if rest else ""
+    groups = cells.iloc[:, 0] if _grouped(cells.iloc[:, 0]) else None
+    shown, rest = _fitting(cells.drop(columns=aside if groups is None else [*aside, cells.columns[0]]))
+    more = _html(cells[[shown[0], *rest]], groups)
+    more = f"<details><summary>{_list(rest)}</summary>{more}</details>" if rest else ""
     said = f"In all rows: {', '.join(said)}. " if said else ""
     said += f'<a download="{html.escape(name)}.csv" href="{csv}">Numbers (csv)</a>'
-    return f'<div class="grid">{_html(cells[shown], best)}{more}<p class="under">{said}</p></div>'
+    return f'<div class="grid">{_html(cells[shown], groups, best)}{more}<p class="under">{said}</p></div>'
 
 
 def data_url(kind: str, text: str) -> str:
@@ -94,12 +96,19 @@ def _ranked(cells: pd.DataFrame) -> tuple[pd.DataFrame, tuple | None]:
     return cells, (cells.index[0], column) if top - over > second + under else None
 
 
+def _grouped(column: pd.Series) -> bool:
+    """Whether rows stand below each other in a few groups that the first column names again and again."""
+    runs = 1 + (column != column.shift()).iloc[1:].sum()
+    return 1 < column.nunique() == runs <= len(column) / 3
+
+
 def _fitting(cells: pd.DataFrame) -> tuple[list, list]:
     """Columns that stand side by side, and those that do not."""
     shown, width = [], 0
     for name in cells:
         words = max(map(len, re.split(r"\s+", name)))
-        width += max(words, min(WORDS, cells[name].map(len).max())) + 2
+        longest = cells[name].map(len).max()
+        width += max(words, longest if longest <= WORDS else WRAPPED) + 2
         if len(shown) >= 2 and (width > WIDTH or len(shown) == COLUMNS):
             break
         shown.append(name)
@@ -111,15 +120,19 @@ def _list(names: list[str]) -> str:
     return "Also: " + ", ".join(names)
 
 
-def _html(cells: pd.DataFrame, best: tuple | None = None) -> str:
-    """A table; `best` is the cell (row, column) to mark."""
+def _html(cells: pd.DataFrame, groups: pd.Series | None = None, best: tuple | None = None) -> str:
+    """A table, its rows in `groups`; `best` is the cell (row, column) to mark."""
     numeric = {c: cells[c].map(lambda text: not text or bool(NUMBER.fullmatch(text))).all() for c in cells}
     kinds = {c: "n" if numeric[c] else "t" if cells[c].map(len).max() > WORDS else "" for c in cells}
     widths = {c: max((len(m[2]) for text in cells[c] if (m := HALF.match(text))), default=0) for c in cells}
     head = "".join(f'<th scope="col"{_class(kinds[c])}>{_heading(c)}</th>' for c in cells)
     rows = []
+    last = None
     for index, row in cells.iterrows():
         line = []
+        if groups is not None and groups[index] != last:
+            last = groups[index]
+            rows.append(f'<tr class="group"><th colspan="{len(row)}" scope="rowgroup">{html.escape(last)}</th></tr>')
         for c in cells:
             text = _cell(row[c], widths[c])
             text = f"<strong>{text}</strong>" if (index, c) == best else text

@@ -123,9 +123,9 @@ def table(frame: pd.DataFrame, baseline: str, outcome: str = "at_end", digits: i
         {
             "method": [summary.label(m) for m in found.method],
             "seeds": found.seeds,
-            "IQM [bootstrap]": text("iqm"),
-            "mean [t]": text("mean"),
-            f"minus {summary.label(baseline)} [t]": text("difference"),
+            "IQM (bootstrap)": text("iqm"),
+            "mean (t)": text("mean"),
+            f"minus {summary.label(baseline)} (t)": text("difference"),
             "p (Holm)": [summary.p_text(p) for p in found.holm],
             "p (sign flips)": [summary.p_text(p) for p in found.flips],
             "P(above, same seed)": text("better"),

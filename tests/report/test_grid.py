@@ -14,7 +14,7 @@ from study import summary
 
 def cells(page: str) -> list[list[str]]:
     """The text of each cell of the first table, a list per row, padding spaces as spaces."""
-    rows = re.findall(r"<tr>(.*?)</tr>", page.partition("</table>")[0], re.S)
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page.partition("</table>")[0], re.S)
     plain = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in rows]
     return [[re.sub(r"<[^>]+>", "", cell).replace(chr(0x2007), " ") for cell in row] for row in plain]
 
@@ -76,3 +76,11 @@ def test_cells_are_numbers_dashes_and_words():
         ["&lt;b&gt;", "28,000", "0.50", "yes", "548", "0123456"],
         ["y", "3", "–", "no", "–", "0123456"],
     ]
+
+
+def test_a_first_column_that_repeats_heads_its_rows():
+    frame = pd.DataFrame({"paper": ["one"] * 4 + ["two"] * 3, "says": list("abcdefg")})
+    rows = cells(grid.table(frame))
+    assert rows[0] == ["says"] and rows[1] == ["one"] and rows[6] == ["two"] and len(rows) == 10
+    apart = frame.assign(paper=["one", "two", "one", "two", "one", "two", "one"])
+    assert cells(grid.table(apart))[0] == ["paper", "says"], "what is not together is no group"

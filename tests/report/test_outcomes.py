@@ -126,9 +126,9 @@ def test_what_could_be_seen_rests_on_the_seeds_that_are_compared():
 def test_the_table_says_in_words_what_was_compared_and_nothing_of_the_rest():
     told = outcomes.table(frame(bandit=TEN, segment=TEN + 1, token=[3.0]), "bandit").set_index("method")
     row = told.loc["Segment (entropy)"]
-    assert row["minus Bandit (sequence) [t]"].startswith("1.00 [1.00") and row["p (Holm)"] == "<0.001"
+    assert row["minus Bandit (sequence) (t)"].startswith("1.00 [1.00") and row["p (Holm)"] == "<0.001"
     assert row["p (sign flips)"] == "0.002" and row["P(above, same seed)"] == "1.00 [1.00, 1.00]"
-    assert told.loc["Token", "mean [t]"] == "3.00" and pd.isna(told.loc["Token", "p (Holm)"])
+    assert told.loc["Token", "mean (t)"] == "3.00" and pd.isna(told.loc["Token", "p (Holm)"])
     assert told.loc["Bandit (sequence)", ["p (Holm)", "smallest effect seen"]].isna().all()
     assert len(outcomes.table(frame(bandit=TEN), "bandit", "selected")) == 0
 
