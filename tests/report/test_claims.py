@@ -141,7 +141,7 @@ def test_what_pages_show_is_of_the_same_lines():
     assert told.prediction == "true return: APPO above Bandit (sequence)" and told["matters from"] == 0.3
     both = claims.side_by_side(runs, [])
     cell = both[both.says == "a mask helps PPO"]["settings of all"].item()
-    assert cell == f"{row.verdict}: 1.50 [{row.low:.2f}, {row.high:.2f}], p {row.holm:.3f}"
+    assert cell == f"{row.verdict}: 1.50 ± {row.high - 1.5:.2f}, p {row.holm:.3f}"
     assert len(both) == len(claims.of_returns(frame)) == len(claims.win_rates(runs))
     assert "intervals clear of zero, each alone: " in claims.sentence(frame, "adaptive-mask")
 

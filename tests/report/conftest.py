@@ -1,0 +1,63 @@
+"""The book with stand-ins for its executed notebooks, built once for the tests of its pages."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from report import grid, look, strips
+from report.notebooks import ROOT, build_book, toc_files
+
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="80"><rect width="80" height="60" fill="#0072b2"/>'
+    '<text x="10" y="76" fill="#000">x</text></svg>'
+)
+TOKENS = ["wrong", " right", strips.END]
+STRIP = strips.card(
+    strips.dialogue({"role": "prompt", "content": "name three fruits."}),
+    strips.values("rewards", TOKENS, [-1.0, 0.5, 1.0]),
+    strips.values("advantages", TOKENS, [-2.0, -1.0, 0.0]),
+).data
+TABLE = grid.table(pd.DataFrame({f"method {i} (credit)": ["bandit", "3.70 ± 0.12"] for i in range(12)}))
+
+
+def drawing() -> str:
+    """A figure as `show.figure` puts it on the page."""
+    figure, axes = look.canvas()
+    axes[0, 0].plot([1, 2], **look.style("bandit"))
+    return f'<figure class="plate">{look.drawing(figure, "A line that rises.")}<figcaption>x</figcaption></figure>'
+
+
+def stand_in(page: str) -> nbformat.NotebookNode:
+    """A notebook as a run leaves it: the committed cells where there are any, and outputs of every kind we show."""
+    source = ROOT / f"{page}.ipynb"
+    cells = nbformat.read(source, as_version=4).cells if source.exists() else [new_markdown_cell(f"# {page}")]
+    outputs = [new_output("display_data", {"image/svg+xml": SVG})]
+    outputs += [new_output("display_data", {"text/html": html}) for html in (STRIP, TABLE, drawing())]
+    prose = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
+    for key in sorted(set(re.findall(rf"{re.escape(page)}\.ipynb::([\w.-]+)", prose))):  # numbers that prose quotes
+        prefix = "application/papermill.record/"
+        metadata = {"scrapbook": {"name": key, "mime_prefix": prefix}}
+        outputs.append(new_output("display_data", {f"{prefix}text/plain": "0.5"}, metadata=metadata))
+    shown = rf"{{glue}} ([\w.-]+)\n:doc: \S*{re.escape(page)}\.ipynb"
+    for key in sorted(set(re.findall(shown, prose))):  # figures and tables of this page on others
+        metadata = {"scrapbook": {"name": key, "mime_prefix": ""}}
+        outputs.append(new_output("display_data", {"text/html": TABLE}, metadata=metadata))
+    cells.append(new_code_cell("draw()", outputs=outputs, execution_count=1))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory):
+    """The real prose and settings with stand-ins for the executed notebooks, built as `make book` builds."""
+    folder = tmp_path_factory.mktemp("book")
+    executed = []
+    for page in toc_files(ROOT / "_toc.yml"):
+        if page.startswith("notebooks/"):
+            executed.append(folder / f"{Path(page).name}.ipynb")
+            nbformat.write(stand_in(page), executed[-1])
+    return build_book(ROOT, executed, folder)

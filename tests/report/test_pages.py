@@ -1,0 +1,201 @@
+"""The pages of the book in a browser, offline: light and dark, on a laptop and on a phone."""
+
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import threading
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from report.notebooks import ROOT, toc_files
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the pages were not opened in a browser")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+Site = namedtuple("Site", "browser url")
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(html):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield Site(browser, f"http://127.0.0.1:{server.server_port}")
+        browser.close()
+    server.shutdown()
+
+
+def opened(site, errors: list):
+    """A tab with every other host cut off; what fails to load, is asked of others or is said as an error goes to
+    `errors`."""
+    tab = site.browser.new_page()
+
+    def guard(route):
+        if route.request.url.startswith((site.url, "data:", "blob:")):
+            route.continue_()
+        else:
+            errors.append(f"asked of another host: {route.request.url}")
+            route.abort()
+
+    tab.route("**/*", guard)
+    tab.on("response", lambda response: errors.append(f"lost: {response.url}") if response.status >= 400 else None)
+    tab.on("console", lambda said: errors.append(f"console: {said.text}") if said.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(f"script: {error}"))
+    return tab
+
+
+def looks(tab):
+    """Sets the page to light and dark, each in the width of a laptop and of a phone; yields their names."""
+    for width in (1280, 390):
+        tab.set_viewport_size({"width": width, "height": 900})
+        for scheme in ("light", "dark"):
+            tab.evaluate("scheme => { document.documentElement.dataset.theme = scheme; }", scheme)
+            yield f"{scheme}, {width} pixels wide"
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """The accessibility checks of axe-core, fetched from the npm registry once."""
+    script = ROOT / "runs" / f"axe-core-{AXE}" / "package" / "axe.min.js"
+    if not script.exists():
+        script.parents[1].mkdir(parents=True, exist_ok=True)
+        command = ["npm", "pack", f"axe-core@{AXE}", "--silent", "--pack-destination", script.parents[1]]
+        try:
+            subprocess.run(command, check=True, timeout=60, capture_output=True, cwd=script.parents[1])
+            shutil.unpack_archive(script.parents[1] / f"axe-core-{AXE}.tgz", script.parents[1], "gztar", filter="data")
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"axe-core is not there and cannot be fetched: {error}")
+    return script.read_text()
+
+
+AXE = "4.10.3"
+SILENT = (
+    "all => all.filter(i => !(i.alt || i.ariaLabel || i.role == 'presentation')).map(i => i.outerHTML.slice(0, 200))"
+)
+LOST = "all => all.filter(i => !(i.complete && i.naturalWidth)).map(i => i.src)"
+WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] :
+    [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+        .slice(0, 5).map(e => e.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.browser
+@in_browser
+def test_pages_open_with_no_network_and_equations_are_typeset(site):
+    """Every page, light and dark, on a laptop and on a phone: nothing is lost, runs out of the page or is silent."""
+    errors, typeset = [], 0
+    tab = opened(site, errors)
+    for page in toc_files(ROOT / "_toc.yml"):
+        tab.goto(f"{site.url}/{page}.html", wait_until="load")
+        assert tab.locator("article h1").first.is_visible(), f"{page} shows no title"
+        if wanted := tab.locator(".math").count():
+            tab.wait_for_selector("mjx-container", timeout=20_000)
+            tab.evaluate("MathJax.startup.promise")
+            assert tab.locator("mjx-container").count() >= wanted, f"{page}: raw equations"
+            assert tab.locator("mjx-merror").count() == 0, f"{page}: an equation that MathJax cannot read"
+            assert tab.evaluate(FONTS), f"{page}: the fonts of the equations did not load"
+            typeset += wanted
+        for mode in looks(tab):
+            wide = tab.evaluate(WIDE)
+            assert not wide, f"{page}, {mode}: wider than the screen: {wide}"
+            if folder := os.environ.get("SCREENSHOTS"):  # SCREENSHOTS=/some/folder pytest ...: look at the pages
+                tab.screenshot(path=Path(folder) / f"{page.replace('/', '-')}, {mode}.png", full_page=True)
+        broken = tab.locator("article img").evaluate_all(LOST)
+        assert not (errors or broken), f"{page}: {errors}, broken {broken}"
+        silent = tab.locator("article :is(img, svg[role=img])").evaluate_all(SILENT)
+        assert not silent, f"{page}: figures without a description for readers who cannot see them: {silent}"
+    assert typeset, "the book has no equation, so that nothing was tested"
+    tab.close()
+
+
+@pytest.mark.browser
+@in_browser
+def test_readers_with_assistive_software_or_weak_eyes_can_use_every_page(site, axe):
+    """WCAG A and AA as axe-core checks them, contrast among them, in light and dark."""
+    tab, found = opened(site, []), []
+    for page in toc_files(ROOT / "_toc.yml"):
+        tab.goto(f"{site.url}/{page}.html", wait_until="load")
+        tab.evaluate(axe)
+        for mode in looks(tab):
+            if "1280" in mode:
+                found += [f"{page}, {mode}: {line}" for line in tab.evaluate(AUDIT)]
+    tab.close()
+    assert not found, "\n".join(found)
+
+
+AUDIT = """() => axe.run('article', {runOnly: ['wcag2a', 'wcag2aa'], resultTypes: ['violations']}).then(result =>
+    result.violations.flatMap(v => v.nodes.slice(0, 3).map(
+        n => `${v.id}: ${n.html.slice(0, 160)} ${n.failureSummary}`)))"""
+
+
+@pytest.mark.browser
+@in_browser
+def test_a_strip_shows_one_row_at_a_time_and_reads_its_values_to_keys(site):
+    errors = []
+    tab = opened(site, errors)
+    tab.goto(f"{site.url}/notebooks/segment_ppo.html", wait_until="load")
+    card = tab.locator(".strips").first
+    shown = card.locator(".row.tokens:visible .name")
+    assert shown.all_inner_texts() == ["rewards (strongest colour: ±1, sum +0.50)"]
+    card.get_by_label("rewards").focus()
+    tab.keyboard.press("ArrowRight")
+    assert shown.all_inner_texts() == ["advantages (strongest colour: ±2, sum -3.00)"]
+    card.locator(".row.tokens:visible .strip").focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert card.locator(".said").inner_text() == "right : -1.000"
+    card.get_by_label("all").check()
+    assert shown.count() == 2 and not errors
+    tab.close()
+
+
+# WCAG's contrast ratio of an element's text to the nearest opaque background behind it
+CONTRAST = """element => {
+    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    const rgba = colour => {
+        canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+    let ground = [255, 255, 255, 255];
+    for (let e = element; e; e = e.parentElement) {
+        const colour = rgba(getComputedStyle(e).backgroundColor);
+        if (colour[3] > 250) { ground = colour; break; }
+    }
+    const [a, b] = [luminance(rgba(getComputedStyle(element).color)), luminance(ground)];
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+}"""
+FONTS = """document.fonts.ready.then(
+    fonts => [...fonts].some(font => font.family.startsWith('MJX') && font.status == 'loaded'))"""
+
+
+@pytest.mark.browser
+@in_browser
+def test_text_strips_tables_and_figures_are_legible(site):
+    tab = opened(site, [])
+    tab.goto(f"{site.url}/notebooks/comparison.html", wait_until="load")
+    strip = ".row:not([hidden]) .strip"
+    for mode in looks(tab):
+        for selector in ("article h1", f"{strip} span:last-child", f"{strip} span:first-child", ".sheet td"):
+            contrast = tab.locator(selector).first.evaluate(CONTRAST)
+            assert contrast >= 4.5, f"{selector} cannot be read, {mode}: contrast {contrast:.1f}"
+        ground, line = tab.locator(".plate svg").first.evaluate(DRAWN)
+        assert (ground == "rgb(255, 255, 255)") == ("light" in mode), f"a figure on the other mode's ground, {mode}"
+        assert line != ground, f"a line that cannot be seen, {mode}"
+    tab.close()
+
+
+DRAWN = """svg => [svg.querySelector('path'), svg.querySelector('path[style*="--c0072b2"]')].map((path, i) =>
+    getComputedStyle(path)[i ? 'stroke' : 'fill'])"""
