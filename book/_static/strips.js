@@ -22,7 +22,7 @@ function choose(card, rows, number) {
 function read(card) {
   const said = document.createElement("output");
   said.className = "said";
-  said.textContent = "Point at a token, or step through them with the arrow keys, to read its value.";
+  if (card.querySelector(".tokens")) said.textContent = "Point at a token, or step with the arrow keys, to read its value.";
   const say = (token, on) => {
     card.querySelectorAll(".at").forEach((other) => other.classList.remove("at"));
     if (!token) return;

@@ -11,6 +11,7 @@ import re
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from study.methods import METHODS
 from study.summary import label
@@ -129,6 +130,27 @@ def head(ax, title: str = "") -> None:
     """Title, and the legend between it and the axes, so that it covers no curve."""
     where = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "alignment": "left", "borderaxespad": 0.1}
     ax.legend(frameon=False, title=title, title_fontsize=10, **where)
+
+
+PLACES = [(side * 7, up) for up in (4, -10, 14, -20, 24, -30) for side in (1, -1)]  # offsets of a name, in points
+
+
+def names(ax, points: list[tuple[float, float, str]]) -> None:
+    """The name of each point (x, y, name) beside it, within the axes, over no other name or point. Limits and scales
+    are set before."""
+    ax.figure.draw_without_rendering()
+    spots = ax.transData.transform([point[:2] for point in points])
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
+    for x, y, name in points:
+        for place in PLACES:
+            side = "left" if place[0] > 0 else "right"
+            text = ax.annotate(name, (x, y), place, textcoords="offset points", fontsize=8.5, ha=side)
+            box = text.get_window_extent()
+            free = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and not any(map(box.overlaps, taken))
+            if free or place == PLACES[-1]:
+                break
+            text.remove()
+        taken.append(box)
 
 
 def variable(colour: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from report.diagnostics import BLUE, GREEN, GREY, ORANGE, RED
-from report.look import canvas, head, style
+from report.look import canvas, head, names, style
 from study.words import AT_END, EDITS, TRUTH
 
 PURPLE = "#CC79A7"
@@ -95,13 +95,13 @@ def foretold(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         drawn = look(row.method)
         ax.plot([row.low, row.high], [row.repetition] * 2, color=drawn["color"], linewidth=1.5)
         ax.plot([row.wage], [row.repetition], **drawn | {"linestyle": "none", "markersize": 7})
-        ax.annotate(drawn["label"], (row.wage, row.repetition), (6, 4), textcoords="offset points", fontsize=8.5)
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(-0.1, max(30, 1.5 * numbers.repetition.max()))
     ax.set_yticks([0, 0.5, 1, 3, 10, 30], ["0", "0.5", "1", "3", "10", "30"])
     ax.margins(x=0.18)
     ax.set_xlabel("what a segment of a good answer earns (deviations of totals), before training")
     ax.set_ylabel("repetitions after training\n(spans per answer)")
+    names(ax, [(row.wage, row.repetition, look(row.method)["label"]) for row in numbers.itertuples()])
     return figure, numbers
 
 

@@ -1,11 +1,13 @@
 """The book as a reader gets it, built strictly from the real pages."""
 
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
 from report.notebooks import ROOT, build_book, toc_files
 
@@ -48,6 +50,17 @@ def test_every_link_within_the_book_leads_somewhere(html):
             if not target.exists() or (target in pages and unquote(parts.fragment) not in pages[target].names):
                 dead.append(f"{page.relative_to(html)}: {link}")
     assert len(pages) > 30 and not dead, "\n".join(dead)
+
+
+def test_the_card_of_the_records_names_every_file_and_the_citation_names_the_papers():
+    folder = ROOT / "data" / "results"
+    card = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    named = {config["data_files"] for config in card["configs"]}
+    assert named == {path.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")}
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    papers = re.sub(r"[{}]", "", (ROOT / "book" / "references.bib").read_text())
+    assert len(cited["references"]) == 3 and all(paper["title"] in papers for paper in cited["references"])
 
 
 def tiny_book(folder: Path, prose: str, toc: str) -> Path:

@@ -395,6 +395,18 @@ def test_the_page_knows_the_dark_twin_of_every_colour():
     assert min(contrast(rgb(DARK[colour]), rgb(DARK["#ffffff"])) for colour in methods) >= 3
 
 
+def test_names_of_points_lie_over_no_other_name():
+    figure, axes = look.canvas(height=3.4)
+    ax = axes[0, 0]
+    points = [(0.1 + 0.01 * i, 1.0 + 0.02 * (i % 2), f"Normaliser: number {i}") for i in range(6)]
+    ax.plot(*zip(*[point[:2] for point in points], strict=True), "o")
+    ax.set(xlim=(-1, 1), ylim=(0, 2))
+    look.names(ax, points)
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == [name for *_, name in points]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
 def test_a_figure_on_a_page_keeps_to_itself():
     """Two figures on one page share its names and styles: what one defines must not change the other, or the page."""
     pages = []
