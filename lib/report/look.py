@@ -11,6 +11,7 @@ import re
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from study.methods import METHODS
@@ -134,6 +135,8 @@ def head(ax, title: str = "") -> None:
 
 PLACES = [(side * 7, up) for up in (4, -10, 14, -20, 24, -30) for side in (1, -1)]  # offsets of a name, in points
 
+LEAD = {"arrowstyle": "-", "linewidth": 0.6, "color": "#6b6b6b"}  # from a name that is far to its point
+
 
 def names(ax, points: list[tuple[float, float, str]]) -> None:
     """The name of each point (x, y, name) beside it, within the axes, over no other name or point. Limits and scales
@@ -143,9 +146,12 @@ def names(ax, points: list[tuple[float, float, str]]) -> None:
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
     for x, y, name in points:
         for place in PLACES:
-            side = "left" if place[0] > 0 else "right"
-            text = ax.annotate(name, (x, y), place, textcoords="offset points", fontsize=8.5, ha=side)
-            box = text.get_window_extent()
+            look = {"fontsize": 8.5, "ha": "left" if place[0] > 0 else "right"}
+            look |= (
+                {"arrowprops": {"arrowstyle": "-", "linewidth": 0.6, "color": "#6b6b6b"}} if abs(place[1]) > 10 else {}
+            )
+            text = ax.annotate(name, (x, y), place, textcoords="offset points", **look)
+            box = Text.get_window_extent(text)  # without the line to the point
             free = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and not any(map(box.overlaps, taken))
             if free or place == PLACES[-1]:
                 break

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 
 from densereward.reward import rewards
 from densereward.text.models import build_tokenizer
@@ -402,7 +403,7 @@ def test_names_of_points_lie_over_no_other_name():
     ax.plot(*zip(*[point[:2] for point in points], strict=True), "o")
     ax.set(xlim=(-1, 1), ylim=(0, 2))
     look.names(ax, points)
-    boxes = [text.get_window_extent() for text in ax.texts]
+    boxes = [Text.get_window_extent(text) for text in ax.texts]
     assert [text.get_text() for text in ax.texts] == [name for *_, name in points]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
