@@ -11,7 +11,6 @@ import re
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from study.methods import METHODS
@@ -146,17 +145,16 @@ def names(ax, points: list[tuple[float, float, str]]) -> None:
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
     for x, y, name in points:
         for place in PLACES:
-            look = {"fontsize": 8.5, "ha": "left" if place[0] > 0 else "right"}
-            look |= (
-                {"arrowprops": {"arrowstyle": "-", "linewidth": 0.6, "color": "#6b6b6b"}} if abs(place[1]) > 10 else {}
-            )
-            text = ax.annotate(name, (x, y), place, textcoords="offset points", **look)
-            box = Text.get_window_extent(text)  # without the line to the point
+            side = "left" if place[0] > 0 else "right"
+            text = ax.annotate(name, (x, y), place, textcoords="offset points", fontsize=8.5, ha=side)
+            box = text.get_window_extent()
             free = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and not any(map(box.overlaps, taken))
             if free or place == PLACES[-1]:
                 break
             text.remove()
         taken.append(box)
+        if abs(place[1]) > 10:
+            ax.annotate("", (x, y), place, textcoords="offset points", arrowprops=LEAD)
 
 
 def variable(colour: str) -> str:
