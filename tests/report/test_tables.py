@@ -150,10 +150,10 @@ def test_the_column_at_equal_kl_is_the_summarys_and_says_how_many_runs_reached_i
     assert frame[column].isna()["Phi3-mini Instruct"], "the SFT model moves nowhere"
 
 
-def test_one_seed_is_marked_exploratory():
+def test_one_seed_has_no_interval():
     made = tables.alike([*records(("sft", "bandit", "segment")), record("ngram-2", 0)])
     frame = tables.beside(made, 4).set_index("in the paper")
-    assert frame["seeds"]["n = 2"] == "1 (exploratory)" and frame["seeds"]["Ours"] == "3"
+    assert frame["seeds"]["n = 2"] == "1" and frame["seeds"]["Ours"] == "3"
     assert re.fullmatch(r"-?\d+\.\d\d", frame["true return (credit)"]["n = 2"]), "one seed has no interval"
     assert set(tables.contrasts(made, 4).set_index("row").sign[["n = 2"]]) <= {"same, one seed", "opposite, one seed"}
 
