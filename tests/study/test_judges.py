@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from densereward.labels.llm import OUTCOMES, Chat, Reply
+from densereward.labels.llm import Chat
+from densereward.labels.replies import OUTCOMES, Reply
 from study.measures import judges
 from study.measures.judge_prompts import PROMPTS, fill, read_prompts
 from study.measures.leaderboard_files import alpaca_outputs, arena_hard_answers, mt_bench_answers
