@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from report.look import canvas, style
 from study.stats import mean_interval
-from study.summary import label, order
+from study.summary import interval_text, label, order
 
 LABELS = {  # of `human_spans.agreement`: colour, marker, words
     "edit": ("#0072B2", "o", "edit (TLCR)"),
@@ -52,8 +52,79 @@ def spans(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
     axes[0, 0].set_yticks(range(len(tokenizers)), tokenizers)
     axes[0, 0].invert_yaxis()
     handles, words = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, words, loc="outside upper left", ncols=len(words), frameon=False, fontsize=8)
+    figure.legend(handles, words, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     return figure, numbers
+
+
+def made(record: dict) -> str:
+    """A line on what a record was made by."""
+    told = record["provenance"]
+    return f"Record of commit {told['commit'][:8]}, {told['utc'][:10]}, densereward {told['packages']['densereward']}."
+
+
+def span_rows(records: list[dict]) -> pd.DataFrame:
+    """`span_table` as text: a row per tokenizer and label."""
+    numbers = span_table(records)
+    numbers["text"] = [
+        f"{x.value:g}" if x.low == x.high else interval_text(x.value, x.low, x.high, 3) for x in numbers.itertuples()
+    ]
+    wide = numbers.pivot(index=["tokenizer", "label"], columns="rate", values="text")
+    wide = wide.reindex(list(dict.fromkeys(zip(numbers.tokenizer, numbers.label))))[list(RATES)].reset_index()
+    return wide.assign(label=wide.label.map(lambda name: LABELS[name][2])).rename(columns={"f1": "F1"})
+
+
+def type_rows(records: list[dict]) -> pd.DataFrame:
+    """By error type: spans, and per tokenizer the recall of their tokens by edits (and at random); the most spans
+    first."""
+    rows = []
+    for kind in sorted(records[0]["types"], key=lambda kind: -records[0]["types"][kind]["spans"]):
+        row = {"type": kind, "spans": records[0]["types"][kind]["spans"]}
+        for r in records:
+            edit, placed = (r["types"][kind][name]["recall"][0] for name in ("edit", "random"))
+            row[r["tokenizer"]] = f"{edit:.3f} ({placed:.3f})"
+        half = [records[0]["types"][kind][name]["half"] for name in ("edit", "random")]
+        rows.append(row | {f"half or more taken out, {records[0]['tokenizer']}": "{:.3f} ({:.3f})".format(*half)})
+    return pd.DataFrame(rows)
+
+
+def rate_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """`judged.rates` as text: a row per method, the mean over seeds of each rate (lowest to highest seed)."""
+    rows = []
+    for name in order(numbers.method):
+        part = numbers[numbers.method == name]
+        row = {"method": label(name), "seeds": len(part)}
+        for rate in numbers.columns.drop(["method", "seed"]):
+            words = {"oracle": "win rate", "longer": "longer (tokens)"}.get(rate, rate)
+            row[words] = f"{part[rate].mean():.1f} ({part[rate].min():.1f} to {part[rate].max():.1f})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def position(found: dict) -> str:
+    """A sentence on how far the order of two answers decided, of `verdicts.position_bias`."""
+    read = found["pairs"] - found["unreadable"]
+    flip, reversal = ("{:.0f}% [{:.0f}, {:.0f}]".format(*(100 * x for x in found[n])) for n in ("flip", "reversal"))
+    return (
+        f"Of {found['pairs']} pairs judged in both orders {found['unreadable']} hold an error. Of the other {read}, "
+        f"{found['same']} say the same, {found['tie_in_one']} a tie in one order and a win in the other, and "
+        f"{found['reversed']} the opposite, {found['to_first']} of them in favour of the answer shown first: {flip} "
+        f"change with the order, {reversal} turn around."
+    )
+
+
+def cost_rows(rows: list[dict]) -> pd.DataFrame:
+    """`stored_verdicts.cost` with the tokens of a whole run."""
+    columns = ["judge", "of a run", "calls", "prompt", "in", "out"]
+    found = pd.DataFrame(rows, columns=columns).astype({"calls": float, "in": float, "out": float})
+    for side in ("in", "out"):
+        found[f"of a run, {side}"] = found.calls * found[side]
+    return found.rename(columns={"of a run": "calls of a run"}).drop(columns="calls")
+
+
+WIN_RATES = ["model", "win rate", "published", "length-controlled", "published, controlled", "standard error"]
+WIN_RATES += ["of predictions alone"]
+LLMBAR = ["set", "items", "right", "low", "high", "same pick in both orders"]
+MT_BENCH = ["category", "first", "second", "both", "standard_error", "judged", "unreadable"]
 
 
 def length_control(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:

@@ -23,7 +23,6 @@ from densereward.progress import progress
 from study.measures import judges
 from study.measures.verdicts import position_bias
 from study.measures.winrate import length_controlled, win_rate
-from study.stats import mean_interval
 from testbed import oracle
 
 RATES = ("oracle", "controlled", "without taste", "with taste", "taste controlled", "longer")
@@ -54,17 +53,6 @@ def rates(pairs: list[tuple[dict, dict]], taste: float) -> pd.DataFrame:
         found = win_rate(sure).rate, controlled[0], 100 * soft.mean(), 100 * liked.mean(), controlled[1], longer.mean()
         rows.append({"method": record["method"], "seed": record["seed"]} | dict(zip(RATES, map(float, found))))
     return pd.DataFrame(rows, columns=["method", "seed", *RATES])
-
-
-def over_seeds(numbers: pd.DataFrame) -> pd.DataFrame:
-    """`rates`, long: method, rate, mean, low, high (Student's t over seeds), seeds."""
-    rows = [
-        {"method": method, "rate": name, "seeds": len(part)}
-        | dict(zip(("mean", "low", "high"), mean_interval(part[name])))
-        for method, part in numbers.groupby("method", sort=False)
-        for name in RATES
-    ]
-    return pd.DataFrame(rows, columns=["method", "rate", "mean", "low", "high", "seeds"])
 
 
 def samples(pairs: list[tuple[dict, dict]], most: int) -> list[dict]:
