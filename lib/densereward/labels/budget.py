@@ -4,6 +4,8 @@ Prices are the reader's: {model: {"input": ..., "output": ...}} per million toke
 that the endpoint reports, reasoning and cached ones in full. A request that would go beyond a limit is not made. What a
 reply will cost nobody knows, so tokens and money may pass their limit by the requests that were under way, at most
 `Chat.concurrency`. Left out: what earlier runs spent; a rerun begins anew, and pays nothing for what was answered.
+
+Book: judging.md
 """
 
 from collections.abc import Mapping

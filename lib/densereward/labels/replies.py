@@ -1,6 +1,8 @@
 """What an endpoint said: a reply, the outcome of one question, or why there is neither.
 
 Servers agree on little: errors inside status 200, texts in parts, null for text, other words for one end.
+
+Book: judging.md
 """
 
 import json

@@ -4,7 +4,7 @@
 release them, file for file; nothing of them is kept but counts, means and intervals.
 Nothing is asked and nothing is paid. Left out: AlpacaEval's instructions, which the folder has not.
 
-    python -c "from study.measures.stored_verdicts import write; write('../shared/data')"
+    python -c "from study.measures.stored_verdicts import write; write('FOLDER')"
 
 Book: judging.md
 """
