@@ -255,6 +255,18 @@ def test_the_readers_own_copy_takes_the_place_of_our_words(chat, endpoint, tmp_p
             read_prompts(tmp_path / name)
 
 
+def test_style_is_counted_as_arena_hard_counts_it(tmp_path: Path):
+    """Counted by hand: code is no style, seven marks are no header."""
+    said = (
+        "# One\n## Two\n## Three\n####### none\n1. a\n 2. b\n- c\n* **d** and __e__\n```\n# code\n- code\n```\n**f\ng**"
+    )
+    headers = {"h1": 1, "h2": 2, "h3": 0, "h4": 0, "h5": 0, "h6": 0}
+    told = {"header_count": headers, "list_count": {"ordered": 2, "unordered": 2}, "bold_count": {"**": 1, "__": 1}}
+    arena_hard_answers(tmp_path / "h.jsonl", "m", {"u1": ("Ask", said)}, tokens=lambda text: len(text.split()))
+    (row,) = lines(tmp_path / "h.jsonl")
+    assert row["metadata"] == {"token_len": len(said.split())} | told
+
+
 def test_answers_are_written_as_the_leaderboards_tools_read_them(tmp_path: Path):
     alpaca_outputs(tmp_path / "a" / "outputs.json", "m", {"Do.": "Done – it is."})
     assert json.loads((tmp_path / "a" / "outputs.json").read_text()) == [
