@@ -111,6 +111,9 @@ class Asked:
     noise: NotNegative = 1.0  # deviation, in credit
     samples: Count = 8  # answers per prompt
     searched: Count = 4  # prompts
+    shown: Count = 12  # pairs, or answers
+    requests: Whole = 100  # to an endpoint
+    taste: NotNegative = 1.0  # a judge's for length, logits
     longest: Count = 96  # tokens
     vocabulary: Annotated[int, Field(ge=261, description="a whole number, 261 (one token per letter) or more")] = 320
 

@@ -7,18 +7,23 @@ in a log file or a pipe a line of its own, every 10 s at most. Training and samp
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
 DELAY = 3.0  # seconds that a stage may take unseen
 EVERY = 10.0  # seconds from one line to the next, where they stay
-FORMAT = "{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left"
+FORMAT = "{desc}{postfix}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} left"
 LINE = re.compile(r"[^\r\n]+: \d+ of [\d?]+, [\d:]+ gone, [\d:?]+ left")
 
 
 class _Bar(tqdm):
     monitor_interval = 0  # no thread beside
+    beside = staticmethod(str)  # what is said beside the numbers, asked for when it is drawn
+
+    @property
+    def format_dict(self) -> dict:
+        return super().format_dict | {"postfix": self.beside()}
 
 
 class _Lines:
@@ -35,14 +40,19 @@ class _Lines:
         self.stream.flush()
 
 
-def progress(what: str, items: Iterable | None = None, total: int | None = None) -> tqdm:
-    """`items` to loop over, or with `total` a counter to `update`; `what` names them, in the plural."""
+def progress(
+    what: str, items: Iterable | None = None, total: int | None = None, beside: Callable[[], str] | None = None
+) -> tqdm:
+    """`items` to loop over, or with `total` a counter to `update`; `what` names them, in the plural. `beside()` is said
+    with the numbers, as what was spent so far."""
     stream = sys.stderr
     settings = {"file": stream, "delay": DELAY, "leave": False, "position": 0, "smoothing": 0.0, "miniters": 1}
     if not stream.isatty():
         in_notebook = type(stream).__module__.startswith("ipykernel")
         settings |= {"mininterval": EVERY, "bar_format": FORMAT, "file": stream if in_notebook else _Lines(stream)}
-    return _Bar(items, desc=what, total=total, **settings)
+    bar = _Bar(items, desc=what, total=total, **settings)
+    bar.beside = beside or bar.beside
+    return bar
 
 
 def shown(text: str) -> str:

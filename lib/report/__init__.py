@@ -28,6 +28,7 @@ preference_figures.py  win rates, calibration, policies under other rewards
 process_figures.py     best of n
 smollm2.py             a real pretrained model: predictions, figures
 horizon_figures.py     length, data, reviser's error
+judging_figures.py     edit labels on real answers, length control, the alignment tax
 instrument_figures.py  what was wrong with the instrument
 notebooks.py           runs the notebooks and builds the book
 """

@@ -35,6 +35,7 @@ AFTER = {
     "variance": {"normalisers"},
     "error_decomposition": {"segmentation"},
     "tlcr": {"segmentation"},
+    "labels": {"segmentation"},
     "adaptive_masks": {"normalisers", "segmentation"},
     "process_outcome": {"segmentation"},
 }

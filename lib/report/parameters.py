@@ -19,7 +19,7 @@ from study.records import ROOT, read_records
 from study.run import Run, reads_truth
 
 KINDS = {"str": Words, "int": Integer, "float": Number, "bool": Yes}
-EMPTY = ("model", "results", "before")  # texts that may be empty; None is the same
+EMPTY = ("model", "results", "before", "llm")  # texts that may be empty; None is the same
 
 
 class BadParameter(ValueError):
@@ -138,6 +138,15 @@ def results(namespace: dict, which: str = "results", needed: bool = True) -> tup
 def names(text: str) -> list[str]:
     """Names of a comma-separated list, each once."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def known_methods(asked: list[str]) -> None:
+    """Raises BadParameter for a method that is no row of `methods.py`."""
+    try:
+        for name in asked:
+            method(name)
+    except ValueError as error:
+        raise BadParameter(str(error)) from None
 
 
 def _check(row: Method, dataset: str) -> None:

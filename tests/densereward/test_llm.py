@@ -606,6 +606,25 @@ def test_a_malformed_reply_is_asked_for_again_and_counted_and_a_rerun_pays_nothi
     assert again.counts == {"cached": 6} and len(endpoint.requests) == 6
 
 
+@pytest.mark.parametrize(
+    "said, found",
+    [
+        (f"<think>{START}draft{END}</think>{START}plum{END}", "plum"),
+        (f"Well. <think>say {START}draft{END}?</think> So: {START}plum{END}", "plum"),
+        (f"Well. <thinking>\n{START}\ndraft\n{END}\n</thinking>", None),
+        (f"Well. <think>{START}draft{END}", None),
+        (f"draft {START}draft{END}</think>{START}plum{END}", "plum"),
+        (f"<think>{START}draft{END}", None),
+        (f"{START}write <think>so</think> there{END}", "write <think>so</think> there"),
+    ],
+)
+def test_a_draft_amid_reasoning_is_not_taken_for_the_answer(chat, endpoint, said, found):
+    """It holds the markers, too; what the answer itself says of tags stays."""
+    endpoint.answers += [completion(said)]
+    revised = llm_reviser(chat, attempts=1)(HI, "a hammer", "a pear")
+    assert revised.text == found and revised.failure in (None, "markers", "empty")
+
+
 def test_what_another_reply_cannot_mend_is_asked_once_and_the_batch_goes_on(chat, endpoint):
     """A refusal may be another's whim, a context is not; at a rerun nothing that is known is asked again."""
     bad = {"long": [failure(400, VLLM)], "down": [(200, {}, {"choices": []})] * llm.TRIES,

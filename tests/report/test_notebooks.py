@@ -18,6 +18,7 @@ from report import parameters
 from report.notebooks import ROOT, run_all, run_notebook, sources
 from study.records import read_records, write_record
 from test_figures import records
+from test_llm import END, START, completion, endpoint  # noqa: F401
 
 SAMPLES = "data/samples/hh_rlhf.jsonl"
 
@@ -139,6 +140,30 @@ def test_the_testbed_notebook_shows_the_testbed(tree):
     assert "Left out:" not in shown
     assert re.search(r"held out for test: (\w+ \w+, ){2}\w+ \w+\n", shown)
     assert shown.count("<figure ") == 4
+
+
+def test_a_language_model_revises_and_judges_where_one_is_named(tree, endpoint):  # noqa: F811
+    """Each question is paid once, and the page says what was spent."""
+    prompt = "hello. please name three fruits."
+    for method, answer in (("sft", "maybe hammer."), ("bandit", "maybe apple, maybe pear.")):
+        record = records((method,), seeds=(0,))[0]
+        sample = {"prompt": prompt, "response": answer}
+        record["final"] |= {"samples": [sample], "answers": {"true_return": [1.0, 2.0], "length": [5, 6]}}
+        write_record(tree / "judged" / "runs.jsonl", record)
+
+    def reply(body):
+        text = body["messages"][-1]["content"]
+        if "Modified Response" in text:
+            return completion(f"{START}maybe apple.{END}")
+        return completion(f"[[{'A>>B' if text.index('apple') < text.index('hammer') else 'B>>A'}]]")
+
+    endpoint.reply = reply
+    asked = {"results": "judged", "methods": "bandit", "llm": "m", "profile": "smoke"}
+    shown = page(executed(tree, "judging", **asked))
+    assert "Asked: 2 requests" in shown and re.search(r"<td>1\.00</td>", shown)
+    assert "Asked: 0 requests" in page(executed(tree, "judging", **asked)) and len(endpoint.requests) == 2
+    shown = page(executed(tree, "labels", profile="smoke", dataset=SAMPLES, llm="m", shown=2))
+    assert "Revised by model m: read 2, kept 2" in shown and "Left out: where flaws lie" in shown
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------

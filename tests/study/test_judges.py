@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
 
-from densereward.labels.llm import OUTCOMES, Chat, Reply
+from densereward.labels.llm import Chat
+from densereward.labels.replies import OUTCOMES
 from study.measures import judges
 from study.measures.judge_prompts import PROMPTS, fill, read_prompts
 from study.measures.leaderboard_files import alpaca_outputs, arena_hard_answers, mt_bench_answers
@@ -257,45 +255,16 @@ def test_the_readers_own_copy_takes_the_place_of_our_words(chat, endpoint, tmp_p
             read_prompts(tmp_path / name)
 
 
-class Counting:
-    """In place of a client: counts the tokens that would be sent."""
-
-    def __init__(self):
-        folder = MT_BENCH.parent / "tokenizers" / "gpt2"
-        if not folder.exists():
-            pytest.skip(f"no tokenizer at {folder}")
-        self.tokenizer = Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-        self.tokenizer.pre_tokenizer, self.sent = ByteLevel(add_prefix_space=False), []
-
-    def ask(self, messages: list[dict]) -> Reply:
-        self.sent.append(sum(self.count(message["content"]) for message in messages))
-        return Reply("")
-
-    def count(self, text: str) -> int:
-        return len(self.tokenizer.encode(text).ids)
-
-
-def test_what_a_run_costs_is_what_the_book_says():
-    questions = lines(MT_BENCH / "question.jsonl")
-    answers = [
-        {row["question_id"]: row["choices"][0]["turns"] for row in lines(path)}
-        for path in (
-            JUDGMENTS.parent / "model_answer" / "phi-3.jsonl.gz",
-            JUDGMENTS.parent / "model_answer" / "phi-3-dpo.jsonl.gz",
-            MT_BENCH / "reference_answer__gpt-4.jsonl",
-        )
-    ]
-    single, pair = Counting(), Counting()
-    for question in questions:
-        one, other, reference = (of.get(question["question_id"]) for of in answers)
-        judges.mt_bench_single(single, question, one, reference)
-        for turn in (1, 2):
-            judges.mt_bench_pair(pair, question, turn, one, other, reference)
-    assert (len(single.sent), round(sum(single.sent) / 160, -1)) == (160, 1140)
-    assert (len(pair.sent), round(sum(pair.sent) / 320)) == (320, 1833)
-    graded = [single.count(told["judgment"]) for told in lines(JUDGMENTS / "gpt-4_single.jsonl.gz")]
-    compared = [told[f"{g}_judgment"] for told in lines(JUDGMENTS / "gpt-4_pair.jsonl.gz") for g in ("g1", "g2")]
-    assert (round(sum(graded) / 160), round(sum(map(single.count, compared)) / 150)) == (168, 143)
+def test_style_is_counted_as_arena_hard_counts_it(tmp_path: Path):
+    """Counted by hand: code is no style, seven marks are no header."""
+    said = (
+        "# One\n## Two\n## Three\n####### none\n1. a\n 2. b\n- c\n* **d** and __e__\n```\n# code\n- code\n```\n**f\ng**"
+    )
+    headers = {"h1": 1, "h2": 2, "h3": 0, "h4": 0, "h5": 0, "h6": 0}
+    told = {"header_count": headers, "list_count": {"ordered": 2, "unordered": 2}, "bold_count": {"**": 1, "__": 1}}
+    arena_hard_answers(tmp_path / "h.jsonl", "m", {"u1": ("Ask", said)}, tokens=lambda text: len(text.split()))
+    (row,) = lines(tmp_path / "h.jsonl")
+    assert row["metadata"] == {"token_len": len(said.split())} | told
 
 
 def test_answers_are_written_as_the_leaderboards_tools_read_them(tmp_path: Path):

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from study.measures.stored_verdicts import SETS, picks
 from study.measures.verdicts import agreement, mt_bench, position_bias
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MT_BENCH = DATA / "mt_bench"
 JUDGMENTS = MT_BENCH / "phi3_stefanstud" / "model_judgment"
-SETS = ("Natural", "Adversarial_Neighbor", "Adversarial_GPTInst", "Adversarial_GPTOut", "Adversarial_Manual")
 
 
 def lines(path: Path) -> list[dict]:
@@ -66,21 +66,12 @@ def test_a_judge_that_always_takes_the_first_is_seen_and_an_unreadable_verdict_i
 
 @pytest.mark.parametrize("name", SETS)
 def test_published_statistics_of_llmbar_come_out(name):
-    """What is published fixes how many items were right in both orders, in one or in none; the picks are set so."""
+    """The picks are any that have the published counts."""
     path = DATA / "llmbar" / f"{name}.gpt4_vanilla_statistics.json"
     if not path.exists():
         pytest.skip(f"no statistics at {path}")
     published = json.loads(path.read_text())
-    labels = [str(row["label"]) for row in json.loads((DATA / "llmbar" / f"{name}.dataset.json").read_text())]
-    counts = {key: int(published[f"correct_{key}"].split("/")[0]) for key in ("False", "True", "both")}
-    wrong = {"1": "2", "2": "1"}
-    only_first = counts["False"] - counts["both"]
-    first, second = labels.copy(), labels.copy()
-    for i, label in enumerate(labels[counts["both"] :]):
-        first[counts["both"] + i] = label if i < only_first else wrong[label]
-        second[counts["both"] + i] = (
-            label if only_first <= i < only_first + counts["True"] - counts["both"] else wrong[label]
-        )
+    first, second, labels = picks(path.parent, name)
     found = agreement(first, second, labels)
     for ours, theirs in (("first", "correct_False"), ("second", "correct_True"), ("both", "correct_both")):
         assert 100 * found[ours][1] == pytest.approx(float(published[theirs].split("=")[1].strip(" %")))

@@ -79,6 +79,12 @@ def written(n: int, quality: float, for_length: float, longer: float) -> tuple:
     return preferences, lengths, baseline, range(n)
 
 
+@pytest.mark.parametrize("side", [0.0, 1.0])
+def test_a_model_that_never_or_always_wins_is_not_at_one_half(side):
+    found = length_controlled([side] * 50, range(100, 150), [90] * 50, range(50))
+    assert found.rate == 100 * side and np.isnan(found.standard_error)
+
+
 def test_a_verbose_model_of_the_same_quality_is_corrected():
     given = written(400, 0.0, 1.5, 200.0)
     assert win_rate(given[0]).rate > 60

@@ -6,16 +6,15 @@ one pays and the others wait; a claim ends with its reply, or LEASE seconds afte
 disk before anyone sees it, under model, messages, sampling parameters and attempt, so whatever was paid for survives a
 crash, and a re-run from a full cache needs neither key nor network.
 
-What concerns one question alone (OUTCOMES) is that question's outcome; what concerns all of them raises LLMError.
-Left out: streaming, batch endpoints, a price list; of a tool call there is the text of its arguments. Whether the same
-question gets the same reply is the endpoint's affair; from the cache it does.
+What concerns one question alone (`replies.OUTCOMES`) is that question's outcome; what concerns all of them raises
+LLMError, a spent budget too. Left out: streaming, batch endpoints; of a tool call there is the text of its arguments.
+Whether the same question gets the same reply is the endpoint's affair; from the cache it does.
 
 Book: tlcr.md
 """
 
 import asyncio
 import hashlib
-import json
 import logging
 import os
 import re
@@ -28,13 +27,24 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
 
 import httpx2
 import openai
 import tenacity
 
 from densereward.canonical import canonical
+from densereward.labels.budget import Budget
+from densereward.labels.replies import (
+    Failed,
+    LLMError,
+    Reply,
+    may_pass,
+    mend_of,
+    outcome_of,
+    read_body,
+    usage,
+    without_thoughts,
+)
 
 TRIES = 6  # HTTP requests per question, while they fail for reasons that may pass
 BACKOFF = tenacity.wait_random_exponential(multiplier=1, max=60)  # seconds, where the endpoint does not say
@@ -44,7 +54,6 @@ IN_A_ROW = 10  # questions without an answer: then it is the endpoint, not the q
 LEASE, POLL = 30.0, 0.2  # seconds that a claim lasts unless renewed, and between looks at another's claim
 LOCK_SECONDS = 30.0  # how long another process may hold the cache
 SECRET_LENGTH = 8  # a shorter key ("none", for a local server) is no secret, and may be a word of a reply
-OUTCOMES = ("cut", "filtered", "refused", "over_context", "unanswered")  # what they mean: revision.FAILURES
 MENDS = {  # by the start of SQLite's name for the problem
     "SQLITE_BUSY": "another process holds it: wait until that one ends",
     "SQLITE_FULL": "free some space; a reply that could not be kept will be asked for again",
@@ -59,43 +68,6 @@ TABLES = (
 )
 CLAIM = """INSERT INTO claims VALUES (:key, :owner, :until)
     ON CONFLICT (key) DO UPDATE SET owner = :owner, until = :until WHERE owner = :owner OR until < :now"""
-# What servers call the end of a whole reply and of another one; a finish_reason in neither list is no answer.
-WHOLE = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "tool_calls", "function_call")
-ENDS = dict.fromkeys(("length", "max_tokens", "model_length"), "cut") | {"refusal": "refused"}
-ENDS |= dict.fromkeys(("content_filter", "safety", "recitation", "prohibited_content", "sensitive"), "filtered")
-# What servers say of one question; each of the words was seen in an error of at least one of them.
-OVER_CONTEXT = re.compile(
-    r"context[ _]?(length|window|size)|(prompt|input|message)\S* (is|are) too long|longer than the model"
-    r"|maximum number of tokens|must have less than \d+ tokens|reduce the length|string_above_max_length",
-    re.IGNORECASE,
-)
-FILTERED = re.compile(
-    r"content[ _](filter|management|policy)|responsible ?ai|data_inspection|inappropriate content|flagged"
-    r"|requires moderation|safety system|content exists risk",
-    re.IGNORECASE,
-)
-NO_COMPLETION = "got no chat completion"
-THOUGHTS = re.compile(r"<(/?)(?:think|thinking|thought|reasoning|seed:think)>|\[(/?)THINK\]|◁(/?)think▷")
-
-
-class LLMError(RuntimeError):
-    """The endpoint or the reply cache cannot be used; the text says what to mend."""
-
-
-class Reply(NamedTuple):
-    """The text that came, and None for a whole answer, else a key of OUTCOMES."""
-
-    text: str
-    outcome: str | None = None
-
-
-class _Failed(Exception):
-    """A request without a reply: what was said of it, the HTTP status (None where none came), the endpoint's code, the
-    seconds it asks to wait, and whether the status stood inside a reply of status 200."""
-
-    def __init__(self, said: str, status: int | None = None, code=None, after: str = "", inside: bool = False):
-        super().__init__(said)
-        self.said, self.status, self.code, self.after, self.inside = said, status, code, after, inside
 
 
 class Chat:
@@ -103,13 +75,15 @@ class Chat:
     are sent unless given). At most `concurrency` requests are under way, however many threads ask. With `logprobs=True`
     a reply's text is JSON, per token the likeliest words in its place: [{word: log-probability in nats}].
 
-    `counts`: requests (HTTP), retries among them, cached (answered from disk), outcomes by name. Creates the cache file
-    and its folder.
+    `counts`: requests (HTTP), retries among them, cached (answered from disk), outcomes by name. `budget` ends what is
+    paid for; several may share one. Creates the cache file and its folder.
     """
 
-    def __init__(self, model: str, cache: str | Path, concurrency: int = 8, **sampling):
+    def __init__(self, model: str, cache: str | Path, concurrency: int = 8, budget: Budget | None = None, **sampling):
         if concurrency < 1:
             raise ValueError(f"concurrency is {concurrency}; allow one request at a time at least")
+        self.budget = budget or Budget()
+        self.budget.price(model)
         self.model, self.cache, self.concurrency, self.sampling = model, Path(cache), concurrency, sampling
         self.counts: Counter = Counter()
         self._pool, self._lock, self._in_a_row = ThreadPoolExecutor(concurrency), Lock(), 0
@@ -154,11 +128,14 @@ class Chat:
         self._connect()
 
         def post() -> Reply:
+            self.budget.request()
             self._count("requests")
-            return _read_body(asyncio.run(self._post(messages)), bool(self.sampling.get("logprobs")))
+            body = asyncio.run(self._post(messages))
+            self.budget.pay(self.model, usage(body))
+            return read_body(body, bool(self.sampling.get("logprobs")))
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_pass),
+            retry=tenacity.retry_if_exception(may_pass),
             wait=_wait,
             stop=tenacity.stop_after_attempt(TRIES),
             before_sleep=lambda state: self._count("retries"),
@@ -167,9 +144,9 @@ class Chat:
         reply, problem = Reply(""), None
         try:
             reply = retrying(post)
-        except _Failed as failed:
-            problem = f"model {self.model!r}: {self._hide(failed.said)[:300]}; {_mend(failed)}"
-            reply = Reply("", _outcome(failed))
+        except Failed as failed:
+            problem = f"model {self.model!r}: {self._hide(failed.said)[:300]}; {mend_of(failed, TRIES)}"
+            reply = Reply("", outcome_of(failed))
         if problem and reply.outcome is None:  # out of the handler: what was said may hold the key
             raise LLMError(problem)
         with self._lock:
@@ -181,7 +158,7 @@ class Chat:
         return reply._replace(text=self._without_secrets(reply.text))
 
     async def _post(self, messages: list[dict]) -> bytes:
-        """The body that the endpoint sent. Raises _Failed, never an exception that holds the request with its key."""
+        """The body that the endpoint sent. Raises Failed, never an exception that holds the request with its key."""
         http = openai.DefaultAsyncHttpxClient(verify=self._tls)
         settings = {"api_key": self._key, "base_url": self._url, "timeout": TIMEOUT, "max_retries": 0}
         try:
@@ -190,11 +167,11 @@ class Chat:
                 return (await create(model=self.model, messages=messages, **self.sampling)).content
         except openai.APIStatusError as error:
             after = error.response.headers.get("retry-after", "")
-            failed = _Failed(str(error), error.status_code, error.code, after)
+            failed = Failed(str(error), error.status_code, error.code, after)
         except (TimeoutError, openai.APITimeoutError):
-            failed = _Failed(f"no whole reply within {TIMEOUT:g} seconds")
+            failed = Failed(f"no whole reply within {TIMEOUT:g} seconds")
         except openai.OpenAIError as error:
-            failed = _Failed(str(error))
+            failed = Failed(str(error))
         raise failed
 
     def _connect(self) -> None:
@@ -268,114 +245,7 @@ class Chat:
             self.counts.update(what)
 
 
-def without_thoughts(text: str) -> str:
-    """A reply without the reasoning in front of it (`<think>...</think>`, also without its opening tag, as templates
-    that write it for the model leave it); nothing where the reasoning has no end."""
-    tags = list(THOUGHTS.finditer(text))
-    closing_tags = [tag for tag in tags if any(tag.groups())]
-    leads = bool(tags) and not text[: tags[0].start()].strip() and tags[0] not in closing_tags
-    if leads or (closing_tags and len(closing_tags) == len(tags)):
-        return text[closing_tags[-1].end() :] if closing_tags else ""
-    return text
-
-
-def _read_body(body: bytes, weighed: bool = False) -> Reply:
-    """The reply in what an endpoint sent with status 200, or (weighed) its log-probabilities. Raises _Failed where
-    there is none."""
-    try:
-        sent = json.loads(body)
-    except (ValueError, RecursionError):
-        broken = body.lstrip()[:1] in (b"", b"{")  # else it is a page, of another kind of server
-        raise _Failed(NO_COMPLETION + ", but broken JSON" * broken, 200, inside=broken) from None
-    if not isinstance(sent, dict) or not {"choices", "error"} & sent.keys():
-        raise _Failed(NO_COMPLETION, 200)
-    choices = sent.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    if error := sent.get("error") or choice.get("error"):
-        error = error if isinstance(error, dict) else {"message": error}
-        code = error.get("code")
-        status = int(code) if str(code).isdigit() else 200
-        raise _Failed(f"error inside a reply of status 200: {error.get('message')}", status, code, inside=True)
-    message = choice.get("message")
-    reason = str(choice.get("finish_reason") or "").lower()
-    outcome = None if reason in WHOLE else ENDS.get(reason, "unanswered")
-    if outcome is None and not isinstance(message, dict):
-        raise _Failed(f"a reply without a message (choices: {choices!r:.60})", 200, inside=True)
-    if outcome == "unanswered":
-        raise _Failed(f"a reply that ended with finish_reason {reason!r:.60}", 200, inside=True)
-    message = message if isinstance(message, dict) else {}
-    outcome = outcome or ("refused" if message.get("refusal") else None)
-    text = json.dumps(_alternatives(choice)) if weighed else _text(message.get("content")) or _arguments(message)
-    return Reply(text, outcome)
-
-
-def _arguments(message: dict) -> str:
-    """The arguments of a message's first tool call, which is its answer where it has no text."""
-    calls = message.get("tool_calls")
-    call = calls[0] if isinstance(calls, list) and calls else None
-    function = call.get("function") if isinstance(call, dict) else None
-    return _text(function.get("arguments")) if isinstance(function, dict) else ""
-
-
-def _alternatives(choice: dict) -> list[dict[str, float]]:
-    """The likeliest words in place of each token of a reply; none where the endpoint told none."""
-    try:
-        tokens = choice["logprobs"]["content"]
-        return [{one["token"]: float(one["logprob"]) for one in token["top_logprobs"]} for token in tokens]
-    except (KeyError, TypeError, ValueError):
-        return []
-
-
-def _text(content: object) -> str:
-    """The text of a message's content: text, null, or a list of parts, of which those of reasoning are left out. Half a
-    surrogate pair, which no file can hold, becomes a question mark. Raises _Failed for anything else."""
-    if isinstance(content, list):
-        parts = [part if isinstance(part, dict) else {"type": "text", "text": part} for part in content]
-        content = "".join(_text(p.get("text")) for p in parts if p.get("type") in (None, "text", "output_text"))
-    if not isinstance(content or "", str):
-        raise _Failed(f"a reply whose content is {content!r:.60}", 200, inside=True)
-    return (content or "").encode(errors="replace").decode()
-
-
-def _may_pass(failed: BaseException) -> bool:
-    """Whether asking again may help: rate limits, timeouts, lost connections, 5xx, and what is no reply in a reply of
-    status 200; not a used-up quota, and not what is a question's outcome."""
-    if not isinstance(failed, _Failed) or _outcome(failed) not in (None, "unanswered"):
-        return False
-    return not _for_all(failed) and (failed.inside or failed.status in (None, 200, 408, 429) or failed.status >= 500)
-
-
-def _for_all(failed: _Failed) -> bool:
-    """Whether every question would fail so until somebody mends key, credit or address."""
-    return failed.code == "insufficient_quota" or failed.status in (401, 402, 403, 404)
-
-
-def _outcome(failed: _Failed) -> str | None:
-    """The outcome of the one question that failed so, or None where others would too."""
-    said = f"{failed.code} {failed.said}"
-    if failed.status in (200, 400, 403, 413, 422, 451):
-        if FILTERED.search(said) or failed.status == 451:
-            return "filtered"
-        if OVER_CONTEXT.search(said) or failed.status == 413:
-            return "over_context"
-    return "unanswered" if failed.inside and not _for_all(failed) else None
-
-
 def _wait(state: tenacity.RetryCallState) -> float:
     """Seconds until the next try: what the endpoint asks for (Retry-After), or else BACKOFF's."""
     asked = state.outcome.exception().after
     return min(float(asked), LONGEST_WAIT) if asked.replace(".", "", 1).isdigit() else BACKOFF(state)
-
-
-def _mend(failed: _Failed) -> str:
-    if failed.status in (401, 403):
-        return "check OPENAI_API_KEY"
-    if failed.status == 402 or failed.code == "insufficient_quota":
-        return "the account has no credit or quota left: add some and run again, what was answered is kept"
-    if failed.status == 200 and not failed.inside:
-        return "check OPENAI_BASE_URL, which often ends in /v1"
-    if failed.status in (None, 404):
-        return "check OPENAI_BASE_URL and the model's name"
-    if failed.inside or failed.status in (408, 429) or failed.status >= 500:
-        return f"it stayed so for {TRIES} tries; run again later, what was answered is kept"
-    return "change the request; what was answered is kept"

@@ -59,7 +59,8 @@ def checked(text: str, rejected: str, counts: dict[str, int] | None = None) -> R
 def revise_rows(reviser: Reviser, conversations: Iterable[dict], workers: int = 1) -> list[Revision]:
     """One Revision per conversation {"prompt", "chosen", "rejected"}, in their order, `workers` at a time.
 
-    What a reviser raises ends the batch: what is running is waited for, what has not begun is not begun.
+    The progress says what a reviser of an endpoint has `spent`. What a reviser raises ends the batch: what is running
+    is waited for, what has not begun is not begun.
     """
 
     def one(row: dict) -> Revision:
@@ -67,7 +68,7 @@ def revise_rows(reviser: Reviser, conversations: Iterable[dict], workers: int = 
 
     rows = list(conversations)
     with ThreadPoolExecutor(workers) as pool:  # map cancels what waits when one of its results is an error
-        return list(progress("revisions", pool.map(one, rows), len(rows)))
+        return list(progress("revisions", pool.map(one, rows), len(rows), getattr(reviser, "spent", None)))
 
 
 def totals(revisions: Iterable[Revision]) -> dict[str, int]:

@@ -49,6 +49,10 @@ _START, _END = (
     re.compile(rf"^[ \t>#*_`~-]*{marker}[ \t\r*_`:~]*$|(?P<mark>[*_`]{{0,3}}){marker}(?P=mark)", re.MULTILINE)
     for marker in map(re.escape, (START, END))
 )
+# Reasoning amid a reply that drafts a response between the markers; what stands in front `Chat` leaves out.
+_DRAFT = re.compile(
+    rf"<(think|thinking)>(?:(?!</\1>).)*?(?:{re.escape(START)}|{re.escape(END)}).*?(?:</\1>|\Z)", re.DOTALL
+)
 _SPEAKERS = {"user": "###Human", "assistant": "###Assistant", "system": "###System"}
 
 
@@ -77,9 +81,10 @@ def request(prompt: list[dict], rejected: str, chosen: str, template: str = TEMP
 def parse(reply: str, rejected: str) -> Revision:
     """The revised response in a reply, or the kind of failure: "markers" unless there is one start marker with one end
     marker behind it, "empty" (a reply without any text too), "identical", "broken". What sets a marker in bold, as
-    code or as a heading goes with it."""
+    code or as a heading goes with it; a draft amid reasoning is no response."""
     if not reply.strip():
         return checked("", rejected)
+    reply = _DRAFT.sub("", reply)
     if (reply.count(START), reply.count(END)) != (1, 1):
         return Revision(None, "markers")
     start, end = _START.search(reply), _END.search(reply)
@@ -93,7 +98,7 @@ def llm_reviser(chat: Chat, template: str = TEMPLATE, attempts: int = 3) -> Revi
     last failure is the row's.
 
     `counts`: replies, and malformed ones by kind ("malformed: markers"), those of rows that came right in the end too.
-    Raises what `chat.ask` raises.
+    `spent()` of the reviser says what was. Raises what `chat.ask` raises.
     """
 
     def revise(prompt: list[dict], rejected: str, chosen: str) -> Revision:
@@ -111,4 +116,5 @@ def llm_reviser(chat: Chat, template: str = TEMPLATE, attempts: int = 3) -> Revi
 
     if attempts < 1:
         raise ValueError(f"attempts is {attempts}; ask once at least")
+    revise.spent = chat.budget.__str__
     return revise

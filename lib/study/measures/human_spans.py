@@ -16,7 +16,6 @@ import json
 import re
 import warnings
 from collections import Counter
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from densereward.seeding import rng
 from densereward.text.offsets import token_offsets
 from densereward.text.tokens import tokenize_responses
 from study.measures.constants import estimate, resamples
+from study.measures.edit_labels import edited
 
 
 def read(path: str | Path) -> list[dict]:
@@ -76,12 +76,12 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
     """How the tokens that corrections take out agree with error spans, over `read`'s rows.
 
     Returns counts: answers, spans, tokens, negative, base (share of tokens in spans), expected (precision of negatives
-    placed at random in the same answers), dropped (by reason); and edit, blocks (negative is what difflib's longest
-    matching blocks leave over), random (as many negatives as edit's, placed at random in the same answer) and all
-    (every token negative), each precision, recall and f1 over all tokens, as (value, low, high) with a 95% bootstrap
-    over answers; types, for each error type its spans, the recall of its tokens, and the
-    share of its spans at least half taken out, by edit and random; missed, how often a token's text is in a span and
-    not negative. Random: `seed`. Raises ValueError where no answer is left."""
+    placed at random in the same answers), dropped (by reason); and edit, indel and blocks (other ways to count edits,
+    `edit_labels.ALIGNMENTS`), random (as many negatives as edit's, placed at random in the same answer) and all (every
+    token negative), each precision, recall and f1 over all tokens, as (value, low, high) with a 95% bootstrap over
+    answers; types, for each error type its spans, the recall of its tokens, and the share of its spans at least half
+    taken out, by edit and random; missed, how often a token's text is in a span and not negative. Random: `seed`.
+    Raises ValueError where no answer is left."""
     dropped, missed, made = Counter(), Counter(), []
     draw = rng(seed, "human spans", "placed")
     for row in rows:
@@ -97,12 +97,13 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
         negative = text_labels(ids, revised, tokenizer)[0] == NEGATIVE
         missed.update(tokenizer.decode([ids[i]]) for i in np.flatnonzero(spans.any(0) & ~negative))
         kinds, spans, negative = np.array([span[2] for span in inside]), spans[:, real], negative[real]
-        made.append((negative, draw.permutation(negative), _no_block(ids, revised)[real], spans, kinds))
+        others = [edited(name, ids, revised)[0][real] for name in ("indel", "blocks")]
+        made.append((negative, draw.permutation(negative), *others, spans, kinds))
     if not made:
         raise ValueError(f"no answer is left (dropped: {dict(dropped)}); give answers with a correction of theirs")
 
     weights = resamples(len(made), rng(seed, "human spans", "answers"))  # [1 + R, N]
-    edit, placed, blocks, spans, kinds = zip(*made)
+    edit, placed, indel, blocks, spans, kinds = zip(*made)
     every = [np.ones_like(x) for x in edit]
     wrong = [of.any(0) for of in spans]  # [T] each
     types = {}
@@ -124,20 +125,13 @@ def agreement(rows: list[dict], tokenizer, seed: int) -> dict:
         "expected": float((sizes[:, 1] * sizes[:, 2] / sizes[:, 0]).sum() / negative) if negative else float("nan"),
         "dropped": {reason: n for reason, n in dropped.items() if n},
         "edit": _rates(edit, wrong, weights),
+        "indel": _rates(indel, wrong, weights),
         "blocks": _rates(blocks, wrong, weights),
         "random": _rates(placed, wrong, weights),
         "all": _rates(every, wrong, weights),
         "types": types,
         "missed": missed,
     }
-
-
-def _no_block(ids: list[int], revised: list[int]) -> np.ndarray:
-    """Whether a token [T] is in none of the blocks of tokens that difflib finds in both, the longest first."""
-    left = np.ones(len(ids), bool)
-    for start, _, size in SequenceMatcher(None, ids, revised, autojunk=False).get_matching_blocks():
-        left[start : start + size] = False
-    return left
 
 
 def _rates(negative: list, wrong: list, weights: np.ndarray) -> dict[str, tuple]:

@@ -1,12 +1,14 @@
 """A model's answers in the files that the leaderboards' own tools read.
 
-Formats as of tatsu-lab/alpaca_eval cd543a1, lm-sys/FastChat 0e6d3e4 and lmarena/arena-hard-auto 196f6b8. Left out:
-Arena-Hard's metadata for style control, which its own script adds. Time stamps are 0: the same answers, the same file.
+Formats as of tatsu-lab/alpaca_eval cd543a1, lm-sys/FastChat 0e6d3e4 and lmarena/arena-hard-auto 196f6b8. Time
+stamps are 0: the same answers, the same file.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -37,8 +39,11 @@ def mt_bench_answers(path: str | Path, model: str, answers: Mapping[int, Sequenc
     _write_lines(path, rows)
 
 
-def arena_hard_answers(path: str | Path, model: str, answers: Mapping[str, tuple[str, str]]) -> None:
-    """Arena-Hard's model_answer/<model>.jsonl of uid -> (prompt, answer)."""
+def arena_hard_answers(
+    path: str | Path, model: str, answers: Mapping[str, tuple[str, str]], tokens: Callable[[str], int] | None = None
+) -> None:
+    """Arena-Hard's model_answer/<model>.jsonl of uid -> (prompt, answer). With `tokens`, which counts a text's, the
+    metadata that its style control reads; its own script counts with tiktoken's encoding of gpt-4o."""
     _whole("question", answers, [said for _, said in answers.values()])
     rows = [
         {
@@ -48,9 +53,27 @@ def arena_hard_answers(path: str | Path, model: str, answers: Mapping[str, tuple
             "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": {"answer": said}}],
             "tstamp": 0.0,
         }
+        | ({"metadata": {"token_len": tokens(said)} | style(said)} if tokens else {})
         for uid, (asked, said) in answers.items()
     ]
     _write_lines(path, rows)
+
+
+def style(answer: str) -> dict[str, dict[str, int]]:
+    """Headers by level, items of lists by kind and bold passages by mark, as Arena-Hard's style control counts them:
+    of the answer without any text that stands within a fence of code, wherever else it stands."""
+    for code in re.findall(r"```([^`]*)```", answer):
+        answer = answer.replace(code, "")
+    levels = Counter(len(marks) for marks in re.findall(r"^(#{1,6})\s", answer, re.MULTILINE))
+
+    def count(pattern: str) -> int:
+        return len(re.findall(pattern, answer, re.MULTILINE))
+
+    return {
+        "header_count": {f"h{level}": levels[level] for level in range(1, 7)},
+        "list_count": {"ordered": count(r"^\s*\d+\.\s"), "unordered": count(r"^\s*[-*+]\s")},
+        "bold_count": {mark: count(rf"{re.escape(mark)}[^{mark[0]}\n]+{re.escape(mark)}") for mark in ("**", "__")},
+    }
 
 
 def _whole(what: str, asked, said) -> None:

@@ -94,6 +94,7 @@ def length_controlled(
     instructions: names of the N instructions, each once. gamed: AlpacaEval's table of rewritings (preference, index,
     std_delta_len, instruction_difficulty), whose `index` names every instruction; without one there is neither
     difficulty nor a rewriting, as on the testbed. resamples: of the bootstrap, 0 for none (its error is nan).
+    Where all verdicts are for one side, and without rewritings, the rate is 0 or 100, and its errors are nan.
 
     Raises ValueError for unequal lengths, an instruction given twice or without a difficulty, and no readable verdict.
     """
@@ -103,6 +104,10 @@ def length_controlled(
     read = rows.preference.notna().to_numpy()
     if not read.any():
         raise ValueError(f"none of {len(rows)} verdicts is readable; there is no win rate")
+
+    sides = rows.preference[read].unique()
+    if gamed is None and len(sides) == 1 and sides[0] in (0, 1):  # no finite coefficients fit; liblinear would say 50
+        return LengthControlled(100 * float(sides[0]), np.nan, np.nan, dict.fromkeys(names, np.nan), np.nan)
 
     def fit(rows: pd.DataFrame, strength: float | None) -> tuple[np.ndarray, np.ndarray, float]:
         """(predictions at equal lengths [N], coefficients [F], strength)"""

@@ -42,9 +42,9 @@ def revisions(run) -> Artifact:
     """Token labels and synthetic pairs of each split (`labelled/`, `pairs/`), and a report of what was dropped."""
     p, asked, asks = run.profile, run.row.revisions, []
     if asked["kind"] == "llm":
-        from densereward.labels import llm, revision_prompt
+        from densereward.labels import llm, replies, revision_prompt
 
-        asks = [llm, revision_prompt]  # another prompt makes other revisions
+        asks = [llm, replies, revision_prompt]  # another prompt makes other revisions
 
     def build(folder: Path) -> None:
         _, tokenizer = load_causal_lm(run.sft)

@@ -1,0 +1,176 @@
+"""Figures of edit labels on real answers, of length control on the testbed, and of what training costs elsewhere.
+
+As in `figures.py`, each function takes numbers and returns a matplotlib figure and the numbers in it.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from report.look import canvas, style
+from study.stats import mean_interval
+from study.summary import interval_text, label, order
+
+LABELS = {  # of `human_spans.agreement`: colour, marker, words
+    "edit": ("#0072B2", "o", "edit (TLCR)"),
+    "indel": ("#009E73", "^", "edit without replacement"),
+    "blocks": ("#D55E00", "D", "longest common blocks"),
+    "random": ("#555555", "X", "as many, at random"),
+    "all": ("#CC79A7", "s", "every token"),
+}
+RATES = ("precision", "recall", "f1")
+
+
+def span_table(records: list[dict]) -> pd.DataFrame:
+    """Records of `human_spans`, long: tokenizer, label, rate, value, low, high."""
+    rows = [
+        {"tokenizer": r["tokenizer"], "label": name, "rate": rate} | dict(zip(("value", "low", "high"), r[name][rate]))
+        for r in records
+        for name in LABELS
+        if name in r
+        for rate in RATES
+    ]
+    return pd.DataFrame(rows)
+
+
+def spans(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
+    """How labels agree with people's error spans: a panel per rate, a row per tokenizer and label, with intervals."""
+    numbers = span_table(records)
+    tokenizers = list(dict.fromkeys(numbers.tokenizer))
+    figure, axes = canvas(1, len(RATES), 0.9 + 0.75 * len(tokenizers), sharey=True)
+    for ax, rate in zip(axes[0], RATES):
+        part = numbers[numbers.rate == rate]
+        names = [name for name in LABELS if name in set(part.label)]
+        for i, name in enumerate(names):
+            colour, marker, words = LABELS[name]
+            of = part[part.label == name]
+            y = [tokenizers.index(t) + 0.16 * (i - (len(names) - 1) / 2) for t in of.tokenizer]
+            ax.hlines(y, of.low, of.high, color=colour, linewidth=2)
+            ax.plot(of.value, y, marker, color=colour, label=words)
+        ax.set_xlabel("F1" if rate == "f1" else rate)
+        ax.set_xlim(0.5, 1.02)
+    axes[0, 0].set_yticks(range(len(tokenizers)), tokenizers)
+    axes[0, 0].invert_yaxis()
+    handles, words = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+    return figure, numbers
+
+
+def made(record: dict) -> str:
+    """A line on what a record was made by."""
+    told = record["provenance"]
+    return f"Record of commit {told['commit'][:8]}, {told['utc'][:10]}, densereward {told['packages']['densereward']}."
+
+
+def span_rows(records: list[dict]) -> pd.DataFrame:
+    """`span_table` as text: a row per tokenizer and label."""
+    numbers = span_table(records)
+    numbers["text"] = [
+        f"{x.value:g}" if x.low == x.high else interval_text(x.value, x.low, x.high, 3) for x in numbers.itertuples()
+    ]
+    wide = numbers.pivot(index=["tokenizer", "label"], columns="rate", values="text")
+    wide = wide.reindex(list(dict.fromkeys(zip(numbers.tokenizer, numbers.label))))[list(RATES)].reset_index()
+    return wide.assign(label=wide.label.map(lambda name: LABELS[name][2])).rename(columns={"f1": "F1"})
+
+
+def type_rows(records: list[dict]) -> pd.DataFrame:
+    """By error type: spans, and per tokenizer the recall of their tokens by edits (and at random); the most spans
+    first."""
+    rows = []
+    for kind in sorted(records[0]["types"], key=lambda kind: -records[0]["types"][kind]["spans"]):
+        row = {"type": kind, "spans": records[0]["types"][kind]["spans"]}
+        for r in records:
+            edit, placed = (r["types"][kind][name]["recall"][0] for name in ("edit", "random"))
+            row[r["tokenizer"]] = f"{edit:.3f} ({placed:.3f})"
+        half = [records[0]["types"][kind][name]["half"] for name in ("edit", "random")]
+        rows.append(row | {f"half or more taken out, {records[0]['tokenizer']}": "{:.3f} ({:.3f})".format(*half)})
+    return pd.DataFrame(rows)
+
+
+def rate_rows(numbers: pd.DataFrame) -> pd.DataFrame:
+    """`judged.rates` as text: a row per method, the mean over seeds of each rate (lowest to highest seed)."""
+    rows = []
+    for name in order(numbers.method):
+        part = numbers[numbers.method == name]
+        row = {"method": label(name), "seeds": len(part)}
+        for rate in numbers.columns.drop(["method", "seed"]):
+            words = {"oracle": "win rate", "longer": "longer (tokens)"}.get(rate, rate)
+            row[words] = f"{part[rate].mean():.1f} ({part[rate].min():.1f} to {part[rate].max():.1f})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def position(found: dict) -> str:
+    """A sentence on how far the order of two answers decided, of `verdicts.position_bias`."""
+    read = found["pairs"] - found["unreadable"]
+    flip, reversal = ("{:.0f}% [{:.0f}, {:.0f}]".format(*(100 * x for x in found[n])) for n in ("flip", "reversal"))
+    return (
+        f"Of {found['pairs']} pairs judged in both orders {found['unreadable']} hold an error. Of the other {read}, "
+        f"{found['same']} say the same, {found['tie_in_one']} a tie in one order and a win in the other, and "
+        f"{found['reversed']} the opposite, {found['to_first']} of them in favour of the answer shown first: {flip} "
+        f"change with the order, {reversal} turn around."
+    )
+
+
+def cost_rows(rows: list[dict]) -> pd.DataFrame:
+    """`stored_verdicts.cost` with the tokens of a whole run."""
+    columns = ["judge", "of a run", "calls", "prompt", "in", "out"]
+    found = pd.DataFrame(rows, columns=columns).astype({"calls": float, "in": float, "out": float})
+    for side in ("in", "out"):
+        found[f"of a run, {side}"] = found.calls * found[side]
+    return found.rename(columns={"of a run": "calls of a run"}).drop(columns="calls")
+
+
+WIN_RATES = ["model", "win rate", "published", "length-controlled", "published, controlled", "standard error"]
+WIN_RATES += ["of predictions alone"]
+LLMBAR = ["set", "items", "right", "low", "high", "same pick in both orders"]
+MT_BENCH = ["category", "first", "second", "both", "standard_error", "judged", "unreadable"]
+
+
+def length_control(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """What a taste for length does to a win rate, and what control for length gives back (`judged.rates`): points above
+    the rate without the taste, over how much longer the answers are. A marker per method and seed."""
+    shown = numbers.assign(
+        raw=numbers["with taste"] - numbers["without taste"],
+        controlled_by=numbers["taste controlled"] - numbers["without taste"],
+    )
+    figure, axes = canvas(1, 2, 3.6, sharey=True)
+    titles = {"raw": "as the judge says", "controlled_by": "controlled for length"}
+    for ax, (column, title) in zip(axes[0], titles.items()):
+        for method in order(shown.method):
+            of = shown[shown.method == method]
+            look = style(method) | {"linestyle": "none"}
+            ax.plot(of.longer, of[column], **look)
+        ax.axhline(0, color="black", linestyle=":", linewidth=1)
+        ax.set_title(title, loc="left")
+        ax.set_xlabel("longer than the baseline's (tokens, mean)")
+    axes[0, 0].set_ylabel("win rate less the one\nwithout a taste (points)")
+    handles, words = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure, shown
+
+
+def tax(numbers: pd.DataFrame, reference: str = "sft") -> tuple[Figure, pd.DataFrame]:
+    """What training costs on another task: per task a panel, per method its accuracy (share) on each seed, with the
+    mean and the 95% t interval over seeds; dotted: the reference. `numbers`: columns task, method, seed, accuracy, and
+    chance (share). ValueError where no row is of the reference."""
+    if reference not in set(numbers.method):
+        raise ValueError(f"no accuracy of {label(reference)}; measure it too, the tax is what others are below it")
+    tasks, methods = list(dict.fromkeys(numbers.task)), order(numbers.method)
+    figure, axes = canvas(1, len(tasks), 1.2 + 0.3 * len(methods), sharey=True)
+    for ax, task in zip(axes[0], tasks):
+        part = numbers[numbers.task == task]
+        for i, method in enumerate(methods):
+            of, look = part[part.method == method], style(method)
+            ax.plot(of.accuracy, np.full(len(of), i), look["marker"], color=look["color"], alpha=0.6)
+            ax.plot(of.accuracy.mean(), i, "|", color=look["color"], markersize=14)
+            if len(of):
+                _, low, high = mean_interval(of.accuracy)
+                ax.hlines(i, low, high, color=look["color"], linewidth=2)
+        ax.axvline(part[part.method == reference].accuracy.mean(), color="black", linestyle=":", linewidth=1)
+        ax.axvline(part.chance.iloc[0], color="#CC79A7", linestyle="--", linewidth=1)
+        ax.set_title(task, loc="left")
+        ax.set_xlabel("accuracy (share)")
+    axes[0, 0].set_yticks(range(len(methods)), [label(name) for name in methods])
+    axes[0, 0].invert_yaxis()
+    return figure, numbers

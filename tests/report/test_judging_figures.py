@@ -1,0 +1,66 @@
+"""Figures and tables of labels and judges: a number in another row, a control left out, a tax against nothing."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from report import judging_figures as j
+from study.measures.judged import RATES
+from study.records import ROOT
+
+
+def stored(name: str) -> list[dict]:
+    return [json.loads(line) for line in (ROOT / "data" / "results" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_the_table_of_spans_holds_the_records_numbers_and_every_control():
+    records = stored("human_spans")
+    rows = j.span_rows(records).set_index(["tokenizer", "label"])
+    assert len(rows) == len(records) * len(j.LABELS)
+    for r in records:
+        for name, (*_, words) in j.LABELS.items():
+            value, low, high = r[name]["precision"]
+            assert rows.precision[r["tokenizer"], words] == f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        assert rows.recall[r["tokenizer"], "every token"] == "1"
+    types = j.type_rows(records)
+    assert types.spans.tolist() == sorted(types.spans, reverse=True)
+    found = records[1]["types"]["Redundant"]["edit"]["recall"][0]
+    assert types.set_index("type").loc["Redundant", records[1]["tokenizer"]].startswith(f"{found:.3f} (")
+    figure, numbers = j.spans(records)
+    assert len(figure.axes) == 3 and len(numbers) == 3 * len(rows)
+
+
+def test_rates_of_judges_are_means_with_their_range_in_the_order_of_methods():
+    numbers = pd.DataFrame([["token", 0, *range(6)], ["token", 1, *range(2, 8)], ["bandit", 0, *range(6)]])
+    numbers.columns = ["method", "seed", *RATES]
+    rows = j.rate_rows(numbers)
+    assert rows.method.tolist() == ["Bandit (sequence)", "Token"] and rows.seeds.tolist() == [1, 2]
+    assert rows["win rate"][1] == "1.0 (0.0 to 2.0)" and rows["longer (tokens)"][1] == "6.0 (5.0 to 7.0)"
+    figure, shown = j.length_control(numbers)
+    assert (shown["raw"] == 1).all() and (shown["controlled_by"] == 2).all() and len(figure.axes) == 2
+
+
+def test_costs_of_a_run_are_calls_times_tokens_and_unknown_where_either_is():
+    rows = j.cost_rows(stored("judging")[-1]["cost"]).set_index("judge")
+    one = rows.loc["MT-Bench, one answer"]
+    assert one["of a run, in"] == pytest.approx(160 * one["in"]) and one["of a run, out"] == pytest.approx(
+        160 * one["out"]
+    )
+    assert np.isnan(rows["of a run, in"]["adaptive-mask"]) and np.isnan(rows["of a run, out"]["Arena-Hard"])
+
+
+def accuracies(*methods: str) -> pd.DataFrame:
+    rows = [(t, m, s, 0.5 + 0.01 * s, 0.25) for t in ("choice", "generate") for m in methods for s in range(3)]
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "accuracy", "chance"])
+
+
+def test_the_tax_is_drawn_against_the_model_before_training():
+    figure, numbers = j.tax(accuracies("sft", "bandit"))
+    first = figure.axes[0]
+    assert [tick.get_text() for tick in first.get_yticklabels()] == ["SFT (no RL)", "Bandit (sequence)"]
+    assert {round(line.get_xdata()[0], 6) for line in first.lines if line.get_linestyle() == ":"} == {0.51}
+    assert len(figure.axes) == 2 and len(numbers) == 12
+    with pytest.raises(ValueError, match=r"no accuracy of SFT \(no RL\); measure it too"):
+        j.tax(accuracies("bandit"))
