@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from densereward.text.models import TokenScorer, build_tokenizer, scorer_from, tiny_llama
+from densereward.text.models import TokenScorer
 
 pytestmark = pytest.mark.dist
 SCRIPT = Path(__file__).with_name("train_ppo.py")
@@ -46,18 +46,6 @@ def launcher(stage: int) -> list[str]:
         "--use_deepspeed", "--zero_stage", str(stage), "--zero3_init_flag", "false", "--zero3_save_16bit_model", "true",
         "--main_process_port", str(port),
     ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    tokenizer = build_tokenizer(["the cat sat on the mat", "a dog and a cat", "on and on and on"], 280)
-    torch.manual_seed(0)
-    policy, ref = tiny_llama(tokenizer, 32, 2), tiny_llama(tokenizer, 32, 2)
-    for name, model in {"policy": policy, "ref": ref, "critic": scorer_from(policy)}.items():
-        model.save_pretrained(folder / name)
-    tokenizer.save_pretrained(folder / "policy")
-    return folder
 
 
 @pytest.fixture(scope="module")

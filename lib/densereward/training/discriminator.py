@@ -49,14 +49,16 @@ collate = partial(labelled.collate, no_label=NO_LABEL)
 
 
 def train_discriminator(
-    net: Discriminator, tokenizer, train: Dataset, folder: Path, seed: int, batch: int, learning_rate: float
+    net: Discriminator, tokenizer, train: Dataset, folder: Path, seed: int, batch: int, learning_rate: float, **further
 ) -> list[dict]:
     """Train `net` in place for one epoch on rows of `labeling.labelled`, `batch` responses an update; save it, return
-    its curve of losses. Random: the order of the responses (batches hold like lengths), by `seed`."""
+    its curve of losses. `further` fields of the trainer's config replace ours. Random: the order
+    of the responses (batches hold like lengths), by `seed`."""
     rows = train.select_columns(["prompt_ids", "completion_ids", "labels"])
     collator = partial(collate, pad_id=tokenizer.pad_token_id)
-    log = labelled.train("discriminator", net, tokenizer, rows, collator, folder, seed, batch, learning_rate)
-    net.save_pretrained(folder)
+    log = labelled.train(
+        "discriminator", net, tokenizer, rows, collator, folder, seed, batch, learning_rate, further=further
+    )
     return [{"responses": row["responses"], "loss": float(row["loss"])} for row in log]
 
 

@@ -2,7 +2,7 @@
 
 Follows Guo et al. 2024 (arXiv 2311.04072), the baseline of tlcr Table 1: tokens that the reviser brings in are learnt
 with weight alpha, tokens that it takes out are unlearnt with weight beta, what both answers share counts gamma. The
-three weights are the defaults of its released code, as is the mean over the tokens that count.
+three weights are the defaults of its released code, as is the mean over the tokens that count (of a process).
 
 Unlearning has no bound: the loss falls for ever as an unwanted token's probability goes to 0. The released code
 unlearns a token only while its loss lies in a window, .6 to 1 nat; `window` is that, as an option.
@@ -65,7 +65,8 @@ class FigaTrainer(Trainer):
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs:
-            means = (self.seen[0] / self.seen[1].clamp(min=1)).tolist()
+            sums, numbers = self.accelerator.reduce(self.seen, reduction="sum")
+            means = (sums / numbers.clamp(min=1)).tolist()
             logs, self.seen = logs | dict(zip(("positive", "negative"), means)), 0
         super().log(logs, *args, **kwargs)
 
@@ -82,14 +83,14 @@ def train_figa(
     beta: float = 0.5,
     gamma: float = 0.0,
     window: Sequence[float] | None = None,
+    **further,
 ) -> list[dict]:
-    """Train `model` in place for one epoch on rows of `labeling.labelled`, `batch` answers an update; return its curve
-    of the loss and of mean log-probabilities (nats per token). Random: the order of the answers (batches hold like
-    lengths), by `seed`."""
+    """Train `model` in place for one epoch on rows of `labeling.labelled`, `batch` answers an update, and save it;
+    return its curve of the loss and of mean log-probabilities (nats per token). `further` fields of the trainer's
+    config replace ours. Random: the order of the answers (batches hold like lengths), by `seed`."""
     rows = train.select_columns(["prompt_ids", "completion_ids", "labels"])
     collator = partial(collate, pad_id=tokenizer.pad_token_id, alpha=alpha, beta=beta, gamma=gamma)
-    log = labelled.train(
-        "FIGA", model, tokenizer, rows, collator, folder, seed, batch, learning_rate, FigaTrainer, window=window
-    )
+    how = (folder, seed, batch, learning_rate, FigaTrainer, further)
+    log = labelled.train("FIGA", model, tokenizer, rows, collator, *how, window=window)
     names = ("loss", "positive", "negative")
     return [{"responses": row["responses"]} | {name: float(row[name]) for name in names} for row in log]

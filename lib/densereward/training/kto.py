@@ -19,7 +19,7 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from densereward.seeding import rng, seed_everything
 from densereward.training import masked
 from densereward.training.reward_model import SIDES
-from densereward.training.settings import common, one_epoch, watched
+from densereward.training.settings import common, one_epoch, save, watched
 
 MASK = "mask"
 
@@ -49,17 +49,26 @@ def unpaired(pairs: Dataset, size: int, seed: int) -> Dataset:
 
 
 def train_kto(
-    model, reference, tokenizer, pairs: Dataset, folder: Path, seed: int, batch: int, learning_rate: float, beta: float
+    model,
+    reference,
+    tokenizer,
+    pairs: Dataset,
+    folder: Path,
+    seed: int,
+    batch: int,
+    learning_rate: float,
+    beta: float,
+    **further,
 ) -> list[dict]:
-    """Train `model` in place for one epoch on both answers of rows of `tokens.tokenize_pairs`; return its curve of loss
-    and mean reward of chosen and of rejected answers. An update sees the answers of `batch` pairs, as many as DPO's.
+    """Train `model` in place for one epoch on both answers of rows of `tokens.tokenize_pairs`, and save it; return its
+    curve of loss and mean reward of chosen and of rejected answers. An update sees the answers of `batch` pairs, as
+    many as DPO's. `further` fields of TRL's config replace ours.
 
     Rows with the columns of `masked.mask_pairs` are masked. Random: the order of the answers, by `seed`."""
     seed_everything(seed)
     rows = unpaired(pairs, batch, seed)
     args = KTOConfig(
-        **common(folder, model, seed),
-        **one_epoch(len(rows), 2 * batch, learning_rate),
+        **common(folder, model, seed) | one_epoch(len(rows), 2 * batch, learning_rate, **further),
         beta=beta,
         max_length=None,
         remove_unused_columns=False,
@@ -74,6 +83,7 @@ def train_kto(
         processing_class=tokenizer,
     )
     watched(trainer, "KTO").train()
+    save(trainer, folder)
     return [
         {"pairs": row["step"] * batch, "loss": float(row["loss"])}
         | {name: row.get(f"rewards/{name}") for name in SIDES}

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from densereward.seeding import seed_everything
 from densereward.text.models import TokenScorer
 from densereward.text.tokens import pad_batch
-from densereward.training.settings import common, one_epoch, watched
+from densereward.training.settings import common, one_epoch, save, watched
 
 
 class Labelled(TokenScorer):
@@ -23,6 +23,7 @@ class Labelled(TokenScorer):
     scores."""
 
     loss: Callable
+    accepts_loss_kwargs = False  # the loss is a mean; else Trainer would take it for a share of one, and sum passes
 
     def forward(self, input_ids, attention_mask, labels=None, **unused) -> TokenClassifierOutput:
         scores = self.token_scores(input_ids, attention_mask)  # [B, L]
@@ -51,16 +52,16 @@ def train(
     batch: int,
     learning_rate: float,
     kind=Trainer,
+    further: dict | None = None,
     **kept,
 ) -> list[dict]:
-    """Train `model` in place on rows with `completion_ids`, `batch` answers an update; what the trainer logged with
-    each loss, and `responses`, answers seen until then. `what` is what progress calls it, `kind` the trainer, `kept`
-    attributes of it. Random: the order of the answers (seed)."""
+    """Train `model` in place on rows with `completion_ids`, `batch` answers an update, and save it; what the trainer
+    logged with each loss, and `responses`, answers seen until then. `what` is what progress calls it, `kind` the
+    trainer, `kept` attributes of it, `further` fields of its config. Random: the order of the answers (seed)."""
     seed_everything(seed)
     rows = rows.add_column("length", [len(ids) for ids in rows["completion_ids"]])
     args = TrainingArguments(
-        **common(folder, model, seed),
-        **one_epoch(len(rows), batch, learning_rate),
+        **common(folder, model, seed) | one_epoch(len(rows), batch, learning_rate, **further or {}),
         remove_unused_columns=False,
         train_sampling_strategy="group_by_length",
     )
@@ -68,4 +69,5 @@ def train(
     for name, value in kept.items():
         setattr(trainer, name, value)
     watched(trainer, what).train()
+    save(trainer, folder)
     return [{**row, "responses": row["step"] * batch} for row in trainer.state.log_history if "loss" in row]

@@ -14,7 +14,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from densereward.seeding import seed_everything
 from densereward.training import masked
-from densereward.training.settings import common, one_epoch, watched
+from densereward.training.settings import common, one_epoch, save, watched
 
 
 class TokenisedDPOTrainer(DPOTrainer):
@@ -26,10 +26,19 @@ class TokenisedDPOTrainer(DPOTrainer):
 
 
 def train_dpo(
-    model, reference, tokenizer, pairs: Dataset, folder: Path, seed: int, batch: int, learning_rate: float, beta: float
+    model,
+    reference,
+    tokenizer,
+    pairs: Dataset,
+    folder: Path,
+    seed: int,
+    batch: int,
+    learning_rate: float,
+    beta: float,
+    **further,
 ) -> list[dict]:
-    """Train `model` in place for one epoch on rows of `tokens.tokenize_pairs`, `batch` pairs an update; return its
-    curve of loss and accuracy.
+    """Train `model` in place for one epoch on rows of `tokens.tokenize_pairs`, `batch` pairs an update, and save
+    it; return its curve of loss and accuracy. `further` fields of TRL's config replace ours.
 
     Rows with the columns of `masked.mask_pairs` are masked. Random: the order of the pairs, by `seed`."""
     seed_everything(seed)
@@ -37,8 +46,7 @@ def train_dpo(
     rows = pairs.select_columns(["prompt_ids", "chosen_completion_ids", "rejected_completion_ids", *masks])
     rows = rows.rename_columns({"chosen_completion_ids": "chosen_ids", "rejected_completion_ids": "rejected_ids"})
     args = DPOConfig(
-        **common(folder, model, seed),
-        **one_epoch(len(rows), batch, learning_rate),
+        **common(folder, model, seed) | one_epoch(len(rows), batch, learning_rate, **further),
         beta=beta,
         max_length=None,
         remove_unused_columns=not masks,
@@ -53,6 +61,7 @@ def train_dpo(
         processing_class=tokenizer,
     )
     watched(trainer, "DPO").train()
+    save(trainer, folder)
     log = [row for row in trainer.state.log_history if "loss" in row]
     return [
         {

@@ -23,7 +23,7 @@ from densereward.reward.recipe import Recipe
 from densereward.seeding import generator, seed_everything
 from densereward.text.models import TokenScorer
 from densereward.text.tokens import collate_prompt_completion, pad_batch
-from densereward.training.settings import common, one_epoch, watched
+from densereward.training.settings import common, one_epoch, save, watched
 
 SIDES = ("chosen", "rejected")
 
@@ -73,13 +73,14 @@ def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
 class _Curve(TrainerCallback):
     """Held-out accuracy along the way: the curve that a scorer which fails the gate is reported with."""
 
-    def __init__(self, scorer, heldout, pad_id, every):
+    def __init__(self, scorer, heldout, pad_id, every, batch):
         self.scorer, self.heldout, self.pad_id, self.every, self.rows = scorer, heldout, pad_id, every, []
+        self.batch = batch
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0:
             accuracy = float(np.mean(margins(self.scorer, self.heldout, self.pad_id) > 0))
-            self.rows.append({"pairs": state.global_step * args.per_device_train_batch_size, "accuracy": accuracy})
+            self.rows.append({"pairs": state.global_step * self.batch, "accuracy": accuracy})
             self.scorer.train()
 
 
@@ -92,16 +93,16 @@ def train_reward_model(
     seed: int,
     batch: int,
     learning_rate: float,
+    **further,
 ) -> list[dict]:
     """Train `scorer` in place for one epoch on rows of `with_segments`, `batch` pairs an update; save it; return its
     curve of held-out label accuracy.
 
     Random: the order of the pairs (batches hold like lengths), by `seed`. One epoch, Adam betas (.9, .95), clipping at
-    1 as in segment-ppo Table 8; warm-up and linear decay are ours."""
+    1 as in segment-ppo Table 8; warm-up and linear decay are ours. `further` fields of TRL's config replace these."""
     seed_everything(seed)
     args = RewardConfig(
-        **common(folder, scorer, seed),
-        **one_epoch(len(train), batch, learning_rate),
+        **common(folder, scorer, seed) | one_epoch(len(train), batch, learning_rate, **further),
         logging_strategy="no",
         remove_unused_columns=False,
         train_sampling_strategy="group_by_length",  # batches of like lengths: less padding
@@ -111,7 +112,8 @@ def train_reward_model(
     rows = train.select_columns(columns)[:]
     unread = {name: [[0]] * len(train) for name in ("chosen_ids", "rejected_ids")}  # TRL looks for these names
     rows = Dataset.from_dict(rows | unread | {"length": lengths(train)})
-    curve = _Curve(scorer, heldout.select(range(min(250, len(heldout)))), tokenizer.pad_token_id, args.logging_steps)
+    few = heldout.select(range(min(250, len(heldout))))
+    curve = _Curve(scorer, few, tokenizer.pad_token_id, args.logging_steps, batch)
     trainer = RewardTrainer(
         model=scorer,
         args=args,
@@ -121,7 +123,7 @@ def train_reward_model(
         callbacks=[curve],
     )
     watched(trainer, "reward model").train()
-    scorer.save_pretrained(folder)
+    save(trainer, folder)
     return curve.rows
 
 

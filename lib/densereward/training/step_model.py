@@ -46,4 +46,3 @@ def train_process(
     lengths), by `seed`."""
     collator = partial(collate, pad_id=tokenizer.pad_token_id)
     labelled.train("process model", net, tokenizer, train, collator, folder, seed, batch, learning_rate)
-    net.save_pretrained(folder)

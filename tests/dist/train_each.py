@@ -1,0 +1,158 @@
+"""Trains with every trainer of the library, two updates or more each: `train_each.py MODELS OUT NAME...`.
+
+Started plainly it is the one-process run, under a launcher the distributed one. All rows are of one length, so that
+batches of like lengths hold the same rows on one process and on two. What is sampled is replaced by answers that
+depend on the prompt alone. Every model is made before the first trainer: once there are arguments of ZeRO-3,
+transformers shares out whatever is loaded.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from densereward.reward.masks import Masked
+from densereward.text.models import TokenScorer, scorer_from
+from densereward.training import (
+    appo,
+    discriminator,
+    figa,
+    group,
+    kto,
+    ppo,
+    preference,
+    reward_model,
+    settings,
+    sft,
+    step_model,
+)
+from densereward.training.masked import COLUMNS
+
+models, out, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+tokenizer = AutoTokenizer.from_pretrained(f"{models}/policy")
+draw = torch.Generator().manual_seed(0)
+N, T, BATCH = 24, 6, 8
+LOG = {"logging_strategy": "steps", "logging_steps": 1, "max_grad_norm": 1.0}
+
+
+def ids(length: int) -> list[list[int]]:
+    return torch.randint(5, 270, (N, length), generator=draw).tolist()
+
+
+def load(name: str = "policy"):
+    return AutoModelForCausalLM.from_pretrained(f"{models}/{name}")
+
+
+halves = [[0, 0, 0, 1, 1, 1]] * N
+pairs = {"prompt_ids": ids(4), "chosen_completion_ids": ids(T), "rejected_completion_ids": ids(T)}
+cut = Dataset.from_dict(pairs | {f"{side}_segment_ids": halves for side in ("chosen", "rejected")})
+some = Dataset.from_dict(pairs | {column: [[1, 0, 1, 1, 0, 1]] * N for column in COLUMNS})
+answers = {"prompt_ids": pairs["prompt_ids"], "completion_ids": pairs["chosen_completion_ids"]}
+labelled = Dataset.from_dict(answers | {"labels": [[1.0, 0.0, 0.5, 1.0, 0.0, 0.5]] * N})
+stepped = Dataset.from_dict(answers | {"labels": [[step_model.NO_STEP, 1.0] * 3] * N})
+tuned = Dataset.from_dict(
+    {"input_ids": [p + c for p, c in zip(*answers.values())], "completion_mask": [[0] * 4 + [1] * T] * N}
+)
+given = {"seed": 0, "batch": BATCH, "learning_rate": 1e-3}
+
+
+PLAIN = {
+    "sft": (load, lambda net, **to: sft.train_sft(net, tokenizer, tuned, epochs=1, warmup_steps=0, **to, **LOG)),
+    "reward_model": (
+        lambda: scorer_from(load()),
+        lambda net, **to: reward_model.train_reward_model(net, tokenizer, cut, cut, **to),
+    ),
+    "discriminator": (
+        lambda: discriminator.from_policy(load()),
+        lambda net, **to: discriminator.train_discriminator(net, tokenizer, labelled, **to, **LOG),
+    ),
+    "process": (
+        lambda: step_model.from_policy(load()),
+        lambda net, **to: step_model.train_process(net, tokenizer, stepped, **to),
+    ),
+    "figa": (load, lambda net, **to: figa.train_figa(net, tokenizer, labelled, **to, **LOG)),
+    "dpo": (load, lambda net, **to: on_pairs(preference.train_dpo, net, **to)),
+    "masked": (load, lambda net, **to: on_pairs(preference.train_dpo, net, some, **to)),
+    "kto": (load, lambda net, **to: on_pairs(kto.train_kto, net, **to)),
+}
+
+
+def on_pairs(train, net, rows=None, **to) -> list[dict]:
+    return train(net, reference.pop(), tokenizer, rows or Dataset.from_dict(pairs), beta=0.1, **to, **LOG)
+
+
+def reward(completions, completion_ids, **unused) -> list[float]:
+    return [sum(answer) % 7 / 3 for answer in completion_ids]
+
+
+def per_token(batch: dict) -> torch.Tensor:
+    return (batch["completion_ids"] % 7 - 3.0) * batch["completion_mask"] / 300
+
+
+def at_steps(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    steps = batch["completion_mask"].bool()
+    return per_token(batch), steps
+
+
+def keep_odd(batch: dict, chosen: torch.Tensor, *unused) -> Masked:
+    kept = (batch["completion_ids"] % 2).float() * batch["completion_mask"]
+    return Masked(kept, kept.long(), kept.sum(1) == 0)
+
+
+def sampling(name: str, policy, folder: Path) -> list:
+    """Trainers that sample."""
+    sizes = settings.batches(BATCH)
+    shared = settings.common(folder, policy, 0) | LOG | sizes | {"steps_per_generation": 1, "max_completion_length": 9}
+    shared |= {"max_steps": 4, "learning_rate": 1e-3, "num_iterations": 2}
+    texts = [word * n for word in ("cat ", "dog ", "mat ", "on ") for n in (1, 2, 3, 4)]
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts])
+    trl = {"train_dataset": rows, "processing_class": tokenizer}
+    if name in ("ppo", "appo"):
+        further = {"decide": keep_odd} if name == "appo" else {}
+        if further:
+            keep_odd.preferred = "round"
+        make = appo.MaskedPPOTrainer if further else ppo.DensePPOTrainer
+        # gradients below 1, as DeepSpeed clips policy and critic as one; Adam would make much of rounding in small ones
+        shared |= {"optim": "sgd", "learning_rate": 0.05, "whiten_advantages": False}
+        args = ppo.DensePPOConfig(**shared, critic_learning_rate=0.05, kl_coef=0.1)
+        parts = {"ref_model": reference.pop(), "critic": critics.pop()}
+        trainer = make(policy, reward_fn=per_token, args=args, **parts, **trl, **further)
+    else:
+        kind, few = name.removeprefix("masked-"), {} if name == "remax" else {"generations": 2}
+        decide = keep_odd if name.startswith("masked-") else None
+        paid = at_steps if kind.startswith("dense-") else reward
+        trainer = group.trainer_of(kind, policy, paid, [], 0.1, shared, **few, decide=decide, **trl)
+
+    calls = []
+
+    def fixed(prompt_ids, *unused):
+        calls.append(name == "remax" and len(calls) % 2)  # every second one is of greedy answers
+        seen, made = {}, []
+        for prompt in prompt_ids:
+            seed = 1000 * sum(prompt) + seen.setdefault(sum(prompt), 0) + 100 * calls[-1]
+            seen[sum(prompt)] += 1
+            made.append(torch.randint(5, 270, (3 + seed % 7,), generator=torch.Generator().manual_seed(seed)).tolist())
+        return made if name == "rloo" else (made, None)
+
+    trainer._generate_single_turn = fixed
+    trainer.train()
+    settings.save(trainer, folder)
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+made = {}
+for name in names:
+    set_seed(0)
+    made[name] = PLAIN[name][0]() if name in PLAIN else load()
+reference = [load("ref") for name in names if name in ("dpo", "masked", "kto", "ppo", "appo")]
+critics = [TokenScorer.from_pretrained(f"{models}/critic") for name in names if name in ("ppo", "appo")]
+for name in names:
+    set_seed(0)
+    if name in PLAIN:
+        curve = PLAIN[name][1](made[name], folder=out / name, **given)
+    else:
+        curve = sampling(name, made[name], out / name)
+    (out / name / "curve.json").write_text(json.dumps(curve))
