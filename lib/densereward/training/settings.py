@@ -23,7 +23,7 @@ def common(folder: Path, model: torch.nn.Module, seed: int) -> dict:
     return {
         "output_dir": str(Path(folder) / "trainer"),
         "seed": seed,
-        "use_cpu": not (on_gpu or launched),  # it would switch DeepSpeed off, silently
+        "use_cpu": not on_gpu and "ACCELERATE_USE_DEEPSPEED" not in os.environ,  # it would switch that off, silently
         "ddp_backend": None if on_gpu or not launched else "gloo",
         "bf16": on_gpu and model.dtype == torch.bfloat16,
         "gradient_checkpointing": False,
