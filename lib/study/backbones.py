@@ -45,7 +45,7 @@ _TO_SCORER, _TO_PPO = {"scorer": "zero3", "policy": "zero2-offload"}, "8 GPUs of
 
 def _segment_ppo(scorer: int, policy: int, passes: int) -> dict:
     """Fields, with what differs by model: rows a pass and passes over the prompts (`scorer` and `policy`: script)."""
-    stages = {name: _SEGMENT_PPO_SCHEDULE for name in ("scorer", "policy")}
+    stages = dict.fromkeys(("scorer", "policy"), _SEGMENT_PPO_SCHEDULE)
     stages["scorer"] = stages["scorer"] | {"per_device_train_batch_size": scorer}
     return _SEGMENT_PPO | {"trl": stages, "micro_batch": policy, "rounds": passes * _PASS}
 
@@ -79,7 +79,7 @@ _TLCR = {
         "policy": _COSINE,
     },
 }
-_QWEN = {  # B gives the sampling (`densereward.training.rounds.SAMPLING`, 8 answers a prompt) and a length, nothing else
+_QWEN = {  # B gives the sampling (`rounds.SAMPLING`, 8 answers a prompt) and a length, nothing else
     "dtype": "bfloat16",  # ours, as all that follows but the length
     "max_prompt_length": 2048,  # B: 4096 in all; how it is split is ours
     "max_completion_length": 2048,
@@ -165,7 +165,7 @@ BACKBONES = {
         "Qwen/Qwen2-7B-Instruct",  # Section 4.1
         _QWEN2,
         {"pairs": "PRM800K and HelpSteer, annotated by the authors, not released"},  # Section 4.1, Appendix A
-        {"scorer": "zero3", "policy": "zero2"},  # ours
+        {"scorer": "zero3", "policy": "zero2-offload"},  # ours
         "not said",
         _QWEN,
     ),

@@ -7,16 +7,17 @@ time: what ten seeds are affordable of. `gpu` has a wider model, more pairs and 
 pretrained model of `pretrained.py`.
 
 Where a value is a paper's, the comment says so; the others were set by a few single runs, alike for every method, but
-for those that `tuning.py` chose by equal trials.
+for those that `tuning.py` chose by equal trials. The papers' backbones are in `backbones.py`.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from densereward.checked import Count, NotNegative, Positive, Share, Text, Whole, Yes, checked
+from study.backbones import BACKBONES
 from testbed.world import World
 
 Width = Annotated[int, Field(ge=16, multiple_of=16, description="a multiple of 16: eight heads of an even width")]
@@ -69,6 +70,12 @@ class Profile:
     credit_responses: Count = 96
     credit_samples: Count = 16  # continuations per prefix of the Monte Carlo advantage
     committed_models: Other = None  # the profile whose committed SFT and reward models PPO starts from
+    # pretrained models
+    dtype: Annotated[Literal["float32", "bfloat16"], Field(description="float32 or bfloat16")] = "float32"  # on a GPU
+    chat_template: str | None = None  # of a base model that is fine-tuned; None: the model's own
+    trl: Annotated[dict[str, dict], Field(description="fields of TRL's configs by stage: sft, scorer, policy")] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self):
         if self.rollouts % self.minibatches:
@@ -148,6 +155,10 @@ PROFILES = {
         credit_responses=8,
         credit_samples=4,
     ),
+    **{
+        name: replace(_CPU, name=name, heldout_proxy=False, chat_template=b.chat_template or None, **b.fields)
+        for name, b in BACKBONES.items()
+    },
 }
 
 
@@ -177,7 +188,7 @@ def profile(name: str, dataset: str = "testbed", /, **changes) -> Profile:
     if changes.get("committed_models") not in (None, *PROFILES):
         known = ", ".join(PROFILES)
         raise ValueError(f"committed_models is {changes['committed_models']!r:.80}; give null or one of {known}")
-    return replace(PROFILES[name], **(({} if dataset == "testbed" else TEXT[name]) | changes))
+    return replace(PROFILES[name], **(({} if dataset == "testbed" else TEXT.get(name, {})) | changes))
 
 
 def models_folder(name: str) -> Path:

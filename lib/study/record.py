@@ -47,6 +47,8 @@ def record(run: Run) -> dict:
     if run.testbed and trainer in signals.TRAINERS:  # losses on pairs and likelihoods have no advantages
         found["credit"] = measure.credit_of(run)
     found["final"] = measure.evaluate(run)
+    if run.engine != "alone":
+        found["engine"] = {"name": run.engine, "processes": run.processes}
     found["used"] = effort.used(run, found.get("curves", []))
     manifests = {name: Path(folder) / "manifest.json" for name, folder in rests_on(run).items()}
     found["stage_seconds"] = {name: load_json(path)["seconds"] for name, path in manifests.items() if path.exists()}

@@ -19,10 +19,10 @@ import transformers
 from datasets import Dataset, disable_progress_bars
 from pydantic import Field
 
-from densereward.checked import DatasetName, ModelName, Seed, Share, Yes, checked
+from densereward.checked import Count, DatasetName, ModelName, Seed, Share, Yes, checked
 from densereward.text import data
 from densereward.text.tokens import tokenize_prompt
-from study import deciding
+from study import deciding, engines
 from study.cache import Artifact, load_json, stage
 from study.methods import LEARNED, METHODS, Method
 from study.profiles import PROFILES, Profile, models_folder
@@ -48,6 +48,11 @@ class Run:
     tuned: Yes = False  # whether the profile holds what tuning chose for this run's row
     root: Annotated[Path, Field(description="a path")] = ROOT / "runs"
     row: Annotated[Method, Field(description="a row of methods.py")] = METHODS["sft"]
+    # how it is run, which determines nothing of what is learnt but for rounding
+    engine: Annotated[str, Field(description=engines.MEND)] = engines.ALONE
+    processes: Count = 1
+    hostfile: Annotated[str | None, Field(description="a DeepSpeed hostfile, or null")] = None
+    report_to: Annotated[str, Field(description="none, or a tracker of TRL's: trackio, wandb, tensorboard")] = "none"
 
     def __post_init__(self):
         if self.contrast and not self.testbed:
@@ -110,15 +115,29 @@ class Run:
         """`cache.stage` below the run's root. `needs` are artifacts and folders; a hub name, which `key` holds, and
         None are left out."""
         given = [x for x in needs if isinstance(x, Artifact) or (x is not None and Path(x).exists())]
+        engines.build_if_asked(name, build)
+        build = engines.spread(self, name, build)
         with torch.enable_grad():  # a measure that takes no gradients may be the first to ask
             return stage(name, build, key=key, sources=sources, inputs=given, root=self.root)
 
-    def key(self, *fields: str, seeded: bool = True, **extra) -> dict:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What pretrained weights are read as: the profile's on a GPU, float32 elsewhere."""
+        return getattr(torch, self.profile.dtype) if torch.cuda.is_available() else torch.float32
+
+    def further(self, stage: str) -> dict:
+        """Fields of TRL's config for "sft", "scorer" or "policy", beside what the profile's other fields say."""
+        tracked = {"report_to": [self.report_to], "logging_strategy": "steps", "logging_steps": 1}
+        return self.profile.trl.get(stage, {}) | (tracked if self.report_to != "none" else {})
+
+    def key(self, *fields: str, seeded: bool = True, trl: str | None = None, **extra) -> dict:
         """What determines a stage: the dataset and the named fields of the profile, so that other fields do not rebuild
-        it. What is not `seeded`, the SFT model, does not depend on how pairs are labelled either."""
+        it, and its further fields of `trl`. What is not `seeded`, the SFT model, does not depend on how pairs are
+        labelled either."""
         world = self.profile.world
         answers = {"kinds": world.kinds, "parts": world.parts, "repeats": world.sft_repeats}
         source: Any = self.content
+        extra |= {"trl": self.profile.trl[trl]} if trl in self.profile.trl else {}
         if self.testbed:
             source = asdict(world) | {"contrast": self.contrast} if seeded else answers
         return {

@@ -21,7 +21,8 @@ import typer
 from densereward import checked
 from densereward.text import data
 from densereward.training.rounds import ANSWERS
-from study import command_line, deciding, plan
+from study import command_line, deciding, engines, plan, scale
+from study.backbones import BACKBONES
 from study.cache import load_json
 from study.methods import ADAPTIVE, BASELINES, CORE, CREDIT, CROSS, METHODS, TLCR, Method, method
 from study.profiles import profile as profile_row
@@ -89,11 +90,12 @@ def check(run: Run) -> None:
 
 
 def asked(
-    profile: str, methods: str, seeds: str, dataset: str, runs: Path, contrast: float, change: str, tuned: bool
+    profile: str, methods: str, seeds: str, dataset: str, runs: Path, contrast: float, change: str, tuned: bool, **how
 ) -> list[Run]:
-    """The runs of a command line. ValueError or OSError for what cannot be run."""
+    """The runs of a command line; `how` are further fields of a `Run`. ValueError or OSError for what cannot be run."""
     p = profile_row(profile, dataset, **checked.as_object(change, "change"))
-    first = Run(p, 0, dataset, contrast=contrast, root=runs)
+    first = Run(p, 0, dataset, contrast=contrast, root=runs, **how)
+    engines.check(first)
     found = [replace(first, seed=seed, row=row) for row in rows_of(methods) for seed in checked.seeds(seeds)]
     if not first.testbed:
         data.load(dataset)  # every record is read, and no split is empty
@@ -126,6 +128,14 @@ def main(
     until: Annotated[
         Literal["sft", "preferences", "scorer", "run"], typer.Option(help="stop after this stage; run is all")
     ] = "run",
+    model: Annotated[str | None, typer.Option(help="folder or hub name of a pretrained causal LM")] = None,
+    engine: Annotated[str, typer.Option(help=engines.MEND)] = engines.ALONE,
+    processes: Annotated[int, typer.Option(help="processes that train, on all nodes together", min=1)] = 1,
+    hostfile: Annotated[str | None, typer.Option(help="a DeepSpeed hostfile: name slots=8, a line per node")] = None,
+    report_to: Annotated[str, typer.Option(help="a tracker of TRL's: trackio, wandb or tensorboard")] = "none",
+    dry_run: Annotated[
+        bool, typer.Option(help="one update of every stage, of a paper's backbone at toy width; no record")
+    ] = False,
 ) -> None:
     """Run methods x seeds, writing a record per run; what is recorded already is skipped. A run that fails is recorded,
     and makes the exit code 1."""
@@ -133,7 +143,17 @@ def main(
     with command_line.asking():
         if path.is_dir():
             raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
-        every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run")
+        how = {"model": model, "engine": engine, "processes": processes, "hostfile": hostfile, "report_to": report_to}
+        every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run", **how)
+        if profile in BACKBONES:
+            print("\n".join(scale.memory(profile)), flush=True)
+        if not dry_run:
+            every = [scale.provided(run) for run in every]
+    if dry_run:
+        for run in every:
+            scale.dry_run(run)
+        return
+    with command_line.asking():
         records = recorded(path) if until == "run" else []
         todo = [run for run in every if not done(records, run)]
         if until == "run" and todo:  # seen now, not when a run has ended
@@ -143,6 +163,7 @@ def main(
         print(f"{len(todo)} of {len(every)} runs to do, into {path}", flush=True)
     if jobs > 1:
         same_for_all = {"--profile": profile, "--dataset": dataset, "--out": path, "--runs": runs, "--change": change}
+        same_for_all |= {f"--{name.replace('_', '-')}": value for name, value in how.items() if value is not None}
         same_for_all |= {"--contrast": contrast}
         tasks, processes = plan.up_to(plan.plan(todo), until), plan.Processes()
         failed = plan.execute(tasks, jobs, lambda task: processes.run(command(task, same_for_all, tuned)), processes)

@@ -93,15 +93,15 @@ def provided(run: Run) -> Run:
         AutoConfig.from_pretrained(model)
     except (OSError, ValueError):
         raise ValueError(
-            f"profile {name!r} starts from {model}, which is no folder here and not to be had from the hub: give model, "
-            "the folder of its weights and tokenizer (hf download fetches it where there is network)"
+            f"profile {name!r} starts from {model}, which is neither here nor to be had from the hub: give model, the "
+            "folder of its weights and tokenizer (hf download fetches it where there is network)"
         ) from None
     return replace(run, model=model)
 
 
 def toy(run: Run) -> Run:
-    """The dry run of a run: one update of every stage, on the backbone's architecture at toy width, in a folder `dry` of
-    its own. Random: the weights, by the run's seed."""
+    """The dry run of a run: one update of every stage, on the backbone's architecture at toy width, in a folder `dry`
+    of its own. Random: the weights, by the run's seed."""
     p = run.profile
     stages = {name: {k: x for k, x in of.items() if k != "per_device_train_batch_size"} for name, of in p.trl.items()}
     if p.name in BACKBONES:
@@ -121,12 +121,13 @@ def toy(run: Run) -> Run:
 
 
 def narrow(backbone: Backbone, tokenizer):
-    """The architecture's config with two layers, heads 16 wide, and as many heads per key and value as at full size."""
+    """The architecture's config with two layers, heads 16 wide, as many heads per key and value as at full size, and room
+    for tokens that its tokenizer class adds."""
     shared = backbone.config["num_attention_heads"] // backbone.config["num_key_value_heads"]
     heads = {"num_key_value_heads": 1 if shared > 1 else 4, "num_attention_heads": shared if shared > 1 else 4}
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     sizes = {"hidden_size": 16 * heads["num_attention_heads"], "intermediate_size": 64, "num_hidden_layers": 2}
-    sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 256}
+    sizes |= {"vocab_size": len(tokenizer) + 8, "max_position_embeddings": 256}
     return AutoConfig.for_model(**backbone.config | heads | sizes | ids)
 
 

@@ -81,15 +81,16 @@ def tiny_llama(tokenizer, width: int, layers: int, heads: int = 8, max_length: i
     return LlamaForCausalLM(config)
 
 
-def load_causal_lm(path: str | Path, dtype: torch.dtype = torch.float32):
+def load_causal_lm(path: str | Path, dtype: torch.dtype = torch.float32, chat_template: str | None = None):
     """(model, tokenizer) of a saved or hub model, with one end, the tokenizer's EOS: the token with which the chat
-    template ends a turn. Its generation_config.json is not obeyed; what that would have changed is said.
+    template ends a turn; `chat_template` is for a base model, which has none. Its generation_config.json is not obeyed;
+    what that would have changed is said.
 
     Raises ValueError, naming the mend, for a folder that is none, or holds an adapter or a scorer; without a tokenizer,
     a chat template or an EOS token; for weights that are not the architecture's, and tokens without an embedding."""
     _check_folder(path)
     _check_hashes(path)
-    tokenizer = _load_tokenizer(path)
+    tokenizer = _load_tokenizer(path, chat_template)
     model = loaded(AutoModelForCausalLM, path, dtype=dtype)
     _check_embeddings(path, model, tokenizer)
     _neutralise(path, model, tokenizer)
@@ -119,13 +120,14 @@ def _check_folder(path: str | Path) -> None:
         raise ValueError(f"{name} holds a token scorer, no language model; give the folder of a causal LM")
 
 
-def _load_tokenizer(path: str | Path):
+def _load_tokenizer(path: str | Path, chat_template: str | None = None):
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as problem:  # of many kinds; all of them long
         if not Path(path).exists():
             raise ValueError(f"model {str(path)!r} is no folder here, and is not to be had from the hub") from problem
         raise ValueError(f"{path} holds no tokenizer that can be read; save it there (save_pretrained)") from problem
+    tokenizer.chat_template = tokenizer.chat_template or chat_template
     if not isinstance(tokenizer.chat_template, str) or tokenizer.eos_token is None:
         raise ValueError(f"the tokenizer of {path} lacks a chat template or an EOS token: set them and save it again")
     template = without_clock(tokenizer.chat_template)

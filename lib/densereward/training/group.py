@@ -82,12 +82,11 @@ def trainer_of(
     if decide is not None:
         trainer, trl = {"grpo": MaskedGRPO}[kind], trl | {"decide": decide}
     args = config(
-        **settings,
+        **{"lr_scheduler_type": "constant"} | settings,
         **({} if generations is None else {"num_generations": generations}),
         beta=kl_coef,
         reward_weights=[1.0] + [0.0] * len(metrics),
         disable_dropout=True,
-        lr_scheduler_type="constant",
     )
     if issubclass(trainer, DenseGRPOTrainer):
         return trainer(policy, reward_fn=reward, reward_funcs=metrics, args=args, **trl)

@@ -129,7 +129,8 @@ def trainer_of(
     """The trainer of `kind`, "online-dpo" (`beta` is DPO's) or "rs" (`beta` is the KL coefficient). `settings` are
     fields of TRL's configs, `loop` minibatches and epochs; `prompts` stand in where TRL insists on a dataset."""
     given = {"processing_class": tokenizer, "train_dataset": prompts, "rounds": rounds, **loop}
-    shared = {"lr_scheduler_type": "constant", "max_length": None, "remove_unused_columns": False}
+    settings = {"lr_scheduler_type": "constant"} | settings
+    shared = {"max_length": None, "remove_unused_columns": False}
     if kind == "online-dpo":
         collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
         args = DPOConfig(**settings, **shared, beta=beta)

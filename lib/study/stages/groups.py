@@ -28,7 +28,7 @@ def train(run) -> Artifact:
     metrics = watched.metrics(run)
 
     def build(folder: Path) -> None:
-        policy, tokenizer = load_causal_lm(run.sft)
+        policy, tokenizer = load_causal_lm(run.sft, run.dtype)
         seed = derive(run.seed, "ppo")  # the seed of PPO: the first rollouts are its own
         seed_everything(seed)
         paid, _ = reward.fitted(run, folder, tokenizer)
@@ -42,7 +42,7 @@ def train(run) -> Artifact:
             at_steps(method, paid, tokenizer) if per_step else reward.per_response(paid, tokenizer),
             metrics,
             p.kl_coef,
-            settings.common(folder, policy, seed % 2**31) | sizes,
+            settings.common(folder, policy, seed % 2**31) | sizes | run.further("policy"),
             **options,
             decide=mask.decider(run, tokenizer, folder),
             train_dataset=prompts.prompts(run, tokenizer),
@@ -53,7 +53,7 @@ def train(run) -> Artifact:
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
     code = [prompts, reward, *CODE, padding, rewards, truth, watched, *own_code(method)]
-    key = run.key(*prompts.FIELDS, method=asdict(method), **mask.key(run))
+    key = run.key(*prompts.FIELDS, trl="policy", method=asdict(method), **mask.key(run))
     needs = [run.sft, run.preferences, run.scorer, *mask.needs(run), run.heldout]
     return run.stage(method.trainer, build, key, [*DATA, *SCORING, *code], needs)
 

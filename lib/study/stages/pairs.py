@@ -20,18 +20,19 @@ def on_pairs(run) -> Artifact:
     p, trainer = run.profile, run.row.trainer
 
     def build_on_pairs(folder: Path) -> None:
-        (model, tokenizer), (reference, _) = load_causal_lm(run.sft), load_causal_lm(run.sft)
+        (model, tokenizer), (reference, _) = (load_causal_lm(run.sft, run.dtype) for _ in range(2))
         pairs = load_from_disk(run.preferences.path / "preference")
         if decide := mask.decider(run, tokenizer, folder):
             pairs, counts = mask.mask_dataset(pairs, decide, tokenizer, run.seed)
             save_json(folder / "mask.json", counts)
         train, seed = kto.train_kto if trainer == "kto" else preference.train_dpo, derive(run.seed, "dpo") % 2**31
-        curve = train(model, reference, tokenizer, pairs, folder, seed, p.rm_batch, p.dpo_learning_rate, p.dpo_beta)
-        saved(model, tokenizer, folder, curve)
+        given = (folder / "policy", seed, p.rm_batch, p.dpo_learning_rate, p.dpo_beta)
+        curve = train(model, reference, tokenizer, pairs, *given, **run.further("policy"))
+        saved(tokenizer, folder, curve)
 
     code = [kto if trainer == "kto" else preference, settings, saved]
     code += [prompts, *SCORING, mask, *mask.CODE] if run.mask else []
-    key = run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate", **mask.key(run))
+    key = run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate", trl="policy", **mask.key(run))
     needs = [run.sft, run.preferences, *mask.needs(run)]
     return run.stage(trainer, build_on_pairs, key, [*DATA, *code], needs)
 
@@ -41,17 +42,20 @@ def on_revisions(run) -> Artifact:
     p = run.profile
 
     def build_figa(folder: Path) -> None:
-        model, tokenizer = load_causal_lm(run.sft)
+        model, tokenizer = load_causal_lm(run.sft, run.dtype)
         rows, seed = load_from_disk(run.revisions.path / "labelled" / "preference"), derive(run.seed, "figa") % 2**31
         size, rate = 2 * p.rm_batch, p.dpo_learning_rate
-        curve = figa.train_figa(to_device(model), tokenizer, rows, folder, seed, size, rate, **run.row.options)
-        saved(model, tokenizer, folder, curve)
+        further = run.row.options | run.further("policy")
+        curve = figa.train_figa(to_device(model), tokenizer, rows, folder / "policy", seed, size, rate, **further)
+        saved(tokenizer, folder, curve)
 
-    key, code = run.key("rm_batch", "dpo_learning_rate", options=run.row.options), [labeling, labelled, figa, saved]
+    key, code = (
+        run.key("rm_batch", "dpo_learning_rate", trl="policy", options=run.row.options),
+        [labeling, labelled, figa, saved],
+    )
     return run.stage("figa", build_figa, key, [*DATA, *SCORING, *code], [run.sft, run.preferences, run.revisions])
 
 
-def saved(model, tokenizer, folder: Path, curve: list[dict]) -> None:
-    model.save_pretrained(folder / "policy")
+def saved(tokenizer, folder: Path, curve: list[dict]) -> None:
     tokenizer.save_pretrained(folder / "policy")
     save_json(folder / "curve.json", curve)

@@ -25,23 +25,22 @@ def train(run) -> Artifact:
     metrics = watched.metrics(run)
 
     def build_policy(folder: Path) -> None:
-        policy, tokenizer = load_causal_lm(run.sft)
-        reference, _ = load_causal_lm(run.sft)
+        policy, tokenizer = load_causal_lm(run.sft, run.dtype)
+        reference, _ = load_causal_lm(run.sft, run.dtype)
         seed_everything(derive(run.seed, "ppo"))
         critic = scorer_from(policy)
         paid, net = reward.fitted(run, folder, tokenizer)
         decide = mask.decider(run, tokenizer, folder)
         options = {"lam": p.lam} | method.options
         actions = options.pop("macro", None)
-        args = ppo.DensePPOConfig(
-            **settings.common(folder, policy, derive(run.seed, "ppo") % 2**31),
-            **prompts.sizes(p),
-            critic_learning_rate=p.critic_learning_rate,
-            kl_coef=p.kl_coef,
-            value_clip=method.value_clip,
-            critic_warmup_steps=p.critic_warmup,
-            **options,
-        )
+        fields = settings.common(folder, policy, derive(run.seed, "ppo") % 2**31) | prompts.sizes(p)
+        fields |= {
+            "critic_learning_rate": p.critic_learning_rate,
+            "kl_coef": p.kl_coef,
+            "value_clip": method.value_clip,
+            "critic_warmup_steps": p.critic_warmup,
+        }
+        args = ppo.DensePPOConfig(**fields | options | run.further("policy"))
         make, further = (appo.MaskedPPOTrainer, {"decide": decide}) if decide else (ppo.DensePPOTrainer, {})
         if actions:
             make, further = macro.MacroPPOTrainer, {"segmentation": actions}
@@ -65,7 +64,7 @@ def train(run) -> Artifact:
     code += [appo, mask, *mask.CODE] if run.mask else []
     code += [macro] if "macro" in method.options else []
     needs = [run.sft, run.preferences, run.scorer, reward.advisor(run), *mask.needs(run), run.heldout]
-    key = run.key(*FIELDS, method=asdict(method), **mask.key(run))
+    key = run.key(*FIELDS, trl="policy", method=asdict(method), **mask.key(run))
     return run.stage("ppo", build_policy, key, [*DATA, *SCORING, *code], needs)
 
 
@@ -76,9 +75,9 @@ class SaveCritic(TrainerCallback):
     def __init__(self, folder: Path, trainer: ppo.DensePPOTrainer):
         self.folder, self.trainer = folder / "critic", trainer
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        model.critic.save_pretrained(self.folder)
+    def on_train_begin(self, args, state, control, **kwargs):
+        settings.save(self.trainer, self.folder, "critic")
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs):
         if not self.trainer.warm and state.global_step % args.updates_per_rollout == 0:
-            model.critic.save_pretrained(self.folder)
+            settings.save(self.trainer, self.folder, "critic")

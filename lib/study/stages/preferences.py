@@ -22,7 +22,7 @@ def preferences(run) -> Artifact:
     p = run.profile
 
     def build_preferences(folder: Path) -> None:
-        model, tokenizer = load_causal_lm(run.sft)
+        model, tokenizer = load_causal_lm(run.sft, run.dtype)
         model = to_device(model).eval()
         sizes = {"preference": p.pairs, "validation": p.heldout_pairs, "test": p.heldout_pairs}
         parts, report = run.read(**sizes)

@@ -4,11 +4,10 @@ A seed's prompts, their order and the first answers are the same for all rows: `
 `profile.rollouts` answers, each `minibatches` x `ppo_epochs` updates.
 """
 
-import math
-
 from datasets import Dataset, concatenate_datasets
 
 from densereward.text.tokens import tokenize_prompt
+from densereward.training.settings import batches
 from study.profiles import Profile
 
 FIELDS = (  # of the profile, that all of them depend on; micro_batch changes no update
@@ -25,13 +24,10 @@ FIELDS = (  # of the profile, that all of them depend on; micro_batch changes no
 
 def sizes(p: Profile) -> dict:
     """Arguments of TRL's configs: a rollout batch in micro-batches, updates, steps, longest answer, learning rate."""
-    size = math.gcd(p.micro_batch, p.rollouts // p.minibatches)
-    accumulated = p.rollouts // p.minibatches // size
-    return {
-        "per_device_train_batch_size": size,
-        "steps_per_generation": p.minibatches * accumulated,
+    passes = batches(p.rollouts // p.minibatches, p.micro_batch)
+    return passes | {
+        "steps_per_generation": p.minibatches * passes["gradient_accumulation_steps"],
         "num_iterations": p.ppo_epochs,
-        "gradient_accumulation_steps": accumulated,
         "max_steps": p.rounds * p.minibatches * p.ppo_epochs,
         "max_completion_length": p.max_completion_length,
         "learning_rate": p.actor_learning_rate,

@@ -31,7 +31,7 @@ def train(run) -> Artifact:
     metrics = watched.metrics(run, in_rounds=True)
 
     def build(folder: Path) -> None:
-        (policy, tokenizer), (reference, _) = load_causal_lm(run.sft), load_causal_lm(run.sft)
+        (policy, tokenizer), (reference, _) = (load_causal_lm(run.sft, run.dtype) for _ in range(2))
         seed = derive(run.seed, method.trainer)  # a method and its masked twin start from the same answers
         paid, _ = reward.fitted(run, folder, tokenizer)
         decide = mask.decider(run, tokenizer, folder)
@@ -53,6 +53,7 @@ def train(run) -> Artifact:
             "learning_rate": p.online_learning_rate,
             "logging_strategy": "no",
         }
+        args |= run.further("policy")
         seed_everything(seed)
         beta, loop = getattr(p, BETA[method.trainer]), {"minibatches": p.minibatches, "epochs": p.ppo_epochs}
         trainer = online.trainer_of(
@@ -64,6 +65,8 @@ def train(run) -> Artifact:
         save_json(folder / "curves.json", [known(row) for row in trainer.curves])
 
     code = [prompts, reward, rounds, online, appo, preference, mask, *mask.CODE, rewards, truth, watched]
-    key = run.key(*SAMPLED, BETA[method.trainer], "online_learning_rate", method=asdict(method), **mask.key(run))
+    key = run.key(
+        *SAMPLED, BETA[method.trainer], "online_learning_rate", trl="policy", method=asdict(method), **mask.key(run)
+    )
     needs = [run.sft, run.preferences, run.scorer, *mask.needs(run), run.heldout]
     return run.stage(method.trainer, build, key, [*DATA, *SCORING, *code, *own_code(method)], needs)

@@ -51,25 +51,24 @@ def committed(run, row: Method) -> Path | None:
 def bradley_terry(run, row: Method) -> Path:
     """A token scorer trained on pairs: its metrics are label accuracy on held-out pairs; on the testbed also truth,
     gate and flip rate."""
-    p, given = run.profile, synthetic(run) if row.revisions else run.preferences
+    p, pairs = run.profile, synthetic(run) if row.revisions else run.preferences
     fields = ("pairs", "rm_batch", "rm_learning_rate", "rm_scale")
     extra = {"segmentation": row.segmentation, "aggregate": row.aggregate}
     scale = p.rm_scale if row.aggregate == "mean" else 1.0  # a sum is on a larger scale as it is
 
     def build_scorer(folder: Path) -> None:
-        model, tokenizer = load_causal_lm(run.sft)
-        sets = cut(run, row, given.path, tokenizer)
+        model, tokenizer = load_causal_lm(run.sft, run.dtype)
+        sets = cut(run, row, pairs.path, tokenizer)
         seed_everything(derive(run.seed, "scorer"))
         net, seed = to_device(scorer_from(model, aggregate=row.aggregate, scale=scale)), derive(run.seed, "scorer")
         train, held = sets["preference"], sets["validation"]
-        curve = reward_model.train_reward_model(
-            net, tokenizer, train, held, folder, seed % 2**31, p.rm_batch, p.rm_learning_rate
-        )
+        given = (folder, seed % 2**31, p.rm_batch, p.rm_learning_rate)
+        curve = reward_model.train_reward_model(net, tokenizer, train, held, *given, **run.further("scorer"))
         metrics = {"curve": curve, "pairs": len(train), "segment_length": segment_length(sets["test"])}
         save_json(folder / "metrics.json", metrics | levels(run, row, net, model, tokenizer, sets))
 
     sources = [*DATA, *SCORING, reward_model, truth, levels, *own_code(row)]
-    return run.stage("scorer", build_scorer, run.key(*fields, **extra), sources, [run.sft, given]).path
+    return run.stage("scorer", build_scorer, run.key(*fields, trl="scorer", **extra), sources, [run.sft, pairs]).path
 
 
 def discriminator(run, row: Method) -> Path:
@@ -78,12 +77,13 @@ def discriminator(run, row: Method) -> Path:
     p, made = run.profile, run.revisions
 
     def build(folder: Path) -> None:
-        model, tokenizer = load_causal_lm(run.sft)
+        model, tokenizer = load_causal_lm(run.sft, run.dtype)
         seed, pad = derive(run.seed, "discriminator"), tokenizer.pad_token_id
         seed_everything(seed)
         net = to_device(scorer_from(model, D.Discriminator, aggregate="sum"))
         train = load_from_disk(made.path / "labelled" / "preference")
-        curve = D.train_discriminator(net, tokenizer, train, folder, seed % 2**31, 2 * p.rm_batch, p.rm_learning_rate)
+        given = (folder, seed % 2**31, 2 * p.rm_batch, p.rm_learning_rate)
+        curve = D.train_discriminator(net, tokenizer, train, *given, **run.further("scorer"))
         metrics = {"curve": curve, "pairs": len(train) // 2, "segment_length": 1.0}
         metrics["revisions"] = load_json(made.path / "report.json")
         for name in SPLITS[1:]:
@@ -93,7 +93,7 @@ def discriminator(run, row: Method) -> Path:
         save_json(folder / "metrics.json", metrics | levels(run, row, D.as_scorer(net), model, tokenizer, sets))
 
     sources, needs = [*DATA, *SCORING, D, labelled, reward_model, truth, levels], [run.sft, run.preferences, made]
-    return run.stage("discriminator", build, run.key("rm_batch", "rm_learning_rate"), sources, needs).path
+    return run.stage("discriminator", build, run.key("rm_batch", "rm_learning_rate", trl="scorer"), sources, needs).path
 
 
 def cut(run, row: Method, folder: Path, tokenizer) -> dict[str, Dataset]:
@@ -132,7 +132,7 @@ def segment_length(rows: Dataset) -> float:
 def loaded(run) -> TokenScorer | LogRatioScorer:
     """What the row's scores are read from, on its device and in float32."""
     if run.row.scorer != "dpo":
-        return to_device(TokenScorer.from_pretrained(run.scorer, dtype=torch.float32)).eval()
+        return to_device(TokenScorer.from_pretrained(run.scorer, dtype=run.dtype)).eval()
     policy = load_causal_lm(run.of("dpo").policy.path / "policy")[0]
     return to_device(LogRatioScorer(policy, load_causal_lm(run.sft)[0])).eval()
 

@@ -1,4 +1,5 @@
-"""The SFT model: policy, reference, segmenter and trunk of every scorer. Needs nothing; shared by all seeds."""
+"""The SFT model: policy, reference, segmenter and trunk of every scorer. Needs nothing; shared by all seeds. A model
+that was given is taken as it is, unless the profile says how to fine-tune one (`trl`'s "sft")."""
 
 from pathlib import Path
 
@@ -27,21 +28,28 @@ def sft_model(run) -> Path | str:
     longest = p.max_prompt_length + p.max_completion_length
     if run.model is not None:
         models.check_length(run.model, longest)
+    if run.model is not None and "sft" not in p.trl:
         return Path(run.model) if Path(run.model).exists() else run.model
     if run.committed:
         return models.verified(run.committed / "sft")
 
     def build_sft(folder: Path) -> None:
         rows = run.splits(seed=0, sft=p.sft_rows)["sft"]
-        texts = [
-            m["content"] for row in rows.select(range(min(len(rows), 8_000))) for m in row["prompt"] + row["completion"]
-        ]
-        tokenizer = models.build_tokenizer(texts, p.vocab_size)
+        if run.model is None:
+            part = rows.select(range(min(len(rows), 8_000)))
+            texts = [m["content"] for row in part for m in row["prompt"] + row["completion"]]
+            tokenizer = models.build_tokenizer(texts, p.vocab_size)
+        else:
+            model, tokenizer = models.load_causal_lm(run.model, run.dtype, p.chat_template)
         run.refuse_long_prompts(tokenizer)
         rows, report = tokens.tokenize_sft(rows, tokenizer, p.max_prompt_length, p.max_completion_length)
         seed_everything(0)
-        model = models.tiny_llama(tokenizer, p.width, p.layers, max_length=longest)
-        curve = sft.train_sft(model, tokenizer, rows, folder, p.sft_batch, p.sft_epochs, p.sft_learning_rate)
+        if run.model is None:
+            model = models.tiny_llama(tokenizer, p.width, p.layers, max_length=longest)
+        sizes = (p.sft_batch, p.sft_epochs, p.sft_learning_rate)
+        curve = sft.train_sft(model, tokenizer, rows, folder, *sizes, **run.further("sft"))
         save_json(folder / "curve.json", {"loss": curve, "report": str(report)})
 
-    return run.stage("sft", build_sft, run.key(*FIELDS, seeded=False), [*DATA, models, sft, settings], []).path
+    return run.stage(
+        "sft", build_sft, run.key(*FIELDS, seeded=False, trl="sft"), [*DATA, models, sft, settings], []
+    ).path

@@ -1,0 +1,147 @@
+"""What would break: a paper's backbone that starts with other settings than the paper's, or fails after hours."""
+
+import subprocess
+import sys
+
+import pytest
+import transformers
+from transformers import AutoConfig
+
+from densereward.text.models import load_causal_lm
+from report.notebooks import ROOT
+from study import engines, scale
+from study.backbones import BACKBONES
+from study.methods import METHODS
+from study.profiles import profile
+from study.run import Run
+
+
+@pytest.fixture
+def started(monkeypatch) -> dict:
+    """The arguments of every trainer that starts, by its class, with the model as it trains."""
+    found, train = {}, transformers.Trainer.train
+
+    def watched(self, *given, **named):
+        done = train(self, *given, **named)
+        found[type(self).__name__] = (self.args, self.model)
+        return done
+
+    monkeypatch.setattr(transformers.Trainer, "train", watched)
+    return found
+
+
+def run(name: str, method: str, root, **given) -> Run:
+    return Run(profile(name), row=METHODS[method], root=root, **given)
+
+
+def test_the_command_line_runs_llama3_dry(tmp_path):
+    command = [sys.executable, "-m", "study.runner", "--profile", "llama3-8b", "--methods", "segment", "--seeds", "0"]
+    done = subprocess.run([*command, "--dry-run", "--runs", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stage in ("sft", "preferences", "scorer", "policy"):
+        assert f"dry run of llama3-8b, segment: {stage} ran" in done.stdout
+    assert "8.03 billion parameters" in done.stdout or "DeepSpeed is not installed" in done.stdout
+    policy = next(tmp_path.glob("dry/stages/ppo-*/policy"))
+    found, full = AutoConfig.from_pretrained(policy), BACKBONES["llama3-8b"].config
+    assert found.model_type == full["model_type"] and found.hidden_size < full["hidden_size"]
+    assert found.num_attention_heads // found.num_key_value_heads == 4  # as at full size
+
+
+def test_segment_ppos_settings_reach_the_trainers(started, tmp_path):
+    """Tables 8 and 9, on Phi-3's architecture."""
+    scale.dry_run(run("phi3-mini", "bandit", tmp_path))
+    (scored, _), (ppo, model) = started["RewardTrainer"], started["DensePPOTrainer"]
+    assert (scored.learning_rate, scored.num_train_epochs, scored.adam_beta2, scored.max_grad_norm) == (
+        1e-6,
+        1,
+        0.95,
+        1,
+    )
+    rates = ppo.learning_rate, ppo.critic_learning_rate, ppo.kl_coef, ppo.value_clip, ppo.epsilon, ppo.num_iterations
+    assert rates == (5e-7, 9e-6, 0.01, 0.2, 0.2, 1)
+    for args in scored, ppo:
+        assert args.lr_scheduler_type == "cosine_with_min_lr" and args.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+    layers = [
+        part
+        for part in (model, model.critic.backbone)
+        for part in part.modules()
+        if type(part).__name__ == "Phi3DecoderLayer"
+    ]
+    assert len(layers) == 4 and all(layer.gradient_checkpointing for layer in layers), "policy, critic: checkpointed"
+
+
+def test_tlcrs_settings_reach_the_trainers(started, tmp_path):
+    """Appendix B, from a base model without a chat template to the discriminator."""
+    small = scale.toy(run("llama2-7b", "tlcr", tmp_path))
+    with pytest.raises(ValueError, match="lacks a chat template"):
+        load_causal_lm(small.model)
+    assert small.policy and load_causal_lm(small.sft)[1].chat_template.count("Human: ") == 1
+    sft, scored, ppo = (started[name][0] for name in ("SFTTrainer", "Trainer", "DensePPOTrainer"))
+    assert (sft.learning_rate, scored.learning_rate, ppo.learning_rate, ppo.kl_coef) == (1e-5, 1e-5, 1e-6, 0.1)
+    assert (scored.num_train_epochs, scored.weight_decay, profile("llama2-7b").sft_epochs) == (2, 0.1, 2)
+    for args in sft, scored, ppo:
+        assert args.lr_scheduler_type == "cosine" and args.warmup_steps == 0 and args.gradient_checkpointing
+
+
+def test_qwen_runs_dry_in_rounds(started, tmp_path):
+    scale.dry_run(run("qwen2-7b", "adpo", tmp_path))
+    args, model = started["OnlineDPOTrainer"]
+    assert model.config.model_type == "qwen2" and args.learning_rate == 5e-7 and args.gradient_checkpointing
+
+
+def test_an_update_holds_the_papers_rows_on_the_papers_gpus(monkeypatch):
+    from study.stages.prompts import sizes
+
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    for name, passes in {"phi3-mini": 4, "llama3-8b": 8}.items():
+        p = sizes(profile(name))
+        assert p["gradient_accumulation_steps"] == passes
+        assert p["per_device_train_batch_size"] * passes * 8 == 128  # Table 9
+        assert p["per_device_train_batch_size"] * p["steps_per_generation"] * 8 == 1024
+
+
+def test_what_is_missing_is_said_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match="give dataset, .*preference_700K"):
+        scale.provided(run("phi3-mini", "segment", tmp_path))
+    text = run("llama2-7b", "tlcr", tmp_path, dataset=str(ROOT / "data/samples/hh_rlhf.jsonl"))
+    with pytest.raises(ValueError, match="meta-llama/Llama-2-7b-hf, .*give model"):
+        scale.provided(text)
+    with pytest.raises(ValueError, match="zero9.*zero2"):
+        engines.check(run("cpu", "segment", tmp_path, engine="zero9"))
+    with pytest.raises(ValueError, match="no paper's"):
+        engines.check(run("cpu", "segment", tmp_path, engine="paper"))
+    with pytest.raises(ValueError, match="without an engine"):
+        engines.check(run("cpu", "segment", tmp_path, processes=2))
+
+
+def test_sizes_are_the_models_and_memory_says_when_it_cannot(monkeypatch):
+    known = {"phi3-mini": 3.82, "phi3.1-mini": 3.82, "llama3-8b": 8.03, "qwen2-7b": 7.62, "llama2-7b": 6.74}
+    assert {name: round(scale.size(b)[0] / 1e9, 2) for name, b in BACKBONES.items()} == known
+    monkeypatch.setitem(sys.modules, "deepspeed.runtime.zero.stage3", None)
+    (line,) = scale.memory("llama3-8b")
+    assert "not installed" in line
+
+
+def test_every_engine_is_there_and_a_backbones_are_among_them(tmp_path):
+    for name, backbone in BACKBONES.items():
+        assert set(backbone.engines.values()) <= set(engines.ENGINES) and set(backbone.engines) <= {
+            "sft",
+            "scorer",
+            "policy",
+        }
+        a = run(name, "segment", tmp_path, engine="paper")
+        assert {engines.engine_of(a, stage) for stage in ("scorer", "ppo")} == {
+            backbone.engines[s] for s in ("scorer", "policy")
+        }
+
+
+def test_trackers_reach_the_trainers_and_no_key(started, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "transformers.trainer.get_reporting_integration_callbacks", lambda names: asked.append(names) or []
+    )
+    small = scale.toy(run("smoke", "dpo", tmp_path, report_to="tensorboard"))
+    assert small.policy and ["tensorboard"] in asked
+    args, _ = started["TokenisedDPOTrainer"]
+    assert args.report_to == ["tensorboard"] and args.logging_steps == 1
+    assert small.key("rm_batch", trl="policy") == scale.toy(run("smoke", "dpo", tmp_path)).key("rm_batch", trl="policy")
