@@ -66,11 +66,11 @@ PLAIN = {
         lambda net, **to: reward_model.train_reward_model(net, tokenizer, cut, cut, **to),
     ),
     "discriminator": (
-        lambda: discriminator.from_policy(load()),
+        lambda: scorer_from(load(), discriminator.Discriminator, aggregate="sum"),
         lambda net, **to: discriminator.train_discriminator(net, tokenizer, labelled, **to, **LOG),
     ),
     "process": (
-        lambda: step_model.from_policy(load()),
+        lambda: scorer_from(load(), step_model.ProcessModel, aggregate="sum"),
         lambda net, **to: step_model.train_process(net, tokenizer, stepped, **to),
     ),
     "figa": (load, lambda net, **to: figa.train_figa(net, tokenizer, labelled, **to, **LOG)),
