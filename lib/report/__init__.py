@@ -30,5 +30,6 @@ smollm2.py             a real pretrained model: predictions, figures
 horizon_figures.py     length, data, reviser's error
 judging_figures.py     edit labels on real answers, length control, the alignment tax
 instrument_figures.py  what was wrong with the instrument
+scaling.py             the papers' backbones, and GPU-hours by formula
 notebooks.py           runs the notebooks and builds the book
 """

@@ -12,6 +12,8 @@ from densereward.checked import DATASET, Asked, Integer, Number, Words, Yes, che
 from densereward.reward.masks import DECISIONS
 from densereward.text.formats import is_hub_name
 from report import show
+from study import engines, scale
+from study.backbones import BACKBONES
 from study.identity import RESULTS_0_1, check_record
 from study.methods import Method, method
 from study.profiles import Profile, profile
@@ -19,6 +21,7 @@ from study.records import ROOT, read_records
 from study.run import Run, reads_truth
 
 KINDS = {"str": Words, "int": Integer, "float": Number, "bool": Yes}
+HOW = ("engine", "processes", "report_to")  # a run is carried out; what it learns does not depend on it
 EMPTY = ("model", "results", "before", "llm")  # texts that may be empty; None is the same
 
 
@@ -74,10 +77,17 @@ def start(namespace: dict, trains: bool = True) -> Run:
         for name in names(given["methods"]) or [""] if "methods" in given else ():
             if method(name).scorer != "bradley-terry":
                 raise ValueError(f"method {name!r} has no reward model; choose bandit, token, segment or random")
-        run = Run(row, given["seed"], _dataset(given["dataset"]), _model(given["model"]))
+        how = {name: given[name] for name in HOW if name in given}
+        run = Run(row, given["seed"], _dataset(given["dataset"]), _model(given["model"]), **how)
+        engines.check(run)
+        run = scale.toy(run) if given.get("dry_run") else scale.provided(run)
     except ValueError as error:
         raise BadParameter(str(error)) from None
-    if row.name == "smoke" and trains:
+    if row.name in BACKBONES:
+        print("\n".join(scale.memory(row.name)))
+    if given.get("dry_run"):
+        show.banner("A dry run: one update of every stage, at toy width. Its numbers say nothing about any method.")
+    elif row.name == "smoke" and trains:
         show.banner(
             f"Profile smoke checks that everything runs: {row.pairs} preference pairs, {row.rounds} rollout batches of "
             f"{row.rollouts}, one seed. Its numbers say nothing about any method."

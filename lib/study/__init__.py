@@ -11,6 +11,10 @@ What reads records needs no torch: `summary.py` and all above it but `effort.py`
     deciding.py      which row decides a row's mask
     profiles.py      smoke, small, cpu, smollm2, gpu: sizes and hyperparameters
     pretrained.py    a pretrained model from the package registry
+    backbones.py     the papers' models, data and hyperparameters, with their sources
+    scale.py         what they need, and a dry run of them
+    engines.py       a stage on several processes
+    cards.py         a card for every model that is saved
     records.py       JSON lines with provenance
     identity.py      which runs are the same
     effort.py        which labels and samples a run used

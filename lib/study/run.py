@@ -22,7 +22,7 @@ from pydantic import Field
 from densereward.checked import Count, DatasetName, ModelName, Seed, Share, Yes, checked
 from densereward.text import data
 from densereward.text.tokens import tokenize_prompt
-from study import deciding, engines
+from study import cards, deciding, engines
 from study.cache import Artifact, load_json, stage
 from study.methods import LEARNED, METHODS, Method
 from study.profiles import PROFILES, Profile, models_folder
@@ -116,7 +116,7 @@ class Run:
         None are left out."""
         given = [x for x in needs if isinstance(x, Artifact) or (x is not None and Path(x).exists())]
         engines.build_if_asked(name, build)
-        build = engines.spread(self, name, build)
+        build = cards.with_cards(self, name, engines.spread(self, name, build))
         with torch.enable_grad():  # a measure that takes no gradients may be the first to ask
             return stage(name, build, key=key, sources=sources, inputs=given, root=self.root)
 

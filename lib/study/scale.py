@@ -121,8 +121,8 @@ def toy(run: Run) -> Run:
 
 
 def narrow(backbone: Backbone, tokenizer):
-    """The architecture's config with two layers, heads 16 wide, as many heads per key and value as at full size, and room
-    for tokens that its tokenizer class adds."""
+    """The architecture's config with two layers, heads 16 wide, as many of them per key and value as at full size, and
+    room for tokens that its tokenizer class adds."""
     shared = backbone.config["num_attention_heads"] // backbone.config["num_key_value_heads"]
     heads = {"num_key_value_heads": 1 if shared > 1 else 4, "num_attention_heads": shared if shared > 1 else 4}
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 import transformers
+from huggingface_hub import ModelCard
 from transformers import AutoConfig
 
 from densereward.text.models import load_causal_lm
+from report import scaling
 from report.notebooks import ROOT
 from study import engines, scale
 from study.backbones import BACKBONES
@@ -42,6 +44,9 @@ def test_the_command_line_runs_llama3_dry(tmp_path):
         assert f"dry run of llama3-8b, segment: {stage} ran" in done.stdout
     assert "8.03 billion parameters" in done.stdout or "DeepSpeed is not installed" in done.stdout
     policy = next(tmp_path.glob("dry/stages/ppo-*/policy"))
+    card = ModelCard.load(policy / "README.md")
+    assert card.data.library_name == "transformers" and "segment-ppo Table 1" in card.text
+    assert str(tmp_path) not in card.text, "a machine's path"
     found, full = AutoConfig.from_pretrained(policy), BACKBONES["llama3-8b"].config
     assert found.model_type == full["model_type"] and found.hidden_size < full["hidden_size"]
     assert found.num_attention_heads // found.num_key_value_heads == 4  # as at full size
@@ -112,6 +117,7 @@ def test_what_is_missing_is_said_before_anything_starts(tmp_path):
 def test_sizes_are_the_models_and_memory_says_when_it_cannot(monkeypatch):
     known = {"phi3-mini": 3.82, "phi3.1-mini": 3.82, "llama3-8b": 8.03, "qwen2-7b": 7.62, "llama2-7b": 6.74}
     assert {name: round(scale.size(b)[0] / 1e9, 2) for name, b in BACKBONES.items()} == known
+    assert all(scale.size(b)[0] == scaling.parameters(b.config) for b in BACKBONES.values()), "the book's formula"
     monkeypatch.setitem(sys.modules, "deepspeed.runtime.zero.stage3", None)
     (line,) = scale.memory("llama3-8b")
     assert "not installed" in line
@@ -140,3 +146,13 @@ def test_trackers_reach_the_trainers_and_no_key(started, tmp_path, monkeypatch):
     args, _ = started["TokenisedDPOTrainer"]
     assert args.report_to == ["tensorboard"] and args.logging_steps == 1
     assert small.key("rm_batch", trl="policy") == scale.toy(run("smoke", "dpo", tmp_path)).key("rm_batch", trl="policy")
+
+
+def test_gpu_hours_are_operations_over_what_a_gpu_does():
+    """Of Llama-3-8B, by hand: 60,416 answers of 2,048 tokens, sampled once."""
+    cost = scaling.hours(1e15, 0.5, 0.1, 1.0).set_index("profile").loc["llama3-8b"]
+    assert cost["sampling"] == pytest.approx(60_416 * 2048 * 2 * 8.030261e9 / 1e14 / 3600, rel=1e-6)
+    assert cost["PPO"] == pytest.approx(60_416 * 2048 * 2 * 8 * 8.030261e9 / 5e14 / 3600, rel=1e-6)
+    assert cost["all"] == pytest.approx(cost[["SFT", "scorer", "sampling", "scoring", "PPO"]].sum())
+    with pytest.raises(ValueError, match="training is 0; give a share"):
+        scaling.hours(1e15, 0, 0.1, 1.0)

@@ -3,6 +3,7 @@
 settings.py         arguments that all share, one epoch's schedule, progress
 sft.py              supervised fine-tuning
 reward_model.py     Bradley-Terry on segment scores
+launch.py           scripts on several processes and nodes, by accelerate
 labelled.py         one epoch over labelled answers, for the next two and FIGA
 discriminator.py    TLCR's discriminator
 step_model.py       process reward models

@@ -1,0 +1,74 @@
+"""The papers' backbones as tables: settings, and GPU-hours by formula. No number here was measured on a GPU.
+
+Operations: 2 N a token for a pass forward, 6 N for one forward and back, 8 N where checkpointing repeats the pass
+forward (N parameters; attention over positions is not counted). What part of a GPU's peak comes of it is the reader's
+to say.
+"""
+
+import pandas as pd
+
+from densereward.text.data import SHARES
+from study.backbones import BACKBONES
+from study.profiles import PROFILES
+
+FORWARD, TRAINED = 2, 8  # operations a parameter and token; every backbone checkpoints
+
+
+def parameters(config: dict) -> int:
+    """Parameters of a causal LM of the families here, by its config: embeddings on both ends, attention with shared
+    keys and values (Qwen2's with biases), a gated MLP, two norms a layer and one at the end."""
+    width, inner, layers = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    keys = width * config["num_key_value_heads"] // config["num_attention_heads"]
+    biases = width + 2 * keys if config["model_type"] == "qwen2" else 0
+    layer = 2 * width * (width + keys) + 3 * width * inner + 2 * width + biases
+    return 2 * config["vocab_size"] * width + layers * layer + width
+
+
+def settings() -> pd.DataFrame:
+    """A row for each backbone: what it starts from, and what a stage trains with."""
+    rows = []
+    for name, backbone in BACKBONES.items():
+        p = PROFILES[name]
+        rows.append(
+            {
+                "profile": name,
+                "paper": backbone.paper,
+                "model": backbone.model,
+                "billions": parameters(backbone.config) / 1e9,
+                "prompt + answer": f"{p.max_prompt_length} + {p.max_completion_length}",
+                "scorer: batch, rate": f"{p.rm_batch} pairs, {p.rm_learning_rate:g}",
+                "PPO: answers, updates": f"{p.rollouts} a batch, {p.minibatches * p.ppo_epochs} updates",
+                "actor, critic": f"{p.actor_learning_rate:g}, {p.critic_learning_rate:g}",
+                "KL": p.kl_coef,
+                "schedule": p.trl["policy"]["lr_scheduler_type"],
+                "engines": ", ".join(f"{stage} {engine}" for stage, engine in backbone.engines.items()),
+                "paper ran on": backbone.ran_on,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def hours(peak: float, training: float, sampling: float, filled: float) -> pd.DataFrame:
+    """GPU-hours of each stage of each backbone, for one seed of one row with a scorer and PPO. `peak` is a GPU's
+    operations a second, `training` and `sampling` the parts of it that come of training or scoring, and of sampling;
+    `filled` is the part of the limits that prompts and answers take. ValueError for a share that is none."""
+    for name, share in {"training": training, "sampling": sampling, "filled": filled}.items():
+        if not 0 < share <= 1:
+            raise ValueError(f"{name} is {share}; give a share, above 0 and at most 1")
+    rows = []
+    for name, backbone in BACKBONES.items():
+        p, size = PROFILES[name], parameters(backbone.config)
+        length = filled * (p.max_prompt_length + p.max_completion_length)
+        pairs, answers = int(SHARES["preference"] * p.pairs), p.rounds * p.rollouts
+        epochs = p.trl["scorer"].get("num_train_epochs", 1)
+        fine_tuned = int(SHARES["sft"] * p.sft_rows) * p.sft_epochs if "sft" in p.trl else 0
+        spent = {
+            "SFT": fine_tuned * TRAINED / training,
+            "scorer": 2 * pairs * epochs * TRAINED / training,
+            "sampling": answers * FORWARD / sampling,
+            "scoring": answers * 4 * FORWARD / training,  # by policy, critic, reference, scorer
+            "PPO": answers * 2 * p.ppo_epochs * TRAINED / training,  # policy and critic
+        }
+        spent = {stage: size * length * x / peak / 3600 for stage, x in spent.items()}
+        rows.append({"profile": name, "pairs": pairs, "answers": answers, **spent, "all": sum(spent.values())})
+    return pd.DataFrame(rows)
