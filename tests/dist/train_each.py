@@ -117,7 +117,7 @@ def sampling(name: str, policy, folder: Path) -> list:
         make = appo.MaskedPPOTrainer if further else ppo.DensePPOTrainer
         # gradients below 1, as DeepSpeed clips policy and critic as one; Adam would make much of rounding in small ones
         shared |= {"optim": "sgd", "learning_rate": 0.05, "whiten_advantages": False}
-        args = ppo.DensePPOConfig(**shared, critic_learning_rate=0.05, kl_coef=0.1)
+        args = ppo.DensePPOConfig(**shared, critic_learning_rate=0.05, kl_coef=0.02)
         parts = {"ref_model": reference.pop(), "critic": critics.pop()}
         trainer = make(policy, reward_fn=per_token, args=args, **parts, **trl, **further)
     else:
