@@ -2,8 +2,8 @@
 
     Run(..., engine="zero2", processes=2)      a file of `configs/`; "paper" takes what a backbone names for each stage
 
-Every process finds the stages before in the cache, reaches the one that is asked for, trains it, and ends. What learns
-in rounds samples on one process, and says so.
+Every process finds the stages before in the cache, reaches the one that is asked for, trains it, and ends. What ON_ONE
+lists trains on one process, and says so.
 """
 
 import functools
@@ -26,7 +26,7 @@ ENGINES = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 MEND = f"{ALONE}, {PAPER}, or one of {', '.join(ENGINES)}"
 STAGES = {"sft": "sft", "scorer": "scorer", "discriminator": "scorer"}  # stages that train: attributes of a run
 STAGES |= dict.fromkeys(("ppo", "rloo", "grpo", "remax", "dense-grpo", "dense-rloo", "dpo", "kto", "figa"), "policy")
-IN_ROUNDS = ("online-dpo", "rs")
+ON_ONE = ("online-dpo", "rs", "vine")  # rounds, or continuations, sampled by one process
 ASKED = "DENSEREWARD_STAGE"  # of a process that was launched: the stage, and the folder that it is built in
 
 
@@ -49,10 +49,10 @@ def check(run) -> None:
 
 def spread(run, name: str, build: Callable[[Path], object]) -> Callable[[Path], object]:
     """`build`, by the run's processes where the stage trains."""
-    if run.engine == ALONE or (name not in STAGES and name not in IN_ROUNDS):
+    if run.engine == ALONE or (name not in STAGES and name not in ON_ONE):
         return build
-    if name in IN_ROUNDS:
-        print(f"stage {name}: learns in rounds, on one process", flush=True)
+    if name in ON_ONE:
+        print(f"stage {name}: trains on one process, whatever the engine", flush=True)
         return build
 
     @functools.wraps(build)  # the cache knows a stage by the code that builds it

@@ -16,6 +16,7 @@ from study.backbones import BACKBONES
 from study.methods import METHODS
 from study.profiles import profile
 from study.run import Run
+from study.stages import policy
 
 
 @pytest.fixture
@@ -43,11 +44,11 @@ def test_the_command_line_runs_llama3_dry(tmp_path):
     for stage in ("sft", "preferences", "scorer", "policy"):
         assert f"dry run of llama3-8b, segment: {stage} ran" in done.stdout
     assert "8.03 billion parameters" in done.stdout or "DeepSpeed is not installed" in done.stdout
-    policy = next(tmp_path.glob("dry/stages/ppo-*/policy"))
-    card = ModelCard.load(policy / "README.md")
+    saved = next(tmp_path.glob("dry/stages/ppo-*/policy"))
+    card = ModelCard.load(saved / "README.md")
     assert card.data.library_name == "transformers" and "segment-ppo Table 1" in card.text
     assert str(tmp_path) not in card.text, "a machine's path"
-    found, full = AutoConfig.from_pretrained(policy), BACKBONES["llama3-8b"].config
+    found, full = AutoConfig.from_pretrained(saved), BACKBONES["llama3-8b"].config
     assert found.model_type == full["model_type"] and found.hidden_size < full["hidden_size"]
     assert found.num_attention_heads // found.num_key_value_heads == 4  # as at full size
 
@@ -134,6 +135,10 @@ def test_every_engine_is_there_and_a_backbones_are_among_them(tmp_path):
         assert {engines.engine_of(a, stage) for stage in ("scorer", "ppo")} == {
             backbone.engines[s] for s in ("scorer", "policy")
         }
+
+
+def test_every_stage_that_trains_is_spread_or_says_that_it_is_not():
+    assert {*engines.STAGES, *engines.ON_ONE} == {*policy.TRAINERS, "sft", "scorer", "discriminator"}
 
 
 def test_trackers_reach_the_trainers_and_no_key(started, tmp_path, monkeypatch):
