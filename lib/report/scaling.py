@@ -7,7 +7,6 @@ to say.
 
 import pandas as pd
 
-from densereward.text.data import SHARES
 from study.backbones import BACKBONES
 from study.profiles import PROFILES
 
@@ -52,6 +51,8 @@ def hours(peak: float, training: float, sampling: float, filled: float) -> pd.Da
     """GPU-hours of each stage of each backbone, for one seed of one row with a scorer and PPO. `peak` is a GPU's
     operations a second, `training` and `sampling` the parts of it that come of training or scoring, and of sampling;
     `filled` is the part of the limits that prompts and answers take. ValueError for a share that is none."""
+    from densereward.text.data import SHARES  # which needs datasets, as no other table here does
+
     for name, share in {"training": training, "sampling": sampling, "filled": filled}.items():
         if not 0 < share <= 1:
             raise ValueError(f"{name} is {share}; give a share, above 0 and at most 1")
