@@ -128,7 +128,7 @@ def along(runs: list[dict], metric: str) -> pd.DataFrame:
 def kept(runs: list[dict]) -> tuple[Figure, pd.DataFrame]:
     """What masks kept in training over rollout batches, a column per method: APPO of all its answers, the others of
     each prompt's best and worst; mean over seeds, band from lowest to highest."""
-    numbers = pd.concat([curve(runs, name).assign(of=name) for name in KEPT])
+    numbers = pd.concat([found.assign(of=name) for name in KEPT if len(found := curve(runs, name))])
     methods = order(numbers.method)
     figure, axes = canvas(1, len(methods), 2.7, sharey=True)
     for ax, method in zip(axes[0], methods):

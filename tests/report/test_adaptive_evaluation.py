@@ -282,6 +282,9 @@ def test_what_training_kept_is_drawn_and_summed():
     assert set(numbers.of) == set(mask_figures.KEPT) and len(figure.axes) == 3
     assert [len(ax.get_legend_handles_labels()[1]) for ax in figure.axes] == [1, 2, 2]
     assert numbers[numbers.of == "kept"]["mean"].unique() == pytest.approx([0.7])
+    one, _ = mask_figures.kept([r for r in made if r["method"] == "appo"])
+    one.canvas.draw()  # records of one masked method, with nothing of best and worst answers
+    assert len(one.axes) == 1
     lines = mask_figures.emptied(made).set_index(["method", "of"])
     column = lines["emptied (samples, all rounds and seeds)"]
     assert column["APPO", "all answers"] == 36 and column["ADPO", "the worst"] == 72 and column["ARS", "the best"] == 0
