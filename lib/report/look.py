@@ -24,6 +24,7 @@ STYLE = {  # method: colour, marker, line; a variant shares its colour with what
     "bandit-as-segment": ("#D55E00", "h", "--"),
     "segment-as-bandit": ("#0072B2", "p", "--"),
     "segment": ("#D55E00", "D", "-"),
+    "normaliser-none": ("#D55E00", "p", ":"),
     "dpo": ("#555555", "*", "-"),
     "random": ("#CC79A7", "X", "-"),
     "oracle-sequence": ("#56B4E9", "^", "-"),

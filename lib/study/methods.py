@@ -296,7 +296,8 @@ _EVERY = (
     *_ADAPTIVE_ABLATIONS,
 )
 METHODS = {row.name: row for row in _EVERY}
-CORE = tuple(row.name for row in (*_CORE, *_CONTROLS))  # the comparison: three seeds or more
+_BESIDE = {"tlcr", "appo", "normaliser-none"}
+CORE = tuple(row.name for row in _EVERY if row in (*_CORE, *_CONTROLS) or row.name in _BESIDE)  # the comparison
 TLCR = tuple(row.name for row in _TLCR_ROWS)
 BASELINES = tuple(row.name for row in _BASELINES)
 ADAPTIVE = tuple(row.name for row in _ADAPTIVE)

@@ -292,7 +292,8 @@ def test_what_is_named_twice_runs_once_and_groups_may_be_listed(tmp_path, monkey
     monkeypatch.setattr(runner, "write_record", lambda *_: None)
     runner.main("smoke", "sft, bandit,sft", "0,0", 1, "testbed", tmp_path / "out.jsonl", tmp_path / "runs")
     assert ran == [("sft", 0), ("bandit", 0)] and "2 of 2 runs to do" in capsys.readouterr().out
-    assert len(runner.rows_of("core,adaptive,sft")) == len(runner.CORE) + len(runner.ADAPTIVE)
+    assert {row.name for row in runner.rows_of("core,adaptive,sft")} == {*runner.CORE, *runner.ADAPTIVE}
+    assert len(runner.rows_of("core,adaptive,sft")) == len({*runner.CORE, *runner.ADAPTIVE})
 
 
 def test_a_method_that_was_never_tuned_is_no_tuned_run(tmp_path, monkeypatch, capsys):
