@@ -162,7 +162,7 @@ def _cell(text: str, width: int = 0) -> str:
         mean, interval, rest = match.groups()
         if half := HALF.match(text):
             interval = f" ± {half[2].rjust(width, chr(0x2007))}"
-        elif width:  # no interval in a column of intervals: the number stays below the others
+        elif width and not interval:  # none in a column of intervals: the number stays below the others
             interval = f'<span class="none" aria-hidden="true"> ± {"0" * (width - 1)}.</span>'
         return (mean + (interval or "") + html.escape(rest)).replace("-", "−")
     return html.escape(text)

@@ -84,3 +84,9 @@ def test_a_first_column_that_repeats_heads_its_rows():
     assert rows[0] == ["says"] and rows[1] == ["one"] and rows[6] == ["two"] and len(rows) == 10
     apart = frame.assign(paper=["one", "two", "one", "two", "one", "two", "one"])
     assert cells(grid.table(apart))[0] == ["paper", "says"], "what is not together is no group"
+
+
+def test_a_column_keeps_both_kinds_of_intervals():
+    """A bootstrap interval is even by chance only; one even row must not hide the others' bounds."""
+    page = grid.table(pd.DataFrame({"scorer": ["a", "b", "c"], "x": ["0.60 ± 0.05", "0.57 [0.51, 0.64]", "0.50"]}))
+    assert "0.57 [0.51, 0.64]" in page and "0.60 ± 0.05" in page

@@ -66,7 +66,7 @@ def test_tlcrs_table_stands_beside_ours():
     assert list(frame.index) == list(published_rows.ROWS["tlcr"][1])
     assert frame.loc["PPO_seq", "Overall"] == "4.68" and frame.loc["PPO_seq", "here"] == METHODS["bandit"].label
     mean = summary.intervals(summary.values(runs, tables.RETURN), ["method"]).set_index("method").loc["tlcr", "mean"]
-    assert frame.loc["TLCR (ours)", "true return (credit)"].startswith(f"{mean:.2f} [")
+    assert frame.loc["TLCR (ours)", "true return (credit)"].startswith(f"{mean:.2f} ± ")
     assert frame["true return (credit)"].isna()["FIGA"] and frame["seeds"]["FIGA"] == "0"
     assert tables.kendall(runs, 1, "Overall", paper="tlcr")["rows"] == 3
     signs = tables.contrasts(runs, 1, "tlcr", paper="tlcr").set_index("row")
