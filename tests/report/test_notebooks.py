@@ -127,7 +127,7 @@ def test_printed_tables_keep_the_rows_that_no_record_has(tree):
     spaces, ablations = (page(executed(tree, name, profile="smoke")) for name in ("action_spaces", "ablations"))
     row = r"\s*".join(["<td[^>]*>{}</td>"] * 5)
     assert re.search(row.format("Sentence", "25.56", "2626", "Sentence", "–"), spaces)
-    assert re.search(row.format("Segment \\(Ours\\)", "31.05", "2257", "Segment \\(entropy\\)", r"[−\d].* ± .*"), spaces)
+    assert re.search(row.format("Segment \\(Ours\\)", "31.05", "2257", "Segment \\(entropy\\)", ".* ± .*"), spaces)
     assert "the paper ranks Segment (entropy) first of 7; here it is" in spaces
     assert "not computed; 3 rows have records" in spaces
     assert re.search(row.format("n = 20", "24.32", "3369", "n-gram, n = 20", "–"), ablations)
