@@ -27,7 +27,7 @@ from study.run import Run
 from study.runner import one_by_one
 
 RESULTS = ROOT / "data" / "results" / "map" / "runs.jsonl"
-SMALL = {  # 1,024 answers a run; the truth paid in time comes within a tenth of a perfect answer by then
+SMALL = {  # 1,024 answers a run
     "rounds": 32,
     "rollouts": 32,
     "critic_warmup": 4,

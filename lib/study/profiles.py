@@ -2,8 +2,8 @@
 says them all.
 
 `smoke` checks that everything runs, in minutes on two cores, and is no evidence of anything. `cpu` is the comparison at
-its full length on two cores. `small` is the same with half of the answers and a fifth of the pairs, in a third of the
-time: what ten seeds are affordable of. `gpu` has a wider model, more pairs and more seeds. `smollm2` is for the
+its full length on two cores. `small` is the same with about half of the answers and a fifth of the
+pairs, so that more seeds are affordable. `gpu` has a wider model, more pairs and more seeds. `smollm2` is for the
 pretrained model of `pretrained.py`.
 
 Where a value is a paper's, the comment says so; the others were set by a few single runs, alike for every method, but
