@@ -37,18 +37,6 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A saved policy; one token in seven ends a response, so that lengths differ."""
-    path = tmp_path_factory.mktemp("policy")
-    torch.manual_seed(0)
-    model = tiny_llama(TOKENIZER, 32, 1)
-    model.generation_config.eos_token_id = [TOKENIZER.eos_token_id, *range(100, 140)]
-    model.save_pretrained(path)
-    TOKENIZER.save_pretrained(path)
-    return path
-
-
 def load(folder, noise: float = 0.0):
     """The saved policy, away from the reference by some noise."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

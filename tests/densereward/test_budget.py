@@ -11,7 +11,7 @@ from densereward.labels.budget import Budget
 from densereward.labels.llm import Chat, LLMError
 from densereward.labels.revision import revise_rows
 from densereward.labels.revision_prompt import llm_reviser
-from test_llm import completion, endpoint, failure, wrapped  # noqa: F401
+from test_llm import completion, failure, wrapped
 
 PRICES = {"m": {"input": 0.5, "output": 2}}
 
@@ -28,7 +28,7 @@ def ask(chat: Chat, i: int) -> str:
 @pytest.mark.parametrize(
     "limit, answered", [({"requests": 3}, 3), ({"tokens": 400}, 3), ({"money": 0.0004, "prices": PRICES}, 3)]
 )
-def test_a_spent_budget_stops_and_what_was_answered_is_kept(endpoint, tmp_path, limit, answered):  # noqa: F811
+def test_a_spent_budget_stops_and_what_was_answered_is_kept(endpoint, tmp_path, limit, answered):
     endpoint.reply = lambda body: used("hello")
     chat = Chat("m", tmp_path / "c", budget=Budget(**limit))
     assert [ask(chat, i) for i in range(answered)] == ["hello"] * answered
@@ -40,7 +40,7 @@ def test_a_spent_budget_stops_and_what_was_answered_is_kept(endpoint, tmp_path, 
     assert [ask(more, i) for i in range(answered + 1)] == ["hello"] * (answered + 1)
 
 
-def test_many_threads_and_two_clients_make_no_request_beyond_it(endpoint, tmp_path):  # noqa: F811
+def test_many_threads_and_two_clients_make_no_request_beyond_it(endpoint, tmp_path):
     endpoint.reply = lambda body: used("hello")
     budget = Budget(requests=10)
     chats = [Chat("m", tmp_path / "c", budget=budget), Chat("other", tmp_path / "c", budget=budget)]
@@ -50,7 +50,7 @@ def test_many_threads_and_two_clients_make_no_request_beyond_it(endpoint, tmp_pa
     assert (len(endpoint.requests), stopped) == (10, 20)
 
 
-def test_retries_count_and_what_was_paid_for_without_an_answer_does_too(endpoint, tmp_path):  # noqa: F811
+def test_retries_count_and_what_was_paid_for_without_an_answer_does_too(endpoint, tmp_path):
     status, headers, empty = used("")
     endpoint.answers += [failure(429), (status, headers, empty | {"choices": [{}]}), used("hello")]
     chat = Chat("m", tmp_path / "c", budget=Budget(requests=9, prices=PRICES))
@@ -63,7 +63,7 @@ def test_retries_count_and_what_was_paid_for_without_an_answer_does_too(endpoint
         ask(chat, 2)
 
 
-def test_what_cannot_be_kept_to_is_refused(endpoint, tmp_path):  # noqa: F811
+def test_what_cannot_be_kept_to_is_refused(endpoint, tmp_path):
     for limit in ({"requests": -1}, {"tokens": "many"}, {"money": float("nan")}):
         with pytest.raises(ValueError, match="budget of .* give a number, 0 or more"):
             Budget(**limit)
@@ -78,7 +78,7 @@ def test_what_cannot_be_kept_to_is_refused(endpoint, tmp_path):  # noqa: F811
     assert len(endpoint.requests) == 1
 
 
-def test_the_progress_of_revisions_says_what_was_spent(endpoint, tmp_path, monkeypatch):  # noqa: F811
+def test_the_progress_of_revisions_says_what_was_spent(endpoint, tmp_path, monkeypatch):
     told = io.StringIO()
     monkeypatch.setattr(progress, "DELAY", 1e-9)
     monkeypatch.setattr(progress, "EVERY", 0.0)

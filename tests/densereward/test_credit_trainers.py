@@ -13,7 +13,7 @@ from densereward.reward.segments import segment_ids
 from densereward.training import group, vine
 from densereward.training.macro import MacroPPOTrainer, at_end, macro_gae
 from densereward.training.ppo import DensePPOConfig, gae
-from test_baselines import common, even, folder, load  # noqa: F401  (folder is a fixture)
+from test_baselines import common, even, load
 from test_ppo import PROMPTS, TOKENIZER, bandit, models, same, scored, trainer, weights
 
 
@@ -176,7 +176,7 @@ def vines(out, model, **changes):
     )  # fmt: skip
 
 
-def test_it_learns_and_counts_what_it_finishes(tmp_path, folder):  # noqa: F811
+def test_it_learns_and_counts_what_it_finishes(tmp_path, folder):
     run = vines(tmp_path, load(folder), max_steps=25)
     run.train()
     share = [row["even"] for row in run.curves]
@@ -185,7 +185,7 @@ def test_it_learns_and_counts_what_it_finishes(tmp_path, folder):  # noqa: F811
     assert row["responses"] > 16 * 2 and row["tokens"] > 16 * row["length"] * 2
 
 
-def test_its_advantages_are_whitened_differences_of_means(tmp_path, folder, monkeypatch):  # noqa: F811
+def test_its_advantages_are_whitened_differences_of_means(tmp_path, folder, monkeypatch):
     seen = {}
 
     def spy(*given):

@@ -71,18 +71,6 @@ class Endpoint:
 
 
 @pytest.fixture
-def endpoint(monkeypatch):
-    found = Endpoint()
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_BASE_URL", found.url)
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(llm, "BACKOFF", tenacity.wait_none())
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-
-
-@pytest.fixture
 def chat(endpoint, tmp_path):
     return Chat("m", tmp_path / "cache" / "replies.sqlite", temperature=0)
 

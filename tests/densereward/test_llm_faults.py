@@ -16,7 +16,7 @@ import pytest
 
 from densereward.labels.llm import Chat
 from densereward.seeding import rng
-from test_llm import completion, ended, endpoint, failure  # noqa: F401
+from test_llm import completion, ended, failure
 
 QUESTIONS = 730  # about a thousand requests, with those that fail
 PASSING = {  # what another request mends
@@ -96,7 +96,7 @@ def cache():
         yield Path(folder) / "replies.sqlite"
 
 
-def test_nothing_is_lost_and_nothing_paid_twice_whatever_fails_and_whoever_is_killed(endpoint, cache, monkeypatch):  # noqa: F811
+def test_nothing_is_lost_and_nothing_paid_twice_whatever_fails_and_whoever_is_killed(endpoint, cache, monkeypatch):
     script = Script(QUESTIONS)
     endpoint.reply = script.reply
     monkeypatch.setattr(endpoint.server, "handle_error", lambda *a: None)  # clients that hang up

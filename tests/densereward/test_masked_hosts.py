@@ -11,7 +11,7 @@ from study.methods import METHODS
 from study.profiles import profile
 from study.record import record as recorded
 from study.run import Run
-from test_baselines import PROMPTS, TINY, TOKENIZER, common, even, folder, load, weights  # noqa: F401
+from test_baselines import PROMPTS, TINY, TOKENIZER, common, even, load, weights
 
 PAIRS = [
     {"prompt_ids": [5 + i, 6], "chosen_completion_ids": [7, 8 + i, 9], "rejected_completion_ids": [20 + i, 21]}
@@ -43,7 +43,7 @@ def apart(a, b) -> float:
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
-def test_a_mask_of_ones_leaves_grpo_as_it_is_and_one_of_zeros_leaves_only_its_kl(tmp_path, folder):  # noqa: F811
+def test_a_mask_of_ones_leaves_grpo_as_it_is_and_one_of_zeros_leaves_only_its_kl(tmp_path, folder):
     shape = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.3, "num_iterations": 2}
     start = weights(load(folder))
     plain = grpo(tmp_path / "a", load(folder), **shape)
@@ -62,7 +62,7 @@ def test_a_mask_of_ones_leaves_grpo_as_it_is_and_one_of_zeros_leaves_only_its_kl
     assert ones.curves[0]["kept"] == 1.0 and zeros.curves[0]["kept"] == 0.0 and zeros.curves[0]["emptied"] == 16
 
 
-def test_preferred_are_the_responses_above_their_groups_mean(tmp_path, folder):  # noqa: F811
+def test_preferred_are_the_responses_above_their_groups_mean(tmp_path, folder):
     decide = decide_by(lambda ids, chosen: chosen[:, None].expand_as(ids))
     made = grpo(tmp_path, load(folder), decide)
     assert torch.equal(decide.chosen, decide.advantages > 0) and 0 < decide.chosen.sum() < len(decide.chosen)
@@ -71,7 +71,7 @@ def test_preferred_are_the_responses_above_their_groups_mean(tmp_path, folder): 
     assert row["good_preferred"] == 1.0 and row["good_rejected"] == 0.0  # what this decider takes for good
 
 
-def test_only_grpo_of_these_takes_a_mask_and_not_without_a_reference(tmp_path, folder):  # noqa: F811
+def test_only_grpo_of_these_takes_a_mask_and_not_without_a_reference(tmp_path, folder):
     with pytest.raises(KeyError):
         group.trainer_of("rloo", load(folder), even, [], 0.05, common(tmp_path), 4, decide_by(None))
     with pytest.raises(ValueError, match="set kl_coef above 0"):
@@ -99,7 +99,7 @@ def test_no_answer_stands_after_another_to_its_own_prompt(size):
     assert kto.unpaired(Dataset.from_list(PAIRS), size, 1)["prompt_ids"][:] != rows["prompt_ids"][:]
 
 
-def train_kto(tmp_path, folder, masks=None):  # noqa: F811
+def train_kto(tmp_path, folder, masks=None):
     rows = [row | ({} if masks is None else masks(row)) for row in PAIRS]
     model, p = load(folder), profile("smoke", rm_batch=3, dpo_learning_rate=1e-2)
     curve = kto.train_kto(
@@ -116,7 +116,7 @@ def train_kto(tmp_path, folder, masks=None):  # noqa: F811
     return weights(model), curve
 
 
-def test_a_mask_of_ones_leaves_kto_as_it_is_and_other_masks_do_not(tmp_path, folder):  # noqa: F811
+def test_a_mask_of_ones_leaves_kto_as_it_is_and_other_masks_do_not(tmp_path, folder):
     def ones(row):
         return {f"{side}_mask": [1] * len(row[f"{side}_completion_ids"]) for side in ("chosen", "rejected")}
 

@@ -18,7 +18,7 @@ from report import parameters
 from report.notebooks import ROOT, run_all, run_notebook, sources
 from study.records import read_records, write_record
 from test_figures import records
-from test_llm import END, START, completion, endpoint  # noqa: F401
+from test_llm import END, START, completion
 
 SAMPLES = "data/samples/hh_rlhf.jsonl"
 
@@ -142,7 +142,7 @@ def test_the_testbed_notebook_shows_the_testbed(tree):
     assert shown.count("<figure ") == 4
 
 
-def test_a_language_model_revises_and_judges_where_one_is_named(tree, endpoint):  # noqa: F811
+def test_a_language_model_revises_and_judges_where_one_is_named(tree, endpoint):
     """Each question is paid once, and the page says what was spent."""
     prompt = "hello. please name three fruits."
     for method, answer in (("sft", "maybe hammer."), ("bandit", "maybe apple, maybe pear.")):

@@ -10,14 +10,12 @@ import torch
 from scipy import stats
 
 from densereward.reward import dense, rewards
-from densereward.text.models import build_tokenizer, tiny_llama
-from densereward.text.tokens import tokenize_prompt, tokenize_response
 from report import reward_figures, show
 from study.measures import answer_rewards, constants, edits, few_answers, locations
 from study.methods import METHODS
 from study.profiles import profile
 from study.run import Run
-from testbed import build, oracle, world
+from testbed import oracle, world
 from testbed.world import World
 
 PLAIN = rewards.Normaliser("none", 0.0, 0.0, 0.0, 1.0)
@@ -133,18 +131,6 @@ class Scorer:
 
     def token_scores(self, input_ids, attention_mask):
         return (input_ids % 7).double() - 3 + 0.01 * attention_mask.cumsum(1)
-
-
-@pytest.fixture(scope="module")
-def small():
-    """(tokenizer, model, answers as `answer_rewards.answers` gives them)."""
-    frame = some_answers(20)
-    tokenizer = build_tokenizer([*frame.prompt, *frame.text], 300)
-    torch.manual_seed(0)
-    frame["prompt_ids"] = [tokenize_prompt(tokenizer, build.messages(p)) for p in frame.prompt]
-    frame["completion_ids"] = [tokenize_response(tokenizer, t) for t in frame.text]
-    frame["true_return"] = [oracle.true_return(p, t) for p, t in zip(frame.prompt, frame.text)]
-    return tokenizer, tiny_llama(tokenizer, width=16, layers=1).eval(), frame
 
 
 def test_totals_are_those_of_each_answer_alone_and_an_even_split_changes_none(small):

@@ -11,7 +11,7 @@ from study.methods import CROSS, METHODS
 from study.profiles import profile
 from study.record import record as recorded
 from study.run import Run
-from test_baselines import TINY, TOKENIZER, even, folder, load, trainer, weights  # noqa: F401
+from test_baselines import TINY, TOKENIZER, even, load, trainer, weights
 
 
 def at_last_token(batch):
@@ -66,7 +66,7 @@ def test_an_advantage_that_cannot_be_is_refused():
         step_advantages(rewards * off, off, 2)
 
 
-def test_with_one_step_per_response_it_is_trls_grpo(tmp_path, folder):  # noqa: F811
+def test_with_one_step_per_response_it_is_trls_grpo(tmp_path, folder):
     shape = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.3, "num_iterations": 2}
     start = weights(load(folder))
     ours = trainer("dense-grpo", tmp_path / "a", load(folder), at_last_token, **shape)
@@ -110,7 +110,7 @@ def test_the_kl_of_a_steps_tokens_is_charged_at_its_end():
     assert charged(rewards, kl, steps).tolist() == [[0, 7, 0, 0, -1], [9, 5, 0, 0, 0]]
 
 
-def test_with_one_step_per_response_advantages_are_trls_rloos(tmp_path, folder):  # noqa: F811
+def test_with_one_step_per_response_advantages_are_trls_rloos(tmp_path, folder):
     """Away from the reference, so that the KL in the reward counts."""
     made = {}
     for kind, reward in (("rloo", even), ("dense-rloo", at_last_token)):
@@ -124,7 +124,7 @@ def test_with_one_step_per_response_advantages_are_trls_rloos(tmp_path, folder):
     assert torch.allclose(made["dense-rloo"]["advantages"] * mask, want[:, None] * mask, atol=1e-5)
 
 
-def test_on_steps_rloo_charges_kl_in_the_reward_and_says_how_far_it_is(tmp_path, folder):  # noqa: F811
+def test_on_steps_rloo_charges_kl_in_the_reward_and_says_how_far_it_is(tmp_path, folder):
     runs = {}
     for kl_coef in (1e-6, 20.0):
         run = trainer(
@@ -137,7 +137,7 @@ def test_on_steps_rloo_charges_kl_in_the_reward_and_says_how_far_it_is(tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["dense-grpo", "dense-rloo"])
-def test_it_learns_from_a_reward_per_token(tmp_path, folder, kind):  # noqa: F811
+def test_it_learns_from_a_reward_per_token(tmp_path, folder, kind):
     run = trainer(kind, tmp_path, load(folder), at_every_token, metrics=[even], max_steps=30)
     run.train()
     share = [row["even"] for row in run.curves]
@@ -145,7 +145,7 @@ def test_it_learns_from_a_reward_per_token(tmp_path, folder, kind):  # noqa: F81
 
 
 @pytest.mark.parametrize("kind", ["dense-grpo", "dense-rloo"])
-def test_without_a_reference_there_are_no_segments(tmp_path, folder, kind):  # noqa: F811
+def test_without_a_reference_there_are_no_segments(tmp_path, folder, kind):
     with pytest.raises(ValueError, match="set kl_coef above 0"):
         trainer(kind, tmp_path, load(folder), at_every_token, kl_coef=0.0)
 

@@ -16,7 +16,6 @@ from report import partition_figures
 from study.measures import decomposition as D
 from study.measures import granularity as G
 from study.measures.answer_rewards import batches
-from test_constants import small  # noqa: F401
 from testbed import oracle
 
 
@@ -156,7 +155,7 @@ def test_the_adaptive_partition_is_runs_of_one_state(case, decision, delta):
         assert found[i].tolist() == runs + [-1] * (found.shape[1] - n)
 
 
-def test_true_rewards_of_tokens_are_the_oracles_credits(small):  # noqa: F811
+def test_true_rewards_of_tokens_are_the_oracles_credits(small):
     tokenizer, model, frame = small
     _, batch = next(batches(model, tokenizer, frame))
     on_every, ids = D.token_truth(tokenizer, batch, "repeat")
@@ -171,7 +170,7 @@ def test_true_rewards_of_tokens_are_the_oracles_credits(small):  # noqa: F811
         assert all(on_every[i][ids[i] == s].unique().numel() == 1 for s in range(len(credits)))
 
 
-def test_partitions_that_look_at_no_reward_are_the_books_own_segmentations(small):  # noqa: F811
+def test_partitions_that_look_at_no_reward_are_the_books_own_segmentations(small):
     tokenizer, model, frame = small
     _, batch = next(batches(model, tokenizer, frame))
     found = D.partitions(batch, tokenizer, ngram=3, entropy_cutoff=1.0)

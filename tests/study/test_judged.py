@@ -12,7 +12,7 @@ from densereward.labels.llm import Chat, LLMError
 from study.measures import judged
 from study.measures.stored_verdicts import measured
 from study.records import ROOT
-from test_llm import completion, endpoint  # noqa: F401
+from test_llm import completion
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 PROMPT = "hello. please name three fruits."
@@ -53,7 +53,7 @@ def verdicts(chat, *texts: tuple[str, str]):
     return judged.asked(chat, judged.samples([(ours, record("sft", 0, [0.0], [1], [b for _, b in texts]))], 9))
 
 
-def test_a_model_that_sees_what_the_oracle_sees_agrees_with_it(endpoint, tmp_path):  # noqa: F811
+def test_a_model_that_sees_what_the_oracle_sees_agrees_with_it(endpoint, tmp_path):
     def honest(body) -> str:
         text = body["messages"][-1]["content"]
         good, bad = text.find(GOOD), text.find(BAD)

@@ -14,7 +14,7 @@ from study.measures.judge_prompts import PROMPTS, fill, read_prompts
 from study.measures.leaderboard_files import alpaca_outputs, arena_hard_answers, mt_bench_answers
 from study.measures.verdicts import mt_bench, position_bias
 from study.measures.winrate import alpaca_preferences, arena_hard, win_rate
-from test_llm import completion, endpoint  # noqa: F401
+from test_llm import completion
 from test_verdicts import JUDGMENTS, MT_BENCH, lines
 
 WRITING = {"question_id": 81, "category": "writing", "turns": ["Write of Hawaii.", "Begin each line with A."]}
@@ -24,7 +24,7 @@ GOOD, BAD = ["a good one", "a second good one"], ["a bad one", "a second bad one
 
 
 @pytest.fixture
-def chat(endpoint, tmp_path):  # noqa: F811
+def chat(endpoint, tmp_path):
     return Chat("judge", tmp_path / "replies.sqlite", temperature=0)
 
 
@@ -53,7 +53,7 @@ def better(body: dict, first: str, second: str) -> str:
 # --- MT-Bench --------------------------------------------------------------------------------------------------------
 
 
-def test_both_turns_are_graded_and_a_reference_is_shown_where_it_must(chat, endpoint):  # noqa: F811
+def test_both_turns_are_graded_and_a_reference_is_shown_where_it_must(chat, endpoint):
     endpoint.answers += [completion(f"Well. Rating: [[{grade}]]") for grade in (9, 7, 4, "2.5")]
     rows = judges.mt_bench_single(chat, WRITING, GOOD) + judges.mt_bench_single(chat, MATHS, GOOD, REFERENCE)
     assert [row["score"] for row in rows] == [9, 7, 4, 2.5] and judges.faults(rows) == {"asked": 4, "read": 4}
@@ -69,7 +69,7 @@ def test_both_turns_are_graded_and_a_reference_is_shown_where_it_must(chat, endp
         judges.mt_bench_single(chat, WRITING, GOOD[:1])
 
 
-def test_what_cannot_be_read_is_counted_and_has_no_score(chat, endpoint):  # noqa: F811
+def test_what_cannot_be_read_is_counted_and_has_no_score(chat, endpoint):
     endpoint.answers += [completion("Eight of ten."), completion("[[8]], or rather [[9]]")]
     endpoint.answers += [refused(), cut("Rating: [[5]] would be too")]
     rows = judges.mt_bench_single(chat, WRITING, GOOD) + judges.mt_bench_single(chat, MATHS, GOOD, REFERENCE)
@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_counted_and_has_no_score(chat, endpoint):  # noq
     assert [r["outcome"] for r in judges.mt_bench_single(chat, WRITING, BAD)] == ["unreadable"] * 2
 
 
-def test_pairs_are_asked_in_both_orders_and_a_lazy_judge_is_seen(chat, endpoint):  # noqa: F811
+def test_pairs_are_asked_in_both_orders_and_a_lazy_judge_is_seen(chat, endpoint):
     endpoint.reply = lambda body: completion(f"[[{better(body, 'A', 'B')}]]")
     honest = judges.mt_bench_pair(chat, WRITING, 1, GOOD, BAD) + judges.mt_bench_pair(
         chat, MATHS, 2, BAD, GOOD, REFERENCE
@@ -113,7 +113,7 @@ def test_stored_judgments_are_read_as_their_own_tool_read_them():
 # --- Arena-Hard ------------------------------------------------------------------------------------------------------
 
 
-def test_arena_games_keep_their_order_and_strength(chat, endpoint):  # noqa: F811
+def test_arena_games_keep_their_order_and_strength(chat, endpoint):
     def play(uid: str, answer: str = GOOD[0], baseline: str = BAD[0]) -> list[dict]:
         return judges.arena_hard_games(chat, uid, f"Question {uid}", "m", answer, "base", baseline)
 
@@ -140,7 +140,7 @@ def likely(words: dict[str, float] | None):
     return status, headers, body
 
 
-def test_the_weighted_annotator_weighs_two_letters_and_keeps_them(chat, endpoint):  # noqa: F811
+def test_the_weighted_annotator_weighs_two_letters_and_keeps_them(chat, endpoint):
     weighted = Chat("judge", chat.cache, **judges.WEIGHTED)
     endpoint.reply = lambda body: likely(
         {better(body, "m", "M"): -0.2231435513, better(body, "M", "m"): -1.6094379124, "The": -9.0}
@@ -158,7 +158,7 @@ def test_the_weighted_annotator_weighs_two_letters_and_keeps_them(chat, endpoint
     assert judges.alpaca_weighted(again, "Do 0.", GOOD[0], BAD[0]) == rows[0] and len(endpoint.requests) == before
 
 
-def test_a_letter_that_is_missing_has_no_weight_and_none_is_unreadable(chat, endpoint):  # noqa: F811
+def test_a_letter_that_is_missing_has_no_weight_and_none_is_unreadable(chat, endpoint):
     weighted = Chat("judge", chat.cache, **judges.WEIGHTED)
     endpoint.reply = lambda body: likely({better(body, "m", "M"): -0.1, "The": -3.0})
     rows = [judges.alpaca_weighted(weighted, "Do.", GOOD[0], BAD[0])]
@@ -170,7 +170,7 @@ def test_a_letter_that_is_missing_has_no_weight_and_none_is_unreadable(chat, end
     assert win_rate(alpaca_preferences([row["preference"] for row in rows])).unreadable == 3
 
 
-def test_the_ranking_annotator_reads_json_as_text_and_as_a_tool_call(chat, endpoint):  # noqa: F811
+def test_the_ranking_annotator_reads_json_as_text_and_as_a_tool_call(chat, endpoint):
     def ranking(body) -> str:
         best, worst = better(body, "m", "M"), better(body, "M", "m")
         return json.dumps({"ordered_models": [{"model": best, "rank": 1}, {"model": worst, "rank": 2}]})
@@ -194,7 +194,7 @@ def test_the_ranking_annotator_reads_json_as_text_and_as_a_tool_call(chat, endpo
 # --- adaptive-mask ---------------------------------------------------------------------------------------------------
 
 
-def test_the_json_judge_is_read_and_a_panel_asks_its_expert_only_where_votes_tie(chat, endpoint):  # noqa: F811
+def test_the_json_judge_is_read_and_a_panel_asks_its_expert_only_where_votes_tie(chat, endpoint):
     endpoint.reply = lambda body: completion(
         "'''json\n" + json.dumps({"judge": f"[{better(body, 'A', 'B')}]", "tag": ["Help"], "reason": "[B] is bad"})
     )
@@ -221,7 +221,7 @@ def test_the_json_judge_is_read_and_a_panel_asks_its_expert_only_where_votes_tie
 # --- prompts and files -----------------------------------------------------------------------------------------------
 
 
-def test_the_readers_own_copy_takes_the_place_of_our_words(chat, endpoint, tmp_path):  # noqa: F811
+def test_the_readers_own_copy_takes_the_place_of_our_words(chat, endpoint, tmp_path):
     if not MT_BENCH.exists():
         pytest.skip(f"no judge prompts at {MT_BENCH}")
     theirs = read_prompts(MT_BENCH / "judge_prompts.jsonl")

@@ -15,7 +15,7 @@ from study.measures import answer_rewards, expected_gradient, variance
 from study.methods import METHODS
 from study.profiles import profile
 from study.run import Run
-from test_constants import PLAIN, Scorer, small  # noqa: F401
+from test_constants import PLAIN, Scorer
 
 
 def rng():
@@ -163,7 +163,7 @@ def test_the_table_prints_exact_zeros_and_ranges(exact):
 # --- gradients
 
 
-def test_the_gram_matrix_is_that_of_each_responses_own_gradient(small):  # noqa: F811
+def test_the_gram_matrix_is_that_of_each_responses_own_gradient(small):
     tokenizer, _, frame = small
     torch.manual_seed(1)
     model = tiny_llama(tokenizer, width=8, layers=1, heads=2).eval()
@@ -202,7 +202,7 @@ def test_a_model_whose_gradients_do_not_fit_is_told_apart():
 # --- as the notebook shows it
 
 
-def test_streams_have_totals_of_deviation_one_and_the_oracle_is_among_them(small):  # noqa: F811
+def test_streams_have_totals_of_deviation_one_and_the_oracle_is_among_them(small):
     tokenizer, model, frame = small
     _, batch = next(answer_rewards.batches(model, tokenizer, frame))
     payers = {n: answer_rewards.Payer(METHODS[n], Path(), Scorer(), PLAIN, None, None) for n in ("bandit", "segment")}
