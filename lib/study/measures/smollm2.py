@@ -236,7 +236,8 @@ def main(
         if not model.exists():
             raise ValueError(f"{model} does not exist; make it with: make smollm2")
     for record in measured(dataset, model, seed):
-        write_record(out, record)
+        if record["kind"] != "strip":  # it quotes the dataset: shown where it is measured, never written
+            write_record(out, record)
         print(f"{record['kind']} {record.get('row', '')}: {record['provenance']['seconds']:.0f} s", flush=True)
 
 
