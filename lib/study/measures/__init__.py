@@ -7,6 +7,7 @@ in_time.py            which segmentation pays in time
 answer_rewards.py     what answers are paid, under any row
 few_answers.py        a few answers, token by token
 constants.py          the constant per segment
+wage_records.py       the same as records, of a profile's seeds
 edits.py              answers with one clause more, or one said again
 locations.py          how far the normaliser's lines hold
 variance.py           the noise of the policy gradient
