@@ -67,6 +67,13 @@ def sizes(of: dict[str, list[dict]]) -> pd.DataFrame:
     return both.rename(index=summary.label).rename_axis("method").reset_index()
 
 
+def wages(records: list[dict]) -> pd.DataFrame:
+    """What a segment earns (`wage_records.py`): a line per row, a column per seed, with 95% intervals."""
+    seeds = {f"seed {r['seed']}": r["earned"] for r in sorted(records, key=lambda r: r["seed"])}
+    texts = {seed: {m: summary.interval_text(*x, 3) for m, x in earned.items()} for seed, earned in seeds.items()}
+    return pd.DataFrame(texts).rename(index=summary.label).rename_axis("scores of").reset_index()
+
+
 def _as_listed(record: dict) -> bool:
     """Whether its method is the row in `methods.py`; a part that is younger than the record counts as its default."""
     row = METHODS.get(record["method"])

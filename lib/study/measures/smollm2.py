@@ -228,7 +228,7 @@ def main(
     seed: Annotated[int, typer.Option(help="of splits, heads, samples", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="records file, which must not exist")] = RECORDS,
 ) -> None:
-    """Measure everything, some half an hour on one core, and write a record each."""
+    """Measure everything, and write a record each (70 minutes in all on a busy machine, say the committed ones)."""
     torch.set_num_threads(1)
     with command_line.asking():
         if out.exists():

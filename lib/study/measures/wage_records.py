@@ -31,8 +31,6 @@ RECORDS = ROOT / "data" / "results" / "wages.jsonl"
 def measured(run: Run) -> dict[str, list[float]]:
     """What an average segment of the best quarter of test answers earns under each of ROWS: mean, low, high
     (`constants.wages`), in deviations of totals. Random: the bootstrap (seed)."""
-    for name in ROWS:  # `payers` takes the scorers that are there
-        assert run.of(name).scorer
     policy, tokenizer = load_causal_lm(run.sft)
     payers = answer_rewards.payers(run, [METHODS[name] for name in ROWS])
     pairs = load_from_disk(run.preferences.path / "test")
