@@ -68,10 +68,10 @@ def sizes(of: dict[str, list[dict]]) -> pd.DataFrame:
 
 
 def wages(records: list[dict]) -> pd.DataFrame:
-    """What a segment earns (`wage_records.py`): a line per row, a column per seed, with 95% intervals."""
-    seeds = {f"seed {r['seed']}": r["earned"] for r in sorted(records, key=lambda r: r["seed"])}
-    texts = {seed: {m: summary.interval_text(*x, 3) for m, x in earned.items()} for seed, earned in seeds.items()}
-    return pd.DataFrame(texts).rename(index=summary.label).rename_axis("scores of").reset_index()
+    """What a segment earns (`wage_records.py`): a line per seed, a column per row, with 95% intervals."""
+    made = sorted(records, key=lambda r: r["seed"])
+    texts = [{summary.label(m): summary.interval_text(*x, 3) for m, x in r["earned"].items()} for r in made]
+    return pd.DataFrame(texts, index=pd.Index([str(r["seed"]) for r in made], name="seed")).reset_index()
 
 
 def _as_listed(record: dict) -> bool:
