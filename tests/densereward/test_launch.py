@@ -8,11 +8,16 @@ from report.notebooks import ROOT
 
 DDP, ZERO2 = (ROOT / "configs" / f"{name}.yaml" for name in ("ddp", "zero2"))
 SCRIPT = """
-import os, sys, time
-print("process", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], "was told", *sys.argv[1:], flush=True)
-if os.environ["RANK"] == "1":
-    raise LookupError("no such thing")
-time.sleep(60)
+import os, pathlib, sys, time
+rank = os.environ["RANK"]
+print(f"process {rank} of {os.environ['WORLD_SIZE']} was told {' '.join(sys.argv[1:])}\\n", end="", flush=True)
+other_is_heard = pathlib.Path(__file__).with_suffix(".heard")
+if rank == "0":
+    other_is_heard.touch()
+    time.sleep(60)
+while not other_is_heard.exists():
+    time.sleep(0.1)
+raise LookupError("no such thing")
 """
 
 
