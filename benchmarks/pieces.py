@@ -13,12 +13,16 @@ from turns import CUDA, DEVICE, Baton, Child, in_turns, of, ratios, row, seconds
 # --- log-probabilities and entropies ---------------------------------------------------------------------------------
 
 
-def logprobs(turns: int = 3, words: int = 128_000, width: int = 128, batch: int = 4, length: int = 256, **more) -> list[dict]:
+def logprobs(
+    turns: int = 3, words: int = 128_000, width: int = 128, batch: int = 4, length: int = 256, **more
+) -> list[dict]:
     """Ours against log_softmax over whole logits, of the same model and answers: to score, and to learn from."""
     rows = []
     for grad in (False, True):
         spec = {"words": words, "width": width, "batch": batch, "length": length, "grad": grad} | more
-        ours, plain = in_turns(turns, *(Child("pieces.py", work="logprobs", plain=way, **spec) for way in (False, True)))
+        ours, plain = in_turns(
+            turns, *(Child("pieces.py", work="logprobs", plain=way, **spec) for way in (False, True))
+        )
         a, b = ours[0]["logps"], plain[0]["logps"]
         assert abs(a - b) < 1e-4 * abs(b), f"the two disagree: {a} and {b}"
         name = f"log-probabilities of {words // 1000}k words, {'with gradients' if grad else 'to score'}"
@@ -183,7 +187,9 @@ def labels_round(spec: dict):
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
-def sampling(turns: int = 7, rows: int = 64, each: int = 16, length: int = 128, model="cpu", static: bool = CUDA, **more):
+def sampling(
+    turns: int = 7, rows: int = 64, each: int = 16, length: int = 128, model="cpu", static: bool = CUDA, **more
+):
     """Our decode loop against transformers' `generate`, which TRL's trainers call, in tokens a second: of prompts, and of
     `each` continuations of `rows` / 4 prefixes. With `static`, `generate` with a static cache, compiled, too."""
     from ppo import made, prompts
@@ -215,7 +221,9 @@ def sampling(turns: int = 7, rows: int = 64, each: int = 16, length: int = 128, 
     found, sizes = [], {"rows": rows, "each": each, "length": length, "model": model}
     for name, given in {"prompts": asked, "continuations": prefixes}.items():
         rates = [(rate(ours, given), rate(generate, given)) for _ in range(turns + 1)][1:]
-        found.append(row(f"sampling {len(given)} {name}: tokens a second over TRL's", ratios(*zip(*rates)), sizes=sizes))
+        found.append(
+            row(f"sampling {len(given)} {name}: tokens a second over TRL's", ratios(*zip(*rates)), sizes=sizes)
+        )
     if static:
         compiled = {"cache_implementation": "static"}
         rates = [(rate(ours, asked), rate(generate, asked, **compiled)) for _ in range(turns + 2)][2:]

@@ -42,14 +42,19 @@ def against_trl(trl: str, turns: int = 6, testbed: dict | None = None, large: di
     }
     rows = []
     for name, (spec, speed, memory) in cases.items():
-        children = Child("ppo.py", trainer="ours", row="bandit", **spec), Child("ppo.py", trainer="trl", path=trl, **spec)
+        children = (
+            Child("ppo.py", trainer="ours", row="bandit", **spec),
+            Child("ppo.py", trainer="trl", path=trl, **spec),
+        )
         ours, theirs = in_turns(turns, *children)
         rates = [[r["tokens"] / r["seconds"] for r in rounds] for rounds in (ours, theirs)]
         found = {"sizes": spec, "tokens_per_second": [max(x) for x in rates]}
         rows.append(row(f"PPO, tokens a second over TRL 1.5's: {name}", ratios(*rates), ("least", speed), **found))
         peaks = [max(of(rounds, "peak")) for rounds in (ours, theirs)]
         mark = memory and ("most", memory)
-        rows.append(row(f"PPO, peak memory over TRL 1.5's: {name}", ratios(*[[p] for p in peaks]), mark, peaks_mib=peaks))
+        rows.append(
+            row(f"PPO, peak memory over TRL 1.5's: {name}", ratios(*[[p] for p in peaks]), mark, peaks_mib=peaks)
+        )
     return rows
 
 
@@ -65,7 +70,10 @@ def growth(turns: int = 2, lengths=(128, 512, 2048), batches=(4, 16, 64), **size
         at = np.log([spec[name] for spec in specs])
         seconds = np.array([of(r, "seconds") for r in rounds])  # [sizes, turns]
         peaks = [max(of(r, "peak")) for r in rounds]
-        further = {"at": {str(s[name]): [float(np.median(t)), m] for s, t, m in zip(specs, seconds, peaks)}, "sizes": specs[0]}
+        further = {
+            "at": {str(s[name]): [float(np.median(t)), m] for s, t, m in zip(specs, seconds, peaks)},
+            "sizes": specs[0],
+        }
         fits = [float(np.polyfit(at, np.log(turn), 1)[0]) for turn in seconds.T]
         rows.append(row(f"a step's seconds grow as {name} to the power", fits, **further))
         rows.append(row(f"a step's memory grows as {name} to the power", [float(np.polyfit(at, np.log(peaks), 1)[0])]))
@@ -125,14 +133,20 @@ def turning(baton: Baton, tokens, every: int):
 def common(folder: str, spec: dict) -> dict:
     dtype = spec.get("dtype", "float32")
     return {
-        **{"output_dir": folder, "use_cpu": not CUDA, "bf16": dtype == "bfloat16", "learning_rate": 0.0, "report_to": []},
+        **{
+            "output_dir": folder,
+            "use_cpu": not CUDA,
+            "bf16": dtype == "bfloat16",
+            "learning_rate": 0.0,
+            "report_to": [],
+        },
         **{"gradient_checkpointing": spec.get("checkpointing", False), "disable_tqdm": True, "save_strategy": "no"},
         **{"logging_strategy": "no", "per_device_train_batch_size": spec["micro"], "lr_scheduler_type": "constant"},
         **{"gradient_accumulation_steps": spec["batch"] // spec["micro"], "dataloader_pin_memory": False},
     }
 
 
-def ours(spec: dict, baton: Baton, folder: str) -> None:
+def ours(spec: dict, folder: str) -> None:
     from densereward.reward.dense import reward_function
     from densereward.reward.rewards import Normaliser
     from densereward.text.models import TokenScorer, scorer_from
@@ -140,11 +154,13 @@ def ours(spec: dict, baton: Baton, folder: str) -> None:
     from study.methods import METHODS
     from study.profiles import models_folder
 
-    dtype = getattr(torch, spec.get("dtype", "float32"))
+    baton, dtype = Baton(), getattr(torch, spec.get("dtype", "float32"))
     policy, tokenizer = made(spec["model"])
     committed = isinstance(spec["model"], str)
     scorer = TokenScorer.from_pretrained(models_folder("cpu") / spec["row"]) if committed else scorer_from(policy)
-    paid = reward_function(METHODS[spec["row"]], scorer.to(DEVICE, dtype), Normaliser("global", 0.0, 0.0, 0.0, 1.0), tokenizer)
+    paid = reward_function(
+        METHODS[spec["row"]], scorer.to(DEVICE, dtype), Normaliser("global", 0.0, 0.0, 0.0, 1.0), tokenizer
+    )
     fields = {"max_completion_length": spec["length"], "num_iterations": EPOCHS, "critic_learning_rate": 0.0}
     fields |= {"max_steps": 10**6, "steps_per_generation": spec["batch"] // spec["micro"]}
     trainer = DensePPOTrainer(
@@ -162,12 +178,13 @@ def ours(spec: dict, baton: Baton, folder: str) -> None:
     trainer.train()
 
 
-def theirs(spec: dict, baton: Baton, folder: str) -> None:
+def theirs(spec: dict, folder: str) -> None:
     from transformers import LlamaForSequenceClassification
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
     from densereward.text.tokens import tokenize_prompt
 
+    baton, dtype = Baton(), getattr(torch, spec.get("dtype", "float32"))
     policy, tokenizer = made(spec["model"])
     policy.config.num_labels = 1
     rated = [LlamaForSequenceClassification(policy.config) for _ in range(2)]
@@ -185,7 +202,6 @@ def theirs(spec: dict, baton: Baton, folder: str) -> None:
     fields = {"response_length": spec["length"], "num_mini_batches": 1, "num_ppo_epochs": EPOCHS, "kl_coef": 0.01}
     fields |= {"total_episodes": 10**8, "num_sample_generations": 0, "stop_token": None if spec.get("full") else "eos"}
     ids = [tokenize_prompt(tokenizer, p) for p in prompts(max(64, spec["batch"]), spec.get("prompt"))]
-    dtype = getattr(torch, spec.get("dtype", "float32"))
     trainer = PPOTrainer(
         args=PPOConfig(**common(folder, spec) | fields),
         processing_class=tokenizer,
@@ -208,4 +224,4 @@ if __name__ == "__main__":
 
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as root:
-        {"ours": ours, "trl": theirs}[given["trainer"]](given, Baton(), root)
+        {"ours": ours, "trl": theirs}[given["trainer"]](given, root)

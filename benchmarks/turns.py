@@ -41,7 +41,11 @@ def held() -> float:
 
 def peak() -> float:
     """MiB that this process held at most so far."""
-    return torch.cuda.max_memory_allocated() / 2**20 if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return (
+        torch.cuda.max_memory_allocated() / 2**20
+        if CUDA
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    )
 
 
 class Baton:
@@ -72,7 +76,10 @@ class Child:
     """The parent's end: a process of `file` that does what `spec` says, one round each time it is asked."""
 
     def __init__(self, file: str, **spec):
-        self.log, path = tempfile.TemporaryFile("w+"), os.pathsep.join(filter(None, [spec.pop("path", None), *sys.path]))
+        self.log, path = (
+            tempfile.TemporaryFile("w+"),
+            os.pathsep.join(filter(None, [spec.pop("path", None), *sys.path])),
+        )
         given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log, "text": True}
         line = [sys.executable, str(HERE / file), json.dumps(spec)]
         self.process = subprocess.Popen(line, env=os.environ | {"PYTHONPATH": path}, **given)

@@ -30,7 +30,7 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 ONE_TILE = 4096  # the largest vocabulary whose logits are made as a whole
 # of TRL's head on a CPU: words a tile (a GPU's 32,768 leave the cache and take twice as long); labelled positions alone
-ON_CPU = {"_CHUNKED_LOGPROB_CHUNK_SIZE": 1024, "_use_triton": lambda device: True}
+ON_CPU = {"_CHUNKED_LOGPROB_CHUNK_SIZE": 512, "_use_triton": lambda device: True}
 
 
 def fused_head(model: torch.nn.Module) -> torch.nn.Module:
