@@ -1,6 +1,8 @@
 """Every ratio of the book's table of speed, or some: `make bench`, or
 
-    python benchmarks/bench.py step edits        of step, against_trl, growth, logprobs, segments, edits, labels, sampling
+    python benchmarks/bench.py step edits
+
+of step, against_trl, growth (ppo.py), logprobs, segments, edits, labels, sampling (pieces.py).
 
 A line of the table is appended to data/results/bench.jsonl as it is measured, with machine, versions and commit; the
 book draws the newest. Twelve core-minutes on a CPU. Marks were set before anything was measured; what misses its mark
