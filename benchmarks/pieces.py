@@ -1,7 +1,7 @@
-"""Pieces by themselves: log-probabilities at a large vocabulary, segments, edit labels, labels of many pairs, sampling.
+"""Pieces by themselves: log-probabilities of many words, segments, edit labels, labels of many pairs, sampling.
 
-Each is measured against the plain way to the same thing, written here as one would write it first, and both are compared
-before any is timed. Log-probabilities and labels of many pairs run in processes of their own, for their memory.
+Each is measured against the plain way to the same thing, written here as one would write it first, and both are
+compared before any is timed. Log-probabilities and labels of many pairs have processes of their own, for their memory.
 """
 
 import json
@@ -144,7 +144,7 @@ def edits(turns: int = 5, length: int = 512) -> list[dict]:
 
 
 def labels(turns: int = 1, few: int = 10_000, many: int = 100_000) -> list[dict]:
-    """Peak memory of `many` pairs' labels over that of `few`, made a thousand pairs at a time and written as they come."""
+    """Peak memory of `many` pairs' labels over that of `few`, made and written a thousand pairs at a time."""
     made = in_turns(turns, *(Child("pieces.py", work="labels", pairs=n, first=2) for n in (few, many)))
     peaks, rates = [max(of(r, "peak")) for r in made], [n / r[0]["seconds"] for n, r in zip((few, many), made)]
     further = {"peaks_mib": peaks, "pairs_per_second": rates, "sizes": {"few": few, "many": many}}
@@ -190,8 +190,8 @@ def labels_round(spec: dict):
 def sampling(
     turns: int = 7, rows: int = 64, each: int = 16, length: int = 128, model="cpu", static: bool = CUDA, **more
 ):
-    """Our decode loop against transformers' `generate`, which TRL's trainers call, in tokens a second: of prompts, and of
-    `each` continuations of `rows` / 4 prefixes. With `static`, `generate` with a static cache, compiled, too."""
+    """Our decode loop against transformers' `generate`, which TRL's trainers call, in tokens a second: of prompts, and
+    of `each` continuations of `rows` / 4 prefixes. With `static`, `generate` with a static cache, compiled, too."""
     from ppo import made, prompts
 
     from densereward.text import sampling as S

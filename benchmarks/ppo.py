@@ -131,18 +131,20 @@ def turning(baton: Baton, tokens, every: int):
 
 
 def common(folder: str, spec: dict) -> dict:
-    dtype = spec.get("dtype", "float32")
     return {
-        **{
-            "output_dir": folder,
-            "use_cpu": not CUDA,
-            "bf16": dtype == "bfloat16",
-            "learning_rate": 0.0,
-            "report_to": [],
-        },
-        **{"gradient_checkpointing": spec.get("checkpointing", False), "disable_tqdm": True, "save_strategy": "no"},
-        **{"logging_strategy": "no", "per_device_train_batch_size": spec["micro"], "lr_scheduler_type": "constant"},
-        **{"gradient_accumulation_steps": spec["batch"] // spec["micro"], "dataloader_pin_memory": False},
+        "output_dir": folder,
+        "use_cpu": not CUDA,
+        "bf16": spec.get("dtype", "float32") == "bfloat16",
+        "learning_rate": 0.0,
+        "lr_scheduler_type": "constant",
+        "gradient_checkpointing": spec.get("checkpointing", False),
+        "per_device_train_batch_size": spec["micro"],
+        "gradient_accumulation_steps": spec["batch"] // spec["micro"],
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": [],
     }
 
 

@@ -76,10 +76,8 @@ class Child:
     """The parent's end: a process of `file` that does what `spec` says, one round each time it is asked."""
 
     def __init__(self, file: str, **spec):
-        self.log, path = (
-            tempfile.TemporaryFile("w+"),
-            os.pathsep.join(filter(None, [spec.pop("path", None), *sys.path])),
-        )
+        path = os.pathsep.join(filter(None, [spec.pop("path", None), *sys.path]))
+        self.log = tempfile.TemporaryFile("w+")
         given = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log, "text": True}
         line = [sys.executable, str(HERE / file), json.dumps(spec)]
         self.process = subprocess.Popen(line, env=os.environ | {"PYTHONPATH": path}, **given)
