@@ -2,7 +2,8 @@
 
     python benchmarks/bench.py step edits
 
-of step, against_trl, growth (ppo.py), logprobs, segments, edits, labels, sampling (pieces.py).
+of step, against_trl, growth (ppo.py), logprobs, segments, edits, labels, sampling (pieces.py). Those of large.py,
+ceiling, half, resident and engines, are for a GPU, and run only where they are named: `gpu.py` does.
 
 A line of the table is appended to data/results/bench.jsonl as it is measured, with machine, versions and commit; the
 book draws the newest. Twelve core-minutes on a CPU. Marks were set before anything was measured; what misses its mark
@@ -31,6 +32,7 @@ SIZES = {
         "logprobs": {"width": 1024, "batch": 8, "length": 512, "dtype": "bfloat16"},
         "segments": {"turns": 1},
         "sampling": {"turns": 2, "rows": 256},
+        "half": {"turns": 2, **BIG},
     },
     "rehearsal": {
         "step": {"turns": 1, **TINY},
@@ -41,6 +43,10 @@ SIZES = {
         "edits": {"turns": 1, "length": 64},
         "labels": {"few": 1000, "many": 2000},
         "sampling": {"turns": 1, "rows": 8, "each": 2, "length": 8},
+        "ceiling": {"size": 256},
+        "half": {"turns": 1, "model": [768, 32, 1], **TINY},
+        "resident": {"model": [768, 32, 1], "size": 256, "prompt": 24, **TINY},
+        "engines": {"names": ("zero2",)},
     },
 }
 
@@ -50,13 +56,16 @@ def main() -> None:
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
+    import large
     import pieces
     import ppo
 
     parts = {f.__name__: f for f in (ppo.step, ppo.against_trl, ppo.growth)}
     parts |= {f.__name__: f for f in (pieces.logprobs, pieces.segments, pieces.edits, pieces.labels, pieces.sampling)}
+    every = list(parts)
+    parts |= {f.__name__: f for f in (large.ceiling, large.half, large.resident, large.engines)}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", default=list(parts), help=f"some of {', '.join(parts)}")
+    parser.add_argument("parts", nargs="*", default=every, help=f"some of {', '.join(parts)}")
     parser.add_argument("--size", choices=SIZES, default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--trl", default=str(ROOT / "runs" / "trl-1.5.0"), help="the folder that TRL 1.5.0 lies in")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "results" / "bench.jsonl")

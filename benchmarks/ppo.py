@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import torch
 from datasets import Dataset
@@ -33,14 +34,13 @@ def step(turns: int = 10, **sizes) -> list[dict]:
     return [row("segment PPO's step over bandit PPO's, seconds", ratios(*both), ("most", 1.05), sizes=spec)]
 
 
-def against_trl(trl: str, turns: int = 6, testbed: dict | None = None, large: dict | None = None) -> list[dict]:
+def against_trl(trl: str, turns: int = 6, testbed: dict | None = None, large: dict | None = None) -> Iterator[dict]:
     """Ours against TRL's `PPOTrainer`; `trl` is the folder that holds release 1.5.0."""
     cases = {
         "testbed, answers end": (TESTBED | (testbed or {}), 2.0, None),
         "testbed, full answers": (TESTBED | {"full": True} | (testbed or {}), 2.0, None),
         "32k words, full answers": (LARGE | (large or {}), 1.2, 0.7),
     }
-    rows = []
     for name, (spec, speed, memory) in cases.items():
         children = (
             Child("ppo.py", trainer="ours", row="bandit", **spec),
@@ -49,20 +49,16 @@ def against_trl(trl: str, turns: int = 6, testbed: dict | None = None, large: di
         ours, theirs = in_turns(turns, *children)
         rates = [[r["tokens"] / r["seconds"] for r in rounds] for rounds in (ours, theirs)]
         found = {"sizes": spec, "tokens_per_second": [max(x) for x in rates]}
-        rows.append(row(f"PPO, tokens a second over TRL 1.5's: {name}", ratios(*rates), ("least", speed), **found))
+        yield row(f"PPO, tokens a second over TRL 1.5's: {name}", ratios(*rates), ("least", speed), **found)
         peaks = [max(of(rounds, "peak")) for rounds in (ours, theirs)]
         mark = memory and ("most", memory)
-        rows.append(
-            row(f"PPO, peak memory over TRL 1.5's: {name}", ratios(*[[p] for p in peaks]), mark, peaks_mib=peaks)
-        )
-    return rows
+        yield row(f"PPO, peak memory over TRL 1.5's: {name}", ratios(*[[p] for p in peaks]), mark, peaks_mib=peaks)
 
 
-def growth(turns: int = 2, lengths=(128, 512, 2048), batches=(4, 16, 64), **sizes) -> list[dict]:
+def growth(turns: int = 2, lengths=(128, 512, 2048), batches=(4, 16, 64), **sizes) -> Iterator[dict]:
     """The exponents with which seconds and memory of a step grow with the answers' length, and with their number."""
     import numpy as np
 
-    rows = []
     cases = {"length": [{"length": n} for n in lengths], "batch": [{"batch": n, "micro": n} for n in batches]}
     for name, changes in cases.items():
         specs = [SHORT | sizes | change for change in changes]
@@ -75,9 +71,8 @@ def growth(turns: int = 2, lengths=(128, 512, 2048), batches=(4, 16, 64), **size
             "sizes": specs[0],
         }
         fits = [float(np.polyfit(at, np.log(turn), 1)[0]) for turn in seconds.T]
-        rows.append(row(f"a step's seconds grow as {name} to the power", fits, **further))
-        rows.append(row(f"a step's memory grows as {name} to the power", [float(np.polyfit(at, np.log(peaks), 1)[0])]))
-    return rows
+        yield row(f"a step's seconds grow as {name} to the power", fits, **further)
+        yield row(f"a step's memory grows as {name} to the power", [float(np.polyfit(at, np.log(peaks), 1)[0])])
 
 
 # --- what the children do ------------------------------------------------------------------------------------------
@@ -103,19 +98,18 @@ def made(model):
 
 
 def prompts(count: int, longest: int | None = None) -> list[list[dict]]:
-    """The testbed's, or as many of `longest` words."""
+    """The testbed's, or as many of `longest` words, each of them a token."""
     from study.profiles import profile
     from testbed import build
 
     found = build.load(profile("cpu").world, 0, 0.0, ppo=count)[0]["ppo"]["prompt"]
     if longest is None:
         return found
-    long = [" ".join((f"{messages[0]['content']} " * longest).split()[:longest]) for messages in found]
-    return [build.messages(text) for text in long]
+    return [build.messages(" and" * (longest - i % 2)) for i in range(count)]
 
 
-def turning(baton: Baton, tokens, every: int):
-    """A callback that lets a trainer make one round, of `every` steps, a turn."""
+def turning(baton: Baton, facts, every: int):
+    """A callback that lets a trainer make one round, of `every` steps, a turn; `facts` () are told of it."""
     from transformers import TrainerCallback
 
     class Turns(TrainerCallback):
@@ -124,7 +118,7 @@ def turning(baton: Baton, tokens, every: int):
 
         def on_step_end(self, args, state, control, **given):
             if state.global_step % every == 0:
-                baton.give(tokens=tokens())
+                baton.give(**facts())
                 baton.take()
 
     return Turns()
@@ -152,6 +146,7 @@ def ours(spec: dict, folder: str) -> None:
     from densereward.reward.dense import reward_function
     from densereward.reward.rewards import Normaliser
     from densereward.text.models import TokenScorer, scorer_from
+    from densereward.text.tokens import tokenize_prompt
     from densereward.training.ppo import DensePPOConfig, DensePPOTrainer
     from study.methods import METHODS
     from study.profiles import models_folder
@@ -163,6 +158,8 @@ def ours(spec: dict, folder: str) -> None:
     paid = reward_function(
         METHODS[spec["row"]], scorer.to(DEVICE, dtype), Normaliser("global", 0.0, 0.0, 0.0, 1.0), tokenizer
     )
+    texts = prompts(max(64, spec["batch"]), spec.get("prompt"))
+    asked = max(len(tokenize_prompt(tokenizer, text)) for text in texts)  # tokens
     fields = {"max_completion_length": spec["length"], "num_iterations": EPOCHS, "critic_learning_rate": 0.0}
     fields |= {"max_steps": 10**6, "steps_per_generation": spec["batch"] // spec["micro"]}
     trainer = DensePPOTrainer(
@@ -171,12 +168,18 @@ def ours(spec: dict, folder: str) -> None:
         ref_model=made(spec["model"])[0].to(DEVICE, dtype),
         critic=scorer_from(policy).to(DEVICE, dtype),
         args=DensePPOConfig(**common(folder, spec) | fields),
-        train_dataset=Dataset.from_list([{"prompt": p} for p in prompts(max(64, spec["batch"]), spec.get("prompt"))]),
+        train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
         processing_class=tokenizer,
     )
     if spec.get("full"):
         trainer.generation_kwargs["eos_token_id"] = [-1]
-    trainer.add_callback(turning(baton, lambda: round(trainer.curves[-1]["length"] * spec["batch"]), EPOCHS))
+
+    def facts():
+        last = trainer.curves[-1]
+        spent = {name: last[name] for name in ("seconds_generate", "seconds_score", "seconds_update")}
+        return {"tokens": round(last["length"] * spec["batch"]), "prompt": asked, **spent}
+
+    trainer.add_callback(turning(baton, facts, EPOCHS))
     trainer.train()
 
 
@@ -212,7 +215,7 @@ def theirs(spec: dict, folder: str) -> None:
         reward_model=rated[0].to(DEVICE, dtype),
         value_model=rated[1].to(DEVICE, dtype),
         train_dataset=Dataset.from_list([{"input_ids": x} for x in ids]),
-        callbacks=[turning(baton, lambda: full if spec.get("full") else counted.pop(), 1)],
+        callbacks=[turning(baton, lambda: {"tokens": full if spec.get("full") else counted.pop()}, 1)],
     )
     trainer.train()
 
