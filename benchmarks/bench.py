@@ -51,19 +51,26 @@ SIZES = {
 }
 
 
+FOR_A_GPU = ("ceiling", "half", "resident", "engines")
+
+
+def functions() -> dict:
+    """What is measured by a name."""
+    import large
+    import pieces
+    import ppo
+
+    found = (ppo.step, ppo.against_trl, ppo.growth, pieces.logprobs, pieces.segments, pieces.edits, pieces.labels)
+    return {f.__name__: f for f in (*found, pieces.sampling, large.ceiling, large.half, large.resident, large.engines)}
+
+
 def main() -> None:
     import torch
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    import large
-    import pieces
-    import ppo
-
-    parts = {f.__name__: f for f in (ppo.step, ppo.against_trl, ppo.growth)}
-    parts |= {f.__name__: f for f in (pieces.logprobs, pieces.segments, pieces.edits, pieces.labels, pieces.sampling)}
-    every = list(parts)
-    parts |= {f.__name__: f for f in (large.ceiling, large.half, large.resident, large.engines)}
+    parts = functions()
+    every = [name for name in parts if name not in FOR_A_GPU]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", default=every, help=f"some of {', '.join(parts)}")
     parser.add_argument("--size", choices=SIZES, default="gpu" if torch.cuda.is_available() else "cpu")

@@ -47,19 +47,11 @@ def command(part: str, out: Path, rehearse: bool) -> list[str]:
         few = '{"rounds": 1, "critic_warmup": 0, "rollouts": 8, "eval_prompts": 8, "credit_responses": 2}'
         cut = ["--profile", "smoke", "--methods", "bandit", "--seeds", "0", "--jobs", "1", "--change", few]
         whole = ["--profile", "gpu", "--methods", "core", "--seeds", ",".join(map(str, range(10)))]
-        runs = [
-            "--runs",
-            str(ROOT / "runs"),
-            "--out",
-            str(out / "runs.jsonl" if out != results() else out / "gpu" / "runs.jsonl"),
-        ]
+        folder = out / "gpu" if out == ROOT / "data" / "results" else out
+        runs = ["--runs", str(ROOT / "runs"), "--out", str(folder / "runs.jsonl")]
         return ["-m", "study.runner", *runs, *(cut if rehearse else [*whole, "--jobs", str(os.cpu_count())])]
     size = "rehearsal" if rehearse else "gpu"
     return ["benchmarks/bench.py", part, "--size", size, "--trl", str(LAST), "--out", str(out / "bench.jsonl")]
-
-
-def results() -> Path:
-    return Path(os.environ.get("OUT") or ROOT / "data" / "results")
 
 
 def installed() -> None:
@@ -105,12 +97,14 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=list(LIMITS), help=f"some of {', '.join(LIMITS)}")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, cut down: does every part start?")
+    parser.add_argument("--out", type=Path, help="folder of what is measured; default $OUT, or data/results")
     given = parser.parse_args()
     if wrong := set(given.parts) - set(LIMITS):
         parser.error(f"no part is called {sorted(wrong)[0]!r}; choose some of {', '.join(LIMITS)}")
     began, end = time.monotonic(), time.monotonic() + 60 * given.minutes
     installed()
-    out = ROOT / "runs" / "rehearsal" if given.rehearse else results()
+    default = ROOT / "runs" / "rehearsal" if given.rehearse else os.environ.get("OUT") or ROOT / "data" / "results"
+    out = (given.out or Path(default)).resolve()
     out.mkdir(parents=True, exist_ok=True)
     became = {}
     for part in given.parts:
