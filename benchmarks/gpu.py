@@ -36,7 +36,7 @@ LIMITS = {  # seconds at most; the most valuable first
     "segments": 25,
     "comparison": 480,
 }
-STAGES, KEPT, LEAST = "stages.tgz", 30 * 2**20, 10  # bytes of a stage that is kept; seconds under which none starts
+STAGES, KEPT, LEAST = "stages.tgz", 15 * 2**20, 10  # bytes of all stages that are kept; seconds under which none starts
 
 
 def command(part: str, out: Path, rehearse: bool) -> list[str]:
@@ -84,12 +84,14 @@ def run(line: list[str], seconds: float) -> str:
 
 
 def keep(out: Path) -> None:
-    """The finished stages that are small, for another machine."""
+    """The finished stages that are small, the first made first, for another machine."""
     with tarfile.open(out / STAGES, "w:gz") as file:
-        for manifest in sorted((ROOT / "runs").glob("*/*/manifest.json")):
-            folder = manifest.parent
-            if sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < KEPT:
-                file.add(folder, folder.relative_to(ROOT / "runs"))
+        room = KEPT
+        for manifest in sorted((ROOT / "runs").glob("*/*/manifest.json"), key=lambda path: path.stat().st_mtime):
+            size = sum(path.stat().st_size for path in manifest.parent.rglob("*") if path.is_file())
+            if size <= room:
+                room -= size
+                file.add(manifest.parent, manifest.parent.relative_to(ROOT / "runs"))
 
 
 def main() -> int:
