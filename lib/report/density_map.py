@@ -72,11 +72,18 @@ def counts(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean true return over seeds (credit) of every row of the map, a line per cell."""
+    by = frame.groupby(["method", *AXES])["value"].mean().unstack("method")
+    named = {name: f"{label(name)} (credit)" for name in METHODS_OF_MAP if name in by}
+    return by[list(named)].rename(columns=named).reset_index().rename(columns={"lam": "λ", "horizon": "kinds at once"})
+
+
 def foretold(frame: pd.DataFrame) -> pd.DataFrame:
     """Each expectation of the map's page as cells: of how many it speaks, in how many it came (means over seeds), and
     the chance that a coin does as well or better. Cells of which a run is missing are left out."""
     mean = frame.groupby(["method", *AXES])["value"].mean().unstack("method")
-    mean = mean.reindex(columns=METHODS_OF_MAP)
+    mean = mean.reindex(pd.MultiIndex.from_tuples(GRID, names=AXES)).reindex(columns=METHODS_OF_MAP)
     lead = mean[list(FINER)].sub(mean["bandit"], axis=0)
     truth, once = mean["oracle-dense"], mean["bandit"].xs(1.0, level="lam")
     rows = [("1", "truth in time above SFT", (truth > mean["sft"]).where(truth.notna() & mean["sft"].notna()))]
@@ -149,7 +156,7 @@ def figure(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ax.axhline(len(rows) / 2 - 0.5, color="#444444", linewidth=1)
         for side in ("left", "bottom"):
             ax.spines[side].set_visible(False)
-        ax.set_xlabel("price of an item too many (credit)")
+    axes[0, len(FINER) // 2].set_xlabel("price of an item too many (credit)")
     kinds = {1: "one kind", 2: "two kinds"}
     axes[0, 0].set_yticks(range(len(rows)), [f"{kinds[h]}, {pairs:,} pairs, λ {lam:g}" for h, pairs, lam in rows])
     return figure, pd.concat(numbers)
