@@ -20,6 +20,7 @@ from study.summary import label
 
 AXES = ["horizon", "pairs", "lam", "price"]
 GRID = list(itertools.product(range(1, len(HORIZONS) + 1), PAIRS, LAMBDAS, PRICES))
+KINDS = {1: "one kind", 2: "two kinds"}
 FINER = ("oracle-dense", "token", "segment")
 SCALE, LEVEL = 0.25, 0.1  # credit: where the scale turns from linear to logarithmic; a gain that is not worth a name
 GROUND = {"ahead": "#6fafe1", "leans ahead": "#d6e9f8", "level": "#e2e2e2"}
@@ -27,24 +28,37 @@ GROUND |= {"leans behind": "#fbe3c6", "behind": "#ea9f51"}
 
 
 def returns(records: list[dict]) -> pd.DataFrame:
-    """method, horizon, pairs, lam, price, seed, value (true return, credit) of every run of the map; what learns from
-    no pairs stands at every number of them."""
-    rows = {}
+    """method, horizon, pairs, lam, price, seed, value (true return, credit), regularised (the same less the KL penalty,
+    in the unit that rewards are paid in: the deviation of SFT answers' returns) of every run of the map; what learns
+    from no pairs stands at every number of them. Runs without the SFT model's of their seed have no regularised."""
+    rows, units = {}, {}
+    for r in records:
+        if r["method"] == "sft":
+            units[_world(r)] = np.std(r["final"]["answers"]["true_return"])
     for r in records:
         p = r["params"]["profile"]
         every = [p["pairs"]] if learned(r["method"]) else PAIRS
-        price = float(p["world"]["returns"].removeprefix("excess"))
+        parts, price, seed = _world(r)
+        value, penalty = r["final"]["true_return"], p["kl_coef"] * (r["final"].get("kl") or 0.0)
         for pairs in every:
-            rows[r["method"], p["world"]["parts"], pairs, p["lam"], price, r["seed"]] = r["final"]["true_return"]
-    frame = pd.DataFrame([(*key, value) for key, value in rows.items()], columns=["method", *AXES, "seed", "value"])
-    return frame.astype({"value": float})
+            key = r["method"], parts, pairs, p["lam"], price, seed
+            rows[key] = value, value - penalty * units.get(_world(r), np.nan)
+    columns = ["method", *AXES, "seed", "value", "regularised"]
+    frame = pd.DataFrame([(*key, *values) for key, values in rows.items()], columns=columns)
+    return frame.astype({"value": float, "regularised": float})
 
 
-def gains(frame: pd.DataFrame, method: str, against: str = "bandit") -> pd.DataFrame:
-    """A line per cell that both are in: the AXES, gain of `method` over `against` paired by seed (credit), low, high
+def _world(record: dict) -> tuple:
+    """What a run's answers are drawn and priced by: kinds at once, price, seed."""
+    world = record["params"]["profile"]["world"]
+    return world["parts"], float(world["returns"].removeprefix("excess")), record["seed"]
+
+
+def gains(frame: pd.DataFrame, method: str, column: str = "value") -> pd.DataFrame:
+    """A line per cell that both are in: the AXES, gain of `method` over the bandit paired by seed (credit), low, high
     (see above; nan where no cell has two seeds), seeds, and its verdict: one of GROUND."""
     keys = [*AXES, "seed"]
-    both = [frame[frame.method == m].set_index(keys)["value"] for m in (method, against)]
+    both = [frame[frame.method == m].set_index(keys)[column] for m in (method, "bandit")]
     seeds = (both[0] - both[1]).dropna().rename("gain").reset_index()
     seeds["scaled"] = np.arcsinh(seeds.gain / SCALE)
     by = seeds.groupby(AXES)
@@ -76,7 +90,8 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean true return over seeds (credit) of every row of the map, a line per cell."""
     by = frame.groupby(["method", *AXES])["value"].mean().unstack("method")
     named = {name: f"{label(name)} (credit)" for name in METHODS_OF_MAP if name in by}
-    return by[list(named)].rename(columns=named).reset_index().rename(columns={"lam": "λ", "horizon": "kinds at once"})
+    found = by[list(named)].rename(columns=named).reset_index().rename(columns={"lam": "λ"})
+    return found.assign(horizon=found.horizon.map(KINDS))
 
 
 def foretold(frame: pd.DataFrame) -> pd.DataFrame:
@@ -89,6 +104,11 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
     rows = [("1", "truth in time above SFT", (truth > mean["sft"]).where(truth.notna() & mean["sft"].notna()))]
     for name in ("bandit", "token", "segment"):
         rows.append(("1", f"truth in time not below: {label(name)}", _told(truth, mean[name], -LEVEL)))
+    paid = frame.groupby(["method", *AXES])["regularised"].mean().unstack("method")
+    paid = paid.reindex(mean.index).reindex(columns=METHODS_OF_MAP)
+    for name in ("bandit", "token", "segment"):
+        text = f"truth in time not below: {label(name)}, less the KL penalty"
+        rows.append(("1", text, _told(paid["oracle-dense"], paid[name], -LEVEL)))
     for name in ("bandit", "token", "segment"):
         rows.append(("2", f"{label(name)}: more pairs no worse", _told(*_sides(mean[name], "pairs"), -LEVEL)))
     for price in (-1.0, -0.2, 0.2):
@@ -133,13 +153,13 @@ def _told(one: pd.Series, other: pd.Series, least: float) -> pd.Series:
     return (gap > least).where(gap.notna())
 
 
-def figure(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """A panel for each of FINER, its gain over the bandit (credit) in every cell: prices across; horizon, pairs and
-    lambda down. Bold where the interval is clear of zero; empty where a run is missing."""
+def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataFrame]:
+    """A panel for each of FINER, its gain in `column` over the bandit (credit) in every cell: prices across; horizon,
+    pairs and lambda down. Bold where the interval is clear of zero; empty where a run is missing."""
     figure, axes = canvas(1, len(FINER), 4.1, sharey=True)
     rows, numbers = list(itertools.product(range(1, len(HORIZONS) + 1), PAIRS, LAMBDAS)), []
     for ax, method in zip(axes[0], FINER):
-        found = gains(frame, method)
+        found = gains(frame, method, column)
         numbers.append(found.assign(method=method))
         for cell in found.itertuples():
             x, y = PRICES.index(cell.price), rows.index((cell.horizon, cell.pairs, cell.lam))
@@ -157,6 +177,5 @@ def figure(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         for side in ("left", "bottom"):
             ax.spines[side].set_visible(False)
     axes[0, len(FINER) // 2].set_xlabel("price of an item too many (credit)")
-    kinds = {1: "one kind", 2: "two kinds"}
-    axes[0, 0].set_yticks(range(len(rows)), [f"{kinds[h]}, {pairs:,} pairs, λ {lam:g}" for h, pairs, lam in rows])
+    axes[0, 0].set_yticks(range(len(rows)), [f"{KINDS[h]}, {pairs:,} pairs, λ {lam:g}" for h, pairs, lam in rows])
     return figure, pd.concat(numbers)

@@ -17,8 +17,9 @@ def made(worth, seeds=(0, 1)) -> list[dict]:
         params = {"profile": json.loads(json.dumps(profile("cpu", **changes(**cell)).to_dict()))}
         for name in methods(cell["pairs"]):
             for seed in seeds:
-                record = {"method": name, "seed": seed, "params": params}
-                found[name, *cell.values(), seed] = record | {"final": {"true_return": worth(name, cell, seed)}}
+                final = {"true_return": worth(name, cell, seed), "answers": {"true_return": [0.0, 4.0]}}
+                final["kl"] = 0.0 if name == "sft" else 30.0 if name == "segment" else 3.0
+                found[name, *cell.values(), seed] = {"method": name, "seed": seed, "params": params, "final": final}
     return list(found.values())
 
 
@@ -46,6 +47,12 @@ def test_verdicts_follow_the_gains_and_collapse_does_not_hide_small_ones():
     assert dict(density_map.counts(frame).set_index("method").loc["Oracle, per span"]) == {
         name: 32 * (name == "ahead") for name in density_map.GROUND
     }
+
+
+def test_the_kl_penalty_is_in_the_unit_of_the_rewards():
+    frame = density_map.returns(made(bent)).groupby("method")[["value", "regularised"]].mean()
+    penalty = frame["value"] - frame["regularised"]  # coefficient .1, a deviation of 2 credits
+    assert penalty.round(9).to_dict() == {"sft": 0, "bandit": 0.6, "token": 0.6, "oracle-dense": 0.6, "segment": 6}
 
 
 def test_one_seed_claims_nothing():
