@@ -21,8 +21,8 @@ from pydantic import Field
 
 from densereward.checked import Count, DatasetName, ModelName, Seed, Share, Yes, checked
 from densereward.text import data
+from densereward.text.adapters import with_adapters
 from densereward.text.tokens import tokenize_prompt
-from densereward.training.adapters import with_adapters
 from study import cards, deciding, engines
 from study.cache import Artifact, load_json, stage
 from study.methods import LEARNED, METHODS, Method

@@ -1,11 +1,17 @@
 """What would break: an adapter that is lost when its model is saved, or that leaves other weights free to move."""
 
+import contextlib
+import inspect
+from types import SimpleNamespace
+
 import pytest
 import torch
+from trl.generation.vllm_generation import VLLMGeneration
 
 from densereward.seeding import seed_everything
+from densereward.text import adapters
+from densereward.text.logprobs import attach_critic
 from densereward.text.models import TokenScorer, load_causal_lm, scorer_from
-from densereward.training import adapters
 
 peft = pytest.importorskip("peft")
 
@@ -44,3 +50,20 @@ def test_a_scorers_head_learns_beside_its_adapters(folder, tmp_path):
     ids = torch.arange(6, 26).view(2, 10)
     net.save_pretrained(tmp_path)
     assert torch.allclose(TokenScorer.from_pretrained(tmp_path).token_scores(ids), net.token_scores(ids), atol=1e-5)
+
+
+def test_vllm_is_given_the_policys_own_weights(folder, tmp_path):
+    """TRL's own loop would send the critic's, and adapters bare: vLLM stops at a name that it does not know."""
+    seed_everything(0)
+    policy = load_causal_lm(folder)[0]
+    critic = adapters.with_adapters(scorer_from(policy), 4)
+    attach_critic(adapters.with_adapters(policy, 4), critic)
+    moved(policy)
+    policy.save_pretrained(tmp_path)
+    generation = SimpleNamespace(model=policy, _dist=SimpleNamespace(gather_params=lambda _: contextlib.nullcontext()))
+    sent = dict(adapters.weights_for(generation))
+    saved = dict(load_causal_lm(folder)[0].named_parameters())  # the names that vLLM knows
+    assert sent.keys() == saved.keys()
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    assert all(torch.equal(x, sent[name]) for name, x in load_file(tmp_path / "model.safetensors").items())
+    assert "_iter_named_params" in inspect.getsource(VLLMGeneration.sync_weights), "what `Decoding` replaces"

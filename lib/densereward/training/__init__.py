@@ -1,7 +1,6 @@
 """Trainers, on TRL's. They take plain arguments or TRL's own configs.
 
 settings.py         arguments that all share, one epoch's schedule, progress
-adapters.py         low-rank adapters, merged when saved
 sft.py              supervised fine-tuning
 reward_model.py     Bradley-Terry on segment scores
 launch.py           scripts on several processes and nodes, by accelerate

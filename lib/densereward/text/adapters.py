@@ -6,6 +6,7 @@ is the policy without its adapters, and resuming from a checkpoint, which holds 
 """
 
 import re
+from collections.abc import Iterator
 
 import torch
 
@@ -50,3 +51,16 @@ def merged(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         elif ".lora_" not in name:
             found[name] = x
     return found
+
+
+def weights_for(generation) -> Iterator[tuple[str, torch.Tensor]]:
+    """The policy's own weights by the names that vLLM knows, adapters merged and a critic left out, of TRL's
+    `VLLMGeneration`, which would send both as they are. Every process must iterate: each layer is gathered."""
+    model = generation.model
+    every, elsewhere = dict(model.named_parameters()), set(model._keys_to_ignore_on_save or ())
+    for name in every:
+        if name not in elsewhere and ".lora_" not in name:
+            layer = name.partition(".base_layer.")[0]
+            parts = {n: x for n, x in every.items() if n == name or n.startswith(f"{layer}.lora_")}
+            with generation._dist.gather_params(list(parts.values())):
+                yield from merged({n: x.data for n, x in parts.items()}).items()
