@@ -1,6 +1,8 @@
 """Records to tables and figures to pages. Figures and tables need no torch.
 
+lines.py               names at the ends of lines, values at their points
 look.py                how every figure looks, and each method in it
+ideas.py               what each paper pays one answer's tokens, drawn
 grid.py                tables: one line a cell, sorted, folded
 show.py                figures, tables and notes as notebooks show them
 strips.py              tokens coloured by reward

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from report import lines
 from report.look import canvas, style
 from study.summary import interval_text
 
@@ -53,8 +54,8 @@ def over_n(
         ax.set_xticks(ns, [str(n) for n in ns])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel("to choose from, n (log)")
-        ax.set_title(title, loc="left")
-        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8)
+        ax.xaxis.set_gid(lines.SETTINGS)
+        lines.ends(ax, title)
     axes[0, 0].set_ylabel(text)
     return figure, pd.concat([numbers.assign(panel=title) for title, numbers in panels.items()])
 
