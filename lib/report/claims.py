@@ -188,7 +188,7 @@ def evidence(frame: pd.DataFrame) -> pd.DataFrame:
 def decided(frame: pd.DataFrame) -> pd.DataFrame:
     """The lines of `tested` that held, came out opposite or make no difference that matters, for a table."""
     found = evidence(frame[frame.verdict.isin(["held", "opposite", "alike"])])
-    columns = ["says", "verdict", "difference", "unit", "p (Holm)", "seeds", "place"]
+    columns = ["prediction", "verdict", "difference", "unit", "p (Holm)", "seeds", "place"]
     return found.sort_values("verdict", kind="stable")[columns]
 
 

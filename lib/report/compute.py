@@ -27,7 +27,7 @@ def hours(files: dict[str, list[dict]]) -> pd.DataFrame:
         of_seeds = {r["seed"] for r in records if r.get("seed") is not None}
         line = {"file": name, "records": len(records), "rows": len(rows), "seeds": len(of_seeds)}
         lines.append(line | {"CPU-hours": seconds(records) / 3600, "each run alone": alone / 3600})
-    found = pd.DataFrame(lines)
+    found = pd.DataFrame(lines).astype({"rows": "Int64", "seeds": "Int64"})
     total = found[["records", "CPU-hours", "each run alone"]].sum()
     return pd.concat([found, pd.DataFrame([{"file": "all", **total}])], ignore_index=True)
 

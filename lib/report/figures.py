@@ -165,7 +165,7 @@ def return_against_kl(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
             lines.ends(ax, title if ax in axes[0] else "")
         row[0].set_ylabel(text)
     for ax in axes[-1]:
-        ax.set_xlabel("KL to SFT (nats per response; log above 1)")
+        ax.set_xlabel("KL to SFT\n(nats per response; log above 1)")
     return figure, numbers
 
 

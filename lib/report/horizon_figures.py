@@ -55,7 +55,7 @@ def gains(gaps: pd.DataFrame, text: str = "gain in true return (credit)") -> tup
             looks[line] = style(method) | other | {"label": f"{label(method)} over {label(against)}"}
         numbers.append(over(ax, part, looks))
         ax.axhline(0, color="black", linewidth=1)
-        ax.set_xlabel("SFT model's answers, mean length (tokens; log)")
+        ax.set_xlabel("SFT model's answers, mean length\n(tokens; log)")
         ends(ax, title)
     axes[0, 0].set_ylabel(text)
     return figure, pd.concat(numbers)

@@ -110,7 +110,7 @@ def _bars(ax, y: float, values, scale: float, head: str, ground: str = "") -> No
             ax,
             i + 0.5,
             y + value * scale + gap,
-            f"{value:g}" if ground else _signed(value),
+            f"{value:g}".replace("-", "−") if ground else _signed(value),
             va=side,
             ha="center",
             fontsize=9,
