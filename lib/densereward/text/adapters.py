@@ -3,6 +3,8 @@
 They are put into the model, which stays what it is to trainers, engines and samplers, and are merged into the weights
 that are saved, so that every later stage finds an ordinary model. Left out: quantised weights, a reference model that
 is the policy without its adapters, and resuming from a checkpoint, which holds merged weights.
+
+Book: scale.md
 """
 
 import re
