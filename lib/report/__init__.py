@@ -35,5 +35,6 @@ horizon_figures.py     length, data, reviser's error
 judging_figures.py     edit labels on real answers, length control, the alignment tax
 instrument_figures.py  what was wrong with the instrument
 scaling.py             the papers' backbones, and GPU-hours by formula
+speed.py               ratios of speed and memory, against their marks
 notebooks.py           runs the notebooks and builds the book
 """

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from densereward.text import logprobs
 from densereward.text.logprobs import completion_forward, fused_head, logprobs_and_entropy
 
 SMALL = {
@@ -64,10 +65,14 @@ def test_padded_batch_equals_the_plain_computation_row_by_row(family):
         assert not logps[i, n:].any() and not entropies[i, n:].any(), "padding must stay zero"
 
 
+@pytest.mark.parametrize("tiled", [False, True], ids=["whole", "tiled"])
 @pytest.mark.parametrize("family", ["llama", "tied"])
-def test_gradients_equal_those_of_the_plain_computation(family):
+def test_gradients_equal_those_of_the_plain_computation(family, tiled, monkeypatch):
     model = build(family)
     pairs, ids, mask = rows()
+    if tiled:  # as a large vocabulary is
+        monkeypatch.setattr(logprobs, "ONE_TILE", 0)
+        monkeypatch.setitem(logprobs.ON_CPU, "_CHUNKED_LOGPROB_CHUNK_SIZE", 16)
     sum(plain(model, *pair)[0].sum() for pair in pairs).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()

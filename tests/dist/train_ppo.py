@@ -47,7 +47,7 @@ trainer = DensePPOTrainer(
         max_grad_norm=0.0,
         save_strategy="steps",
         save_steps=4,
-        ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
+        ddp_backend="gloo" if "WORLD_SIZE" in os.environ and not torch.cuda.is_available() else None,
         use_cpu=use_cpu,
     ),
     train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts]),

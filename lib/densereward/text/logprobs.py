@@ -7,8 +7,8 @@ hundredth.
 Rows are moved to the left before the pass. So positions are counted over real tokens, as `generate()` counts them, and
 all padding is at the end, where causal attention never looks: the pass needs no mask.
 
-On a CPU, where a small vocabulary is one tile for TRL's head, it is read off plain logits of the completion's columns
-instead: TRL's head makes those of the prompt too there, and makes them once more in the backward pass.
+On a CPU a small vocabulary is read off plain logits of the completion's columns instead: TRL's head makes its tiles
+once more in the backward pass. For a large one its tiles are made to fit a CPU's cache there, and of completions alone.
 
 Left out: temperatures other than 1 (the entropies would no longer be those of the model), multimodal inputs.
 
@@ -18,14 +18,19 @@ Book: segmentation.md
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MethodType
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from trl.trainer import utils as trl
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 ONE_TILE = 4096  # the largest vocabulary whose logits are made as a whole
+# of TRL's head on a CPU: words a tile (a GPU's 32,768 leave the cache and take twice as long); labelled positions alone
+ON_CPU = {"_CHUNKED_LOGPROB_CHUNK_SIZE": 512, "_use_triton": lambda device: True}
 
 
 def fused_head(model: torch.nn.Module) -> torch.nn.Module:
@@ -53,7 +58,8 @@ def _plain_where_small(fused: Callable, of_class: Callable) -> Callable:
         small = small and self.config.get_text_config().vocab_size <= ONE_TILE and not torch.is_autocast_enabled("cpu")
         if not (fused_lm_head and small and labels is not None):
             labelled = {} if labels is None else {"labels": labels}
-            return fused(*args, fused_lm_head=fused_lm_head, **labelled, **kwargs)
+            with patch.multiple(trl, **ON_CPU) if fused_lm_head and self.device.type == "cpu" else nullcontext():
+                return fused(*args, fused_lm_head=fused_lm_head, **labelled, **kwargs)
         targets = labels[:, 1:]
         before = int((targets == -100).all(0).long().cumprod(0).sum().clamp(max=targets.size(1) - 1))  # columns unread
         read = kwargs | {"use_cache": False, "logits_to_keep": labels.size(1) - before}
