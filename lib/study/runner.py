@@ -205,4 +205,5 @@ def command(task: plan.Task, options: dict, tuned: bool) -> list[str]:
 app = command_line.command(main)
 
 if __name__ == "__main__":
+    plan.end_with_study()
     app()
