@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-dist study records smollm2 bench serve clean
+.PHONY: help book test test-dist hard study records smollm2 bench serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ test: .venv/.installed  ## run the tests, those in a browser too where chromium 
 
 test-dist: .venv/.installed-train  ## run the DeepSpeed tests: two processes, compiles at first (a few minutes)
 	DS_ACCELERATOR=cpu .venv/bin/python -m pytest -m dist -v --durations 10 tests/dist
+
+hard: .venv/.installed  ## kill, starve and damage the study, give it what is wrong: as often as the book counts (half an hour)
+	rm -f data/results/hardening.jsonl
+	HARD_MORE=1 HARD_OUT=data/results/hardening.jsonl .venv/bin/python -m pytest tests/hard
 
 study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resumes where it stopped; METHODS=a,b SEEDS=0,1
 	.venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))

@@ -160,7 +160,7 @@ class Processes:
 
 
 def end_with_study() -> None:
-    """In a process that `Processes.run` started: end its group once the study is gone, which SIGKILL lets say no word."""
+    """In a process that `Processes.run` started: end its group once the study is gone, killed without a word."""
 
     def watch() -> None:
         os.read(0, 1)  # returns when the other end is closed

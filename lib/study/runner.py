@@ -3,12 +3,15 @@
     python -m study.runner --profile cpu --methods sft,bandit,token,segment --seeds 0,1,2 --jobs 2
 
 Appends to data/results/<profile>/runs.jsonl as runs finish. Killed, it goes on where it stopped: finished runs are
-skipped, and finished stages of unfinished runs are reused from `runs/`. With several jobs the stages are a graph
-(`plan.py`). What cannot be run is refused before anything starts (exit code 2, no record). A run that fails is recorded
-with its error, the others go on, and the study ends with exit code 1.
+skipped, and finished stages of unfinished runs are reused from `runs/`. Studies that share their folders take turns,
+and make each run once. With several jobs the stages are a graph (`plan.py`). What cannot be run is refused before
+anything starts (exit code 2, no record). A run that fails is recorded with its error, the others go on, and the study
+ends with exit code 1; on a full disk it ends at once.
 """
 
+import hashlib
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import replace
@@ -19,15 +22,16 @@ import torch
 import typer
 
 from densereward import checked
+from densereward.canonical import canonical
 from densereward.text import data
 from densereward.training.rounds import ANSWERS
 from study import command_line, deciding, engines, plan, scale
 from study.backbones import BACKBONES
-from study.cache import load_json
+from study.cache import load_json, lock
 from study.methods import ADAPTIVE, BASELINES, CORE, CREDIT, CROSS, METHODS, TLCR, Method, method
 from study.profiles import profile as profile_row
 from study.record import done, named, record, recorded
-from study.records import ROOT, provenance, write_record
+from study.records import ROOT, disk_full, provenance, write_record
 from study.run import Run, reads_truth
 from study.stages import rounds
 
@@ -102,6 +106,8 @@ def asked(
     for run in found:
         check(run)
     runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=runs):  # a folder that takes no file is seen now
+        pass
     return [with_choices(run) for run in found] if tuned else found
 
 
@@ -184,9 +190,16 @@ def one_by_one(todo: list[Run], path: Path, until: str) -> list[str]:
         try:
             if until != "run":
                 prepare(run, until)
-            else:
-                write_record(path, record(run))
+                continue
+            made = hashlib.sha256(canonical([str(path.resolve()), named("run", run)]).encode()).hexdigest()[:12]
+            with lock(run.root / f".{run.row.name}-{made}.lock"):
+                if not done(recorded(path), run):  # by another study, since this one began
+                    write_record(path, record(run))
         except Exception as error:  # recorded, so that one failing method does not end the study
+            if why := disk_full(error):
+                mend = "make room, or choose other folders, and start it again: what is finished is kept"
+                print(f"Error: {run.row.name}, seed {run.seed}: {why}; {mend}", file=sys.stderr)
+                raise SystemExit(1) from None
             traceback.print_exc()
             failed.append(f"{run.row.name}, seed {run.seed}")
             if until == "run":  # what shares a stage tries it again, and says so then

@@ -117,7 +117,9 @@ def until(happened, seconds: float = 60.0) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name
+)
 def test_a_study_that_is_stopped_takes_its_processes_along(tmp_path, number):
     """They went on for hours, and wrote into the records of the next study."""
     (tmp_path / "script.py").write_text(STUDY)
