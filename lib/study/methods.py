@@ -310,7 +310,7 @@ def method(name: str, **changes) -> Method:
     other name is a field of `Method`. Raises ValueError for an unknown method, a cut-off where there is none, or a
     negative one."""
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {name!r:.80}; choose one of {', '.join(METHODS)}")
     row, cutoff = METHODS[name], changes.pop("entropy_cutoff", None)
     if cutoff is not None and "cutoff" in row.segmentation:
         if not cutoff >= 0:

@@ -179,7 +179,7 @@ def profile(name: str, dataset: str = "testbed", /, **changes) -> Profile:
     `world` given as a dict changes fields of the profile's. Raises ValueError for an unknown profile or field, and for
     a value that a field cannot have."""
     if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
+        raise ValueError(f"unknown profile {name!r:.80}; choose one of {', '.join(PROFILES)}")
     unknown = [field for field in changes if field == "name" or field not in Profile.__dataclass_fields__]
     if unknown:
         raise ValueError(f"profile {name!r} has no field {unknown[0]!r} to change; see profiles.py for those it has")
