@@ -113,7 +113,7 @@ VALUES = {
 
 def fields() -> Given:
     """Fields of a profile, as --change takes them."""
-    for name, field in Profile.__dataclass_fields__.items():
+    for name in Profile.__dataclass_fields__:
         default = getattr(profile("smoke"), name)
         kind = type(default) if type(default) in VALUES else str
         for value in VALUES[kind]:
@@ -163,10 +163,12 @@ def commands() -> Given:
             "--profile": texts, "--methods": (*texts, ",", "sft,", "sft bandit"), "--seeds": lists,
             "--jobs": numbers, "--dataset": (*texts, "/dev/null", "/proc", str(ROOT / "README.md"), "x/y"),
             "--contrast": ("-1", "2", "nan", "inf", "x", ""), "--until": ("", "x", "Run"), "--nope": ("1",),
-            "--change": ("", "{", "[]", "1", '{"x": 1}', '{"lam": 2}', '{"lam": NaN}', '{"rounds": "3"}', '{"width": 7}',
-                         '{"trl": 3}', '{"trl": {"sft": 3}}', '{"trl": {"x": {}}}', '{"trl": {"sft": {"foo": 1}}}'),
+            "--change": ("", "{", "[]", "1", '{"x": 1}', '{"lam": 2}', '{"lam": NaN}', '{"rounds": "3"}',
+                         '{"width": 7}', '{"trl": 3}', '{"trl": {"sft": 3}}', '{"trl": {"x": {}}}',
+                         '{"trl": {"sft": {"foo": 1}}}'),
             "--model": (*texts, "/dev/null", "/tmp", str(ROOT), "./nowhere", "a/b/c"),
-            "--engine": (*texts, "zero9", "paper", "../zero2"), "--processes": numbers, "--hostfile": ("nowhere", "/tmp"),
+            "--engine": (*texts, "zero9", "paper", "../zero2"), "--processes": numbers,
+            "--hostfile": ("nowhere", "/tmp"),
             "--report-to": (*texts, "excel"), "--out": ("/tmp", "/proc/x/y.jsonl", "/dev/null/x"),
             "--runs": ("/dev/null", "/proc/x", "/dev/null/x"),
         },

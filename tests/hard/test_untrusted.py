@@ -209,6 +209,4 @@ def test_files_of_settings_and_records_run_nothing(tmp_path, mark):
 
 def test_the_attacks_count(count):
     count("folders of models that try to run code", len(FOLDERS) + 1, "nothing ran; one line, or read without it")
-    count(
-        "files of data, settings and records that try to run code", 12, "nothing ran; texts stay texts, also on pages"
-    )
+    count("data, settings and records that try to run code", 12, "nothing ran; on pages, too, texts stay texts")
