@@ -17,12 +17,14 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Annotated
 
 import nbformat
 import typer
 import yaml
 
 from densereward import progress
+from study import command_line, profiles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -197,21 +199,27 @@ def sources(root: Path) -> list[Path]:
     return sorted(paths, key=lambda path: rank.get(f"notebooks/{path.stem}", len(rank)))
 
 
-app = typer.Typer(help="Runs the notebooks and builds the book.", add_completion=False, pretty_exceptions_enable=False)
+app = command_line.application(help="Runs the notebooks and builds the book.")
+Jobs = Annotated[int, typer.Option(help="notebooks at a time", min=1)]
 
 
 @app.command()
-def execute(profile: str = "smoke", jobs: int = 2):
+def execute(profile: str = "smoke", jobs: Jobs = 2):
     """Execute every notebook at a profile, outputs to runs/book/PROFILE."""
+    with command_line.asking():
+        profiles.profile(profile)
     run_all(sources(ROOT), ROOT / "runs" / "book" / profile, {"profile": profile}, ROOT, jobs)
 
 
 @app.command()
 def build(profile: str = "smoke"):
     """Build the HTML book from the notebooks executed at a profile, strictly, into _build/html."""
-    executed = [ROOT / "runs" / "book" / profile / path.name for path in sources(ROOT)]
-    if missing := [path.stem for path in executed if not path.exists()]:
-        raise SystemExit(f"not executed at profile {profile}: {', '.join(missing)}; run: make book PROFILE={profile}")
+    with command_line.asking():
+        profiles.profile(profile)
+        executed = [ROOT / "runs" / "book" / profile / path.name for path in sources(ROOT)]
+        if missing := [path.stem for path in executed if not path.exists()]:
+            said = f"{len(missing)} notebooks are not executed at profile {profile}, {missing[0]} first"
+            raise ValueError(f"{said}; run: make book PROFILE={profile}")
     html = build_book(ROOT, executed, ROOT)
     print(f"{len(toc_files(ROOT / '_toc.yml'))} pages, all there: open {html / 'index.html'}, or run: make serve")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from densereward.checked import DATASET, Asked, Integer, Line, Number, Yes, check, type_of
 from densereward.reward.masks import DECISIONS
+from densereward.text import models
 from densereward.text.formats import is_hub_name
 from report import show
 from study import engines, scale
@@ -87,6 +88,8 @@ def start(namespace: dict, trains: bool = True) -> Run:
         how = {name: given[name] for name in HOW if name in given}
         run = Run(row, given["seed"], _dataset(given["dataset"]), _model(given["model"]), **how)
         engines.check(run)
+        if run.model and not given.get("dry_run"):
+            models.check_length(run.model, row.max_prompt_length + row.max_completion_length)
         run = scale.toy(run) if given.get("dry_run") else scale.provided(run)
     except ValueError as error:
         raise BadParameter(str(error)) from None

@@ -78,6 +78,8 @@ class Profile:
     )
 
     def __post_init__(self):
+        if unknown := self.trl.keys() - {"sft", "scorer", "policy"}:
+            raise ValueError(f"trl has {min(unknown)!r:.40}; give fields of TRL's configs for sft, scorer, policy")
         if self.rollouts % self.minibatches:
             raise ValueError(f"minibatches is {self.minibatches}, of {self.rollouts} rollouts; give a divisor of them")
         if self.critic_warmup > self.rounds:

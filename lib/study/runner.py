@@ -23,7 +23,7 @@ import typer
 
 from densereward import checked
 from densereward.canonical import canonical
-from densereward.text import data
+from densereward.text import data, models
 from densereward.training.rounds import ANSWERS
 from study import command_line, deciding, engines, plan, scale
 from study.backbones import BACKBONES
@@ -101,6 +101,8 @@ def asked(
     first = Run(p, 0, dataset, contrast=contrast, root=runs, **how)
     engines.check(first)
     found = [replace(first, seed=seed, row=row) for row in rows_of(methods) for seed in checked.seeds(seeds)]
+    if model := how.get("model"):
+        models.check_length(model, p.max_prompt_length + p.max_completion_length)
     if not first.testbed:
         data.load(dataset)  # every record is read, and no split is empty
     for run in found:
@@ -147,8 +149,6 @@ def main(
     and makes the exit code 1."""
     path = out or RESULTS / profile / "runs.jsonl"
     with command_line.asking():
-        if path.is_dir():
-            raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
         how = {"model": model, "engine": engine, "processes": processes, "hostfile": hostfile, "report_to": report_to}
         every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run", **how)
         if profile in BACKBONES:
@@ -160,10 +160,9 @@ def main(
             scale.dry_run(run)
         return
     with command_line.asking():
-        records = recorded(path) if until == "run" else []
+        records = recorded(command_line.records_file(path)) if until == "run" else []
         todo = [run for run in every if not done(records, run)]
         if until == "run" and todo:  # seen now, not when a run has ended
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.open("ab").close()
     if until == "run":
         print(f"{len(todo)} of {len(every)} runs to do, into {path}", flush=True)
