@@ -31,5 +31,6 @@ horizon_figures.py     length, data, reviser's error
 judging_figures.py     edit labels on real answers, length control, the alignment tax
 instrument_figures.py  what was wrong with the instrument
 scaling.py             the papers' backbones, and GPU-hours by formula
+manifest.py            what every page was made of, and a check of it
 notebooks.py           runs the notebooks and builds the book
 """

@@ -24,6 +24,7 @@ import typer
 import yaml
 
 from densereward import progress
+from report import manifest
 from study import command_line, profiles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,7 @@ def run_notebook(source: Path, target: Path, parameters: dict, cwd: Path, say=pr
     say("$ " + " ".join(command))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
+    made = manifest.stamp(source, cwd)
     process = subprocess.Popen(
         [sys.executable, "-m", *command, "--progress-bar", "--log-output"],
         cwd=cwd,
@@ -92,13 +94,14 @@ def run_notebook(source: Path, target: Path, parameters: dict, cwd: Path, say=pr
             if found and found[-1] != last[i]:
                 last[i] = found[-1]
                 say(last[i])
-    clean(target)
+    clean(target, made)
     if process.wait() != 0:
         raise RuntimeError(cell_error(target) or log.strip() or f"papermill ended with exit code {process.returncode}")
 
 
-def clean(path: Path) -> None:
-    """Takes what `progress` drew out of an executed notebook, where there is one."""
+def clean(path: Path, made: dict) -> None:
+    """Takes what `progress` drew out of an executed notebook, where there is one, and says in it what it was `made`
+    of."""
     if not path.exists():
         return
     notebook = nbformat.read(path, as_version=4)
@@ -108,6 +111,7 @@ def clean(path: Path) -> None:
                 output.text = progress.shown(output.text)
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+    notebook.metadata[manifest.STAMP] = made
     nbformat.write(notebook, path)
 
 
@@ -221,6 +225,10 @@ def build(profile: str = "smoke"):
             said = f"{len(missing)} notebooks are not executed at profile {profile}, {missing[0]} first"
             raise ValueError(f"{said}; run: make book PROFILE={profile}")
     html = build_book(ROOT, executed, ROOT)
+    try:
+        manifest.save_json(html / manifest.NAME, manifest.manifest(html, ROOT))
+    except ValueError as problem:  # some page is older than what it rests on: good for a look, not for publishing
+        print(f"without a manifest: {problem}")
     print(f"{len(toc_files(ROOT / '_toc.yml'))} pages, all there: open {html / 'index.html'}, or run: make serve")
 
 
