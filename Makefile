@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-dist hard study records smollm2 bench serve clean
+.PHONY: help book pdf test test-dist hard study records smollm2 bench serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,12 @@ help:  ## list the targets
 book: .venv/.installed  ## execute every notebook at PROFILE (default smoke) and build the HTML book into _build/html
 	.venv/bin/python -m report.notebooks execute --profile $(or $(PROFILE),smoke) --jobs $(JOBS)
 	.venv/bin/python -m report.notebooks build --profile $(or $(PROFILE),smoke)
+
+pdf:  ## print the book that `make book` built into _build/book.pdf, by CHROMIUM (default chromium): minutes
+	.venv/bin/jupyter-book build _build/src --builder singlehtml --path-output _build/pdf -q
+	cp -r _build/pdf/_build/singlehtml/_static _build/pdf/_build/singlehtml/book
+	$(or $(CHROMIUM),chromium) --headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=60000 \
+	  --print-to-pdf=_build/book.pdf file://$(CURDIR)/_build/pdf/_build/singlehtml/book/index.html
 
 test: .venv/.installed  ## run the tests, those in a browser too where chromium is installed
 	.venv/bin/python -m pytest -m "not dist" -n $(JOBS) --dist loadfile --durations 10

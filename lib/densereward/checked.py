@@ -45,9 +45,9 @@ Words = Annotated[str, Field(description="text")]  # may be empty
 Line = Annotated[str, AfterValidator(_line), Field(description="one line of text, a name or a path")]  # may be empty
 Text = Annotated[str, AfterValidator(_said), Field(description="text")]
 DATASET = "'testbed', a .jsonl, .jsonl.gz or .parquet file, a folder of them, or owner/name of the hub"
-DatasetName = Annotated[Line, AfterValidator(_said), Field(description=DATASET)]
+DatasetName = Annotated[str, AfterValidator(_line), AfterValidator(_said), Field(description=DATASET)]
 ModelName = Annotated[
-    Annotated[Line, AfterValidator(_said)] | None,
+    Annotated[str, AfterValidator(_line), AfterValidator(_said)] | None,
     Field(description="the folder of a saved causal LM, or a hub name (owner/name); leave it empty for the tiny one"),
 ]
 
