@@ -36,5 +36,6 @@ judging_figures.py     edit labels on real answers, length control, the alignmen
 instrument_figures.py  what was wrong with the instrument
 scaling.py             the papers' backbones, and GPU-hours by formula
 speed.py               ratios of speed and memory, against their marks
+manifest.py            what every page was made of, and a check of it
 notebooks.py           runs the notebooks and builds the book
 """
