@@ -9,6 +9,7 @@ import pytest
 from report import judging_figures as j
 from study.measures.judged import RATES
 from study.records import ROOT
+from study.summary import label
 
 
 def stored(name: str) -> list[dict]:
@@ -64,3 +65,30 @@ def test_the_tax_is_drawn_against_the_model_before_training():
     assert len(figure.axes) == 2 and len(numbers) == 12
     with pytest.raises(ValueError, match=r"no accuracy of SFT \(no RL\); measure it too"):
         j.tax(accuracies("bandit"))
+
+
+def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says():
+    """Every row against the SFT model of its own seed; and the page's five verdicts are those of the numbers."""
+    records = stored("tax")
+    rows = j.tax_rows(records).set_index("method")
+    choice = {(r["method"], r["seed"]): r["tasks"]["testbed_choice"]["accuracy"] for r in records}
+    names = {name for name, _ in choice}
+    lost = {m: np.mean([choice["sft", s] - choice[m, s] for s in range(4)]) for m in names}
+    assert rows.difference[label("bandit")].startswith(f"{-lost['bandit']:.3f} ±")
+    assert set(rows.seeds) == {4} and rows.difference.isna().sum() == 1 and len(rows) == len(names)
+    numbers = j.tax_numbers(records)
+    assert len(numbers) == 2 * len(records) and set(numbers.chance) == {0.25, 0.0}
+    figure, _ = j.tax(numbers)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["choice", "generation"]
+    said = j.tax_sentence(records, stored("small/runs"))
+    assert said.startswith("Over 14 methods") and "is 0.65 with KL" in said
+    # the chapter
+    assert min(choice["sft", s] for s in range(4)) >= 0.95 and min(choice.values()) > 0.7
+    within = {"oracle-sequence", "oracle-dense", "dpo"}
+    failed = {"oracle-dense-even", "bandit", "segment-as-bandit", "tlcr"}
+    assert all(lost[m] < 0.02 for m in within) and all(lost[m] > 0.02 for m in failed)
+    assert all(choice["bandit", s] < choice["oracle-sequence", s] for s in range(4))
+    assert 2.8 < lost["bandit"] / lost["oracle-sequence"] < 3.2 and lost["normaliser-none"] < lost["bandit"]
+    assert sorted(names, key=lost.get)[-3:] == ["sentence", "bandit-as-segment", "appo"]
+    generate = numbers[numbers.task == "generation"].groupby("method").accuracy.mean()
+    assert generate["sft"] == 1 and (generate[list(failed)] < 1).all()
