@@ -5,8 +5,10 @@ import json
 import pytest
 
 from densereward.labels.revision_prompt import END, START
-from study.measures import asked
-from study.records import read_records
+from densereward.text import data
+from study.measures import asked, label_cost
+from study.profiles import models_folder
+from study.records import ROOT, read_records
 from test_llm import completion
 
 GOOD, BAD = "Yes, it is four.", "I like trains."
@@ -56,3 +58,13 @@ def test_a_good_model_is_told_from_one_that_takes_what_is_shown_first(endpoint, 
     json_judge, pairs = tried(folders, "silent")["verdicts"]
     assert json_judge["unreadable"] == 4 and json_judge["right"] == [] and json_judge["right_of_all"][0] == 0
     assert pairs["read"] == 4 and pairs["picked"] == 0, "a tie is read, and picks neither"
+
+
+def test_what_labels_cost_counts_every_pair(tmp_path):
+    out, sample = tmp_path / "cost.jsonl", ROOT / "data" / "samples" / "hh_rlhf.jsonl"
+    label_cost.main(sample, models_folder("cpu") / "sft", out)
+    record = read_records(out)[0]
+    assert record["pairs"] == record["report"]["read"] == len(data.read_pairs(sample)[0])
+    assert record["report"]["kept"] and record["tokens"] == sum(record["report"][x] for x in
+                                                                ("negative", "neutral", "positive"))  # fmt: skip
+    assert set(record["seconds"]) == {"tokenise", "revise", "label"} and record["provenance"]["peak_rss_mib"] > 0
