@@ -30,8 +30,8 @@ from study.measures import judges, verdicts
 from study.records import ROOT, provenance, write_record
 
 RECORDS = ROOT / "data" / "results" / "asked.jsonl"
-PAIRS, ITEMS, CHARACTERS = 24, 20, 900  # revisions, items judged, the longest texts of one in all
-REVISION, VERDICT = 320, 160  # tokens of a reply
+PAIRS, ITEMS, CHARACTERS = 24, 15, 900  # revisions, items judged, the longest texts of one in all
+REVISION, VERDICT = 320, 128  # tokens of a reply
 
 
 def share(count: int, n: int) -> list[float]:

@@ -1,4 +1,5 @@
-"""What edit labels cost: seconds and memory of labelling real pairs, each step by itself, as one record.
+"""What edit labels cost: processor seconds and memory of labelling real pairs, each step by itself, as
+one record.
 
     python -m study.measures.label_cost --dataset FOLDER_OF_HH_RLHF
 
@@ -26,15 +27,16 @@ PAIRS, LONGEST = 1000, 512  # pairs, tokens of a prompt and of an answer
 
 
 def measured(pairs: list[dict], tokenizer) -> dict:
-    """Pairs, tokens of both sides, what was labelled by outcome, and seconds to tokenise, revise and label."""
-    marks = [time.perf_counter()]
+    """Pairs, tokens of both sides, what was labelled by outcome, and processor seconds to tokenise, revise and
+    label, which other work on the machine does not stretch."""
+    marks = [time.process_time()]
     rows, _ = tokens.tokenize_pairs(pairs, tokenizer, LONGEST, LONGEST)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     texts = revision.conversations(rows, tokenizer)
     made = revision.revise_rows(lambda _, rejected, chosen: revision.checked(chosen, rejected), texts)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     labelled, report = labeling.labelled(rows, made, tokenizer, LONGEST)
-    marks.append(time.perf_counter())
+    marks.append(time.process_time())
     steps = zip(("tokenise", "revise", "label"), marks, marks[1:])
     found = {"pairs": len(pairs), "tokens": sum(map(len, labelled["completion_ids"])), "report": vars(report)}
     return found | {"seconds": {name: round(end - start, 3) for name, start, end in steps}}
