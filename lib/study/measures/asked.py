@@ -27,7 +27,7 @@ from densereward.seeding import rng
 from densereward.text import data
 from study import command_line
 from study.measures import judges, verdicts
-from study.records import ROOT, provenance, write_record
+from study.records import ROOT, git_state, provenance, write_record
 
 RECORDS = ROOT / "data" / "results" / "asked.jsonl"
 PAIRS, ITEMS, CHARACTERS = 24, 15, 900  # revisions, items judged, the longest texts of one in all
@@ -122,6 +122,7 @@ def main(
     pairs = short(every, lambda row: [m["content"] for side in sides for m in row[side]], PAIRS, seed)
     items = short(items, lambda row: [row[x] for x in ("input", "output_1", "output_2")], ITEMS, seed)
     chats = [Chat(model, cache, concurrency=1, temperature=0, max_tokens=n) for n in (REVISION, VERDICT)]
+    git_state()  # of what asks, not of what lies here when the last reply has come
     begun, seconds = time.perf_counter(), []
     found = {"revisions": revisions(chats[0], pairs)}
     seconds.append(time.perf_counter() - begun)
