@@ -92,3 +92,21 @@ def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says
     assert sorted(names, key=lost.get)[-3:] == ["sentence", "bandit-as-segment", "appo"]
     generate = numbers[numbers.task == "generation"].groupby("method").accuracy.mean()
     assert generate["sft"] == 1 and (generate[list(failed)] < 1).all()
+
+
+def test_a_model_of_no_use_is_tabled_as_one():
+    """No pick is no share of zero; and what failed is named with its reason."""
+    position = {"pairs": 2, "unreadable": 2, "same": 0, "reversed": 0, "to_first": 0, "tie_in_one": 0}
+    silent = {"judge": "a", "asked": 4, "read": 0, "unreadable": 4, "picked": 0, "right": [], "shown_first": []}
+    silent |= {"right_of_all": [0.0, 0.0, 0.0], "position": position}
+    good = silent | {"judge": "b", "read": 4, "picked": 4, "right": [1.0, 0.5, 1.0], "shown_first": [0.5, 0.2, 0.8]}
+    good |= {"position": position | {"unreadable": 0}}
+    made = {"read": 2, "revised": 0, "failed: markers": 2, "words": 0, "taken_out": 0, "preferred_copied": 0}
+    record = {"model": "m", "verdicts": [silent, good], "revisions": made | {"usable": [0.0, 0.0, 0.66]}}
+    record["revisions_spent"] = {"tokens": 1200, "seconds": 1.0}
+    rows = j.asked_rows(record).set_index("judge")
+    assert pd.isna(rows.right["a"]) and rows.right["b"] == "1.00 [0.50, 1.00]" and rows.read["a"] == "0 of 4"
+    assert rows["turned around"].tolist() == ["0 of 0", "0 of 2"]
+    said = j.asked_sentence(record)
+    assert "0 are of use (share 0.00 [0.00, 0.66]), 2 fail (markers)." in said and "1,200 tokens" in said
+    assert "take out" not in said
