@@ -1,12 +1,15 @@
 """A model tried as reviser and judge: a wrong pick, a reply of no use that counts, a text in the record."""
 
 import json
+import math
 
 import pytest
 
+from densereward.labels.replies import Reply
 from densereward.labels.revision_prompt import END, START
 from densereward.text import data
-from study.measures import asked, label_cost
+from densereward.text.models import load_causal_lm
+from study.measures import asked, label_cost, weighed
 from study.profiles import models_folder
 from study.records import ROOT, read_records
 from test_llm import completion
@@ -58,6 +61,33 @@ def test_a_good_model_is_told_from_one_that_takes_what_is_shown_first(endpoint, 
     json_judge, pairs = tried(folders, "silent")["verdicts"]
     assert json_judge["unreadable"] == 4 and json_judge["right"] == [] and json_judge["right_of_all"][0] == 0
     assert pairs["read"] == 4 and pairs["picked"] == 0, "a tie is read, and picks neither"
+
+
+def test_a_model_that_always_takes_the_first_letter_is_half_right(folders, monkeypatch):
+    """And one that knows is right in both orders: which output stands for which letter must not be lost."""
+    model, tokenizer = load_causal_lm(models_folder("cpu") / "sft")
+    items = json.loads((folders / "llmbar" / "Natural.dataset.json").read_text())[:2]
+
+    def told(good: bool):
+        def ask(self, messages):
+            text = messages[-1]["content"]
+            p = 0.9 if not good or text.find(GOOD) < text.find(BAD) else 0.1
+            self.first.append(p)
+            return Reply(json.dumps([{"m": math.log(p), "M": math.log(1 - p)}]))
+
+        return ask
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weighed.Letters, "ask", told(good=False))
+        lazy = weighed.measured(model, tokenizer, items)
+        patch.setattr(weighed.Letters, "ask", told(good=True))
+        good = weighed.measured(model, tokenizer, items)
+    assert (lazy["right"][0], lazy["shown_first"][0], lazy["same"][0]) == (0.5, 1, 0)
+    assert (good["right"][0], good["shown_first"][0], good["same"][0]) == (1, 0.5, 1)
+    out = folders / "weighed.jsonl"
+    weighed.main(models_folder("cpu") / "sft", folders / "llmbar", 0, out)
+    record = read_records(out)[0]
+    assert record["items"] == 2 and 0 < record["probability_of_first"] < 1, "a model is read for real"
 
 
 def test_what_labels_cost_counts_every_pair(tmp_path):

@@ -105,6 +105,11 @@ def short(rows: list[dict], texts, most: int, seed: int) -> list[dict]:
     return [rows[i] for i in order if sum(map(len, texts(rows[i]))) <= CHARACTERS][:most]
 
 
+def words(item: dict) -> list[str]:
+    """The texts of an item of LLMBar."""
+    return [item[name] for name in ("input", "output_1", "output_2")]
+
+
 def main(
     model: Annotated[str, typer.Option(help="as the endpoint of OPENAI_BASE_URL names it")],
     dataset: Annotated[Path, typer.Option(help="preference pairs, HH-RLHF's folder")],
@@ -120,7 +125,7 @@ def main(
         items = json.loads((llmbar / "Natural.dataset.json").read_text())
     sides = ("prompt", "chosen", "rejected")
     pairs = short(every, lambda row: [m["content"] for side in sides for m in row[side]], PAIRS, seed)
-    items = short(items, lambda row: [row[x] for x in ("input", "output_1", "output_2")], ITEMS, seed)
+    items = short(items, words, ITEMS, seed)
     chats = [Chat(model, cache, concurrency=1, temperature=0, max_tokens=n) for n in (REVISION, VERDICT)]
     git_state()  # of what asks, not of what lies here when the last reply has come
     begun, seconds = time.perf_counter(), []
