@@ -122,33 +122,6 @@ def cost_rows(rows: list[dict]) -> pd.DataFrame:
     return found.rename(columns={"of a run": "calls of a run"}).drop(columns="calls")
 
 
-def asked_rows(record: dict) -> pd.DataFrame:
-    """Verdicts of a record of `asked`, a row per judge: replies read of those asked for, picks, shares of them that are
-    right and that are of the answer shown first, and pairs turned around by the order of those read in both."""
-    rows = []
-    for of in record["verdicts"]:
-        position = of["position"]
-        row = {"judge": of["judge"], "read": f"{of['read']} of {of['asked']}", "picks": of["picked"]}
-        for name, words in (("right", "right"), ("shown_first", "shown first"), ("right_of_all", "right, of all")):
-            row[words] = interval_text(*of[name], 2) if of[name] else None
-        both = position["pairs"] - position["unreadable"]
-        rows.append(row | {"turned around": f"{position['reversed']} of {both}"})
-    return pd.DataFrame(rows)
-
-
-def asked_sentence(record: dict) -> str:
-    """What became of the revisions that a record of `asked` asked for, and what they took."""
-    made, spent = record["revisions"], record["revisions_spent"]
-    failed = [f"{n} fail ({name.removeprefix('failed: ')})" for name, n in made.items() if name.startswith("failed")]
-    fates = [f"{made['revised']} are of use (share {interval_text(*made['usable'], 2)})", *failed]
-    edits = (
-        f"Those of use take out {made['taken_out']} of {made['words']} words of the rejected answers, and "
-        f"{made['preferred_copied']} are the preferred answer word for word. "
-    )
-    asked = f"Of {made['read']} revisions by {record['model']} {', '.join(fates)}. "
-    return f"{asked}{edits if made['words'] else ''}They took {spent['tokens']:,} tokens."
-
-
 WIN_RATES = ["model", "win rate", "published", "length-controlled", "published, controlled", "standard error"]
 WIN_RATES += ["of predictions alone"]
 LLMBAR = ["set", "items", "right", "low", "high", "same pick in both orders"]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from report import judging_figures as j
+from report import tried
 from study.measures.judged import RATES
 from study.records import ROOT
 from study.summary import label
@@ -103,10 +104,20 @@ def test_a_model_of_no_use_is_tabled_as_one():
     good |= {"position": position | {"unreadable": 0}}
     made = {"read": 2, "revised": 0, "failed: markers": 2, "words": 0, "taken_out": 0, "preferred_copied": 0}
     record = {"model": "m", "verdicts": [silent, good], "revisions": made | {"usable": [0.0, 0.0, 0.66]}}
-    record["revisions_spent"] = {"tokens": 1200, "seconds": 1.0}
-    rows = j.asked_rows(record).set_index("judge")
+    record["revisions_spent"] = {"tokens": 1200, "requests": 2}
+    rows = tried.rows(record).set_index("judge")
     assert pd.isna(rows.right["a"]) and rows.right["b"] == "1.00 [0.50, 1.00]" and rows.read["a"] == "0 of 4"
     assert rows["turned around"].tolist() == ["0 of 0", "0 of 2"]
-    said = j.asked_sentence(record)
-    assert "0 are of use (share 0.00 [0.00, 0.66]), 2 fail (markers)." in said and "1,200 tokens" in said
+    said = tried.revisions(record)
+    assert (
+        "0 are of use (share 0.00 [0.00, 0.66]), 2 fail (markers)." in said and "2 requests took 1,200 tokens" in said
+    )
     assert "take out" not in said
+
+
+def test_the_page_says_of_the_small_model_what_its_records_hold():
+    asked, weighed = ({r["kind"]: r for r in stored("asked")}[kind] for kind in ("asked", "weighed"))
+    assert asked["revisions"]["revised"] == 0 and all(of["read"] == 0 for of in asked["verdicts"])
+    assert (asked["revisions"]["read"], {of["items"] for of in asked["verdicts"]}) == (24, {15})
+    assert "picks the labelled output 0.50" in tried.weighed(weighed)
+    assert weighed["shown_first"][0] == weighed["same"][0] == 0, "it takes M, whatever it stands for"
