@@ -1,6 +1,8 @@
 """Records to tables and figures to pages. Figures and tables need no torch.
 
+lines.py               names at the ends of lines, values at their points
 look.py                how every figure looks, and each method in it
+ideas.py               what each paper pays one answer's tokens, drawn
 grid.py                tables: one line a cell, sorted, folded
 show.py                figures, tables and notes as notebooks show them
 strips.py              tokens coloured by reward
@@ -17,6 +19,8 @@ ledger.py              what the papers claim, as data
 claims.py              what the papers claim, against our records
 twins.py               masked methods less their twins without a mask
 wins.py                win rates on the same prompts, most preferred answers
+density_map.py         where density pays, cell by cell
+compute.py             what the records cost
 horizon.py             what the sweeps over length and data say
 figures.py             the comparison's figures
 overview.py            every system of the three papers in one figure

@@ -185,6 +185,22 @@ def evidence(frame: pd.DataFrame) -> pd.DataFrame:
     return found.assign(place=frame.place, seeds=frame.seeds)
 
 
+def decided(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `tested` that held, came out opposite or make no difference that matters, for a table."""
+    found = evidence(frame[frame.verdict.isin(["held", "opposite", "alike"])])
+    columns = ["prediction", "verdict", "difference", "unit", "p (Holm)", "seeds", "place"]
+    return found.sort_values("verdict", kind="stable")[columns]
+
+
+def ran(runs: list[dict], paper: str) -> str:
+    """How many of the rows that a paper's claims name were run, on how many seeds, in a sentence."""
+    named = {row for claim in CLAIMS if claim.paper == paper for row in (claim.better, claim.worse) if row}
+    seeds = pd.Series({row: len({r["seed"] for r in runs if r["method"] == row}) for row in named})
+    have = seeds[seeds > 0]
+    span = f", each on {have.min()} to {have.max()} seeds" if len(have) else ""
+    return f"Of the {len(named)} rows that the claims of {paper} name, {len(have)} have records{span}."
+
+
 def untestable(frame: pd.DataFrame) -> pd.DataFrame:
     """The claims that nothing here can test, and why."""
     return frame.loc[frame.lacks.notna(), ["paper", "place", "says", "verdict", "why"]].reset_index(drop=True)

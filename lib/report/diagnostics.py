@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from report import lines
 from report.look import canvas, style
 from report.strips import visible
 from study.summary import order
@@ -54,14 +55,13 @@ def label_noise(pairs: pd.DataFrame, temperature: float, levels: dict[str, float
     figure, axes = canvas(1, 1, 2.6)
     ax, x = axes[0, 0], np.linspace(0, 8, 100)
     ax.plot(x, 1 / (1 + np.exp(-x / temperature)), color=GREY, label="Bradley-Terry")
-    ax.errorbar(
-        numbers.bin, numbers.agree, 2 * numbers.se, fmt="o", color=BLUE, label="pairs (bars: two standard errors)"
-    )
+    ax.vlines(numbers.bin, numbers.agree - 2 * numbers.se, numbers.agree + 2 * numbers.se, color=BLUE)
+    ax.plot(numbers.bin, numbers.agree, "o", color=BLUE, label="pairs, two standard errors")
     for (text, level), line in zip(levels.items(), ("--", ":", "-.")):
         ax.axhline(level, color=RED, linestyle=line, linewidth=1.2, label=f"{text}: {level:.3f}")
     ax.set_xlabel("size of the gap in true return (credit)")
     ax.set_ylabel("label agrees\nwith the truth (share)")
-    ax.legend(frameon=False, loc="lower right")
+    lines.ends(ax)
     return figure, numbers
 
 
@@ -114,7 +114,7 @@ def cutoffs(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axes[0, 1].plot(numbers.cutoff, numbers.recall, color=ORANGE, marker="s", linestyle="--", label="recall")
         axes[0, 1].set_ylim(0, 1.03)
         axes[0, 1].set_ylabel("share of boundaries")
-        axes[0, 1].legend(frameon=False, loc="lower left")
+        lines.ends(axes[0, 1])
     for ax in axes[0]:
         ax.set_xlabel("entropy cut-off (nats)")
     return figure, numbers
@@ -136,7 +136,7 @@ def learning_curves(metrics: dict[str, dict]) -> tuple[Figure, pd.DataFrame]:
             ax.axhline(first[f"{name}_validation"], color=GREY, linestyle=line, linewidth=1.2, label=text)
     ax.set_xlabel("preference pairs seen")
     ax.set_ylabel("label accuracy on\nvalidation pairs (share)")
-    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    lines.ends(ax)
     return figure, numbers
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from report import lines
 from report.look import EDGE, canvas, head, style
 from study.methods import METHODS
 from study.records import to_frame
@@ -40,20 +41,20 @@ def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataF
     found = {metric: curve(records, metric) for metric in metrics}
     found = {metric: frame for metric, frame in found.items() if len(frame)}
     groups = families({name for frame in found.values() for name in frame.method})
-    figure, axes = canvas(len(found), len(groups), 1.75, sharex=True, sharey="row")
+    tall = max(1.75, 0.5 + 0.15 * max(map(len, groups.values())))  # room for the names of all lines
+    figure, axes = canvas(len(found), len(groups), tall, sharex=True, sharey="row")
     for row, (metric, frame) in zip(axes, found.items()):
         sft = [r for r in records if r["method"] == "sft"]
         start = [values(sft, f"final.{metric}{part}")["value"].mean() for part in ("_ordinary", "")]
-        for ax, methods in zip(row, groups.values()):
+        for ax, (title, methods) in zip(row, groups.items()):
             for name in methods:
                 part, look = frame[frame.method == name], style(name)
                 ax.plot(part.rollout, part["mean"], **look, markevery=max(1, len(part) // 8), linewidth=1.6)
                 ax.fill_between(part.rollout, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
             for level in [x for x in start if not np.isnan(x)][:1]:
                 ax.axhline(level, color="black", linestyle=":", linewidth=1)
+            lines.ends(ax, title if ax in axes[0] else "")
         row[0].set_ylabel(CURVES.get(metric, metric))
-    for ax, title in zip(axes[0], groups):
-        head(ax, title)
     for ax in axes[-1]:
         ax.set_xlabel("rollout batches")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -153,7 +154,7 @@ def return_against_kl(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
     groups = families(set(numbers.method))
     figure, axes = canvas(2, len(groups), 2.5, sharex=True, sharey="row")
     for row, (measure, text) in zip(axes, rows.items()):
-        for ax, methods in zip(row, groups.values()):
+        for ax, (title, methods) in zip(row, groups.items()):
             for name in methods:
                 part, look = numbers[numbers.method == name].sort_values("rollout"), style(name)
                 ax.plot(part.kl, part[measure], **look, markevery=max(1, len(part) // 8), linewidth=1.4)
@@ -161,11 +162,10 @@ def return_against_kl(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
             ax.set_xscale("symlog", linthresh=1, linscale=0.6)
             ax.set_xlim(left=-0.15)
             ax.xaxis.set_major_formatter(lambda kl, _: f"{kl:g}")
+            lines.ends(ax, title if ax in axes[0] else "")
         row[0].set_ylabel(text)
-    for ax, title in zip(axes[0], groups):
-        head(ax, title)
     for ax in axes[-1]:
-        ax.set_xlabel("KL to SFT (nats per response; log above 1)")
+        ax.set_xlabel("KL to SFT\n(nats per response; log above 1)")
     return figure, numbers
 
 
@@ -187,7 +187,8 @@ def sweep(records: list[dict], name: str, text: str, x: str, x_text: str, panel:
         ax.set_xticks(range(len(levels)), [x if isinstance(x, str) else f"{x:g}" for x in levels])
         ax.margins(x=0.15)
         ax.set_xlabel(x_text)
-        head(ax, f"{panel.rsplit('.', 1)[-1].replace('_', ' ')} {level}" if panel else "")
+        ax.xaxis.set_gid(lines.SETTINGS)
+        lines.ends(ax, f"{panel.rsplit('.', 1)[-1].replace('_', ' ')} {level}" if panel else "")
     axes[0, 0].set_ylabel(text)
     return figure, numbers
 

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from report.look import canvas, head, style
+from report.lines import SETTINGS, ends
+from report.look import canvas, style
 from study.methods import METHODS
 from study.summary import intervals, label
 
@@ -26,8 +27,7 @@ def over(ax, frame: pd.DataFrame, looks: dict[str, dict], log: bool = True) -> p
         shift, look = 0.02 * (i - (len(lines) - 1) / 2) * width, looks[line]
         part, seeds = numbers[numbers.line == line], frame[frame.line == line]
         x, x_seeds = ((at * np.exp(shift) if log else at + shift) for at in (part["at"], seeds["at"]))
-        ax.plot([], [], **look)  # the legend's
-        ax.plot(x, part["mean"], **look | {"marker": None, "label": "_"}, linewidth=1.5)
+        ax.plot(x, part["mean"], **look | {"marker": None}, linewidth=1.5)
         ax.plot(x_seeds, seeds["value"], **look | {"linestyle": "none", "label": "_"}, alpha=0.7)
         ax.vlines(x, part.low, part.high, color=look["color"], linewidth=2.5, alpha=0.5)
     if log:
@@ -35,6 +35,7 @@ def over(ax, frame: pd.DataFrame, looks: dict[str, dict], log: bool = True) -> p
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     ax.margins(x=0.12)
+    ax.xaxis.set_gid(SETTINGS)
     ax.set_xticks(ticks, [f"{x:,.0f}" if log else f"{x:g}" for x in ticks])
     return numbers
 
@@ -54,8 +55,8 @@ def gains(gaps: pd.DataFrame, text: str = "gain in true return (credit)") -> tup
             looks[line] = style(method) | other | {"label": f"{label(method)} over {label(against)}"}
         numbers.append(over(ax, part, looks))
         ax.axhline(0, color="black", linewidth=1)
-        ax.set_xlabel("SFT model's answers, mean length (tokens; log)")
-        head(ax, title)
+        ax.set_xlabel("SFT model's answers, mean length\n(tokens; log)")
+        ends(ax, title)
     axes[0, 0].set_ylabel(text)
     return figure, pd.concat(numbers)
 
@@ -70,12 +71,12 @@ def by_pairs(returns: pd.DataFrame, accuracy: pd.DataFrame, levels: dict[str, fl
     ):
         looks = {method: style(method) for method in dict.fromkeys(frame.method)}
         numbers.append(over(ax, frame.assign(line=frame.method), looks).assign(measure=" ".join(text.split())))
+        ends(ax)
         ax.set_xlabel("preference pairs (log)")
         ax.set_ylabel(text)
     for name, height in levels.items():
         axes[0, 1].axhline(height, color="#444444", linestyle="--", linewidth=1)
         axes[0, 1].annotate(LEVELS[name], (0, height), (2, 2), ("axes fraction", "data"), "offset points", fontsize=9)
-    head(axes[0, 0])
     return figure, pd.concat(numbers)
 
 

@@ -5,6 +5,7 @@ As in `figures.py`, each returns a matplotlib figure and its numbers."""
 import pandas as pd
 from matplotlib.figure import Figure
 
+from report import lines
 from report.look import canvas, head, style
 from study import summary
 
@@ -46,6 +47,6 @@ def over_rounds(groups: dict[str, list[dict]], metric: str, text: str, level: fl
             ax.axhline(level, color="black", linestyle=":", linewidth=1)
         ax.set_xlabel("rollout batches")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        head(ax, title)
+        lines.ends(ax, title)
     axes[0, 0].set_ylabel(text)
     return figure, pd.concat([frame.assign(group=title) for title, frame in found.items()])

@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from report import lines
 from study.methods import METHODS
 from study.summary import label
 
@@ -135,8 +136,6 @@ def head(ax, title: str = "") -> None:
 
 PLACES = [(side * 7, up) for up in (4, -10, 14, -20, 24, -30) for side in (1, -1)]  # offsets of a name, in points
 
-LEAD = {"arrowstyle": "-", "linewidth": 0.6, "color": "#6b6b6b"}  # from a name that is far to its point
-
 
 def names(ax, points: list[tuple[float, float, str]]) -> None:
     """The name of each point (x, y, name) beside it, within the axes, over no other name or point. Limits and scales
@@ -155,7 +154,7 @@ def names(ax, points: list[tuple[float, float, str]]) -> None:
             text.remove()
         taken.append(box)
         if abs(place[1]) > 10:
-            ax.annotate("", (x, y), place, textcoords="offset points", arrowprops=LEAD)
+            ax.annotate("", (x, y), place, textcoords="offset points", arrowprops=lines.LEAD)
 
 
 def variable(colour: str) -> str:
@@ -165,9 +164,12 @@ def variable(colour: str) -> str:
 
 def drawing(figure: Figure, alt: str) -> str:
     """A figure as SVG within a page: `alt` for readers who cannot see it, its colours as variables (`DARK`)."""
+    lines.mark(figure)
+    lines.apart(figure)
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
-    svg = re.sub(r"<(style|metadata)\b.*?</\1>\s*", "", file.getvalue(), flags=re.S)  # a style would reach all the page
+    svg = lines.told(figure, file.getvalue())
+    svg = re.sub(r"<(style|metadata)\b.*?</\1>\s*", "", svg, flags=re.S)  # a style would reach all the page
     size = re.search(r'viewBox="[^"]*"', svg)[0]
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     name = "f" + hashlib.sha256(body.encode()).hexdigest()[:6]
@@ -175,5 +177,6 @@ def drawing(figure: Figure, alt: str) -> str:
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r"(href=\"|url\()#", rf"\1#{name}", body)
     body = re.sub("#[0-9a-f]{6}", lambda m: variable(m[0]), body)
-    look = "stroke-linejoin:round;stroke-linecap:butt;fill:" + variable("#000000")
+    look = f"max-width:{108 * figure.get_figwidth():.0f}px;stroke-linejoin:round;stroke-linecap:butt;"
+    look += "fill:" + variable("#000000")
     return f'<svg role="img" aria-label="{html.escape(alt)}" {size} style="{look}">{body}'

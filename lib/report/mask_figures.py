@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report.look import canvas, head, style
+from report import lines
+from report.look import canvas, style
 from report.twins import TWINS
 from study.summary import curve, label, order, values
 from study.words import DECISIONS, SIDES
@@ -53,11 +54,10 @@ def over(numbers: pd.DataFrame, x: str, text: str, mark: pd.DataFrame | None = N
             else:
                 ax.set_title(f"{side} answers", loc="left", fontsize=9)
             ax.set_ylim(-0.03, 1.03)
+            lines.ends(ax, ax.get_title(loc="left"))
         axes[i, 0].set_ylabel(axis)
     for ax in axes[-1]:
         ax.set_xlabel(text)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 2), frameon=False)
     return figure, numbers if mark is None else pd.concat([numbers, mark.assign(marked=True)])
 
 
@@ -75,8 +75,7 @@ def changes(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ax.set_ylim(bottom=0)
         ax.set_ylabel(text)
         ax.set_xlabel("offset δ (deviations of rewards)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+        lines.ends(ax)
     return figure, means
 
 
@@ -101,9 +100,8 @@ def over_tokens(runs: list[dict], twins: dict[str, str] = TWINS) -> tuple[Figure
                 ax.fill_between(part.tokens / 1000, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
             if metric in levels and not np.isnan(levels[metric]):
                 ax.axhline(levels[metric], color="black", linestyle=":", linewidth=1)
+            lines.ends(ax)
         row[0].set_ylabel(text)
-    for ax in axes[0]:
-        head(ax)
     for ax in axes[-1]:
         ax.set_xlabel("sampled so far\n(thousand tokens)")
     return figure, numbers
@@ -140,7 +138,7 @@ def kept(runs: list[dict]) -> tuple[Figure, pd.DataFrame]:
                 ax.fill_between(part.rollout, part.low, part.high, color=colour, alpha=0.15, linewidth=0)
         ax.set_ylim(-0.02, 1.02)
         ax.set_xlabel("rollout batches")
-        head(ax, label(method))
+        lines.ends(ax, label(method))
     axes[0, 0].set_ylabel("kept\n(share of tokens)")
     return figure, numbers
 

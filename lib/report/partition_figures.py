@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from report import lines
 from report.look import canvas
 from study.words import PARTITIONS
 
@@ -66,11 +67,9 @@ def over_noise(
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.tick_params(axis="x", pad=6 + 12 * len(best), length=0)
-        ax.set_title(title, loc="left")
+        lines.ends(ax, title)
         frames.append(numbers.assign(truth=title))
     axes[0, 0].set_ylabel("error over that of\nthe optimal partition (ratio)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, columnspacing=1.2)
     return figure, pd.concat(frames)
 
 

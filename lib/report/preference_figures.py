@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from report import lines
 from report.figures import curves
-from report.look import canvas, head, style
+from report.look import canvas, style
 from study.summary import label, order
 
 WIN, TIE, LOSS = ("#0072B2", "won"), ("#d9d9d9", "tied"), ("#E69F00", "lost")
@@ -121,19 +122,19 @@ def bands(numbers: pd.DataFrame, used: float) -> tuple[Figure, pd.DataFrame]:
     right; the dashed line is the confidence that is used."""
     figure, axes = canvas(1, 1, 2.7)
     ax = axes[0, 0]
-    lines = {
+    shown = {
         "accuracy": ("#0072B2", "o", "-", "accuracy, three labels"),
         "majority": ("black", "", ":", "largest label"),
         "called_neutral": ("#6b6b6b", "s", "--", "called neutral"),
         "decided": ("#D55E00", "D", "-", "right where called otherwise, of edited tokens"),
     }
-    for name, (colour, marker, line, text) in lines.items():
+    for name, (colour, marker, line, text) in shown.items():
         ax.plot(numbers.confidence, numbers[name], color=colour, marker=marker, linestyle=line, label=text)
     ax.axvline(used, color="black", linestyle="--", linewidth=1)
     ax.set_ylim(-0.02, 1.02)
     ax.set_ylabel("share of tokens")
     ax.set_xlabel("confidence below which a token is neutral (probability)")
-    head(ax)
+    lines.ends(ax)
     return figure, numbers
 
 

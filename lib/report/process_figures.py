@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from report import lines
 from report.look import canvas, style
 from study.summary import interval_text
 
@@ -40,8 +41,8 @@ def over_n(
     panels: dict[str, pd.DataFrame], text: str = "true return of the chosen (credit)"
 ) -> tuple[Figure, pd.DataFrame]:
     """Means of `best_of_n.summed` over n, a panel per title; `text` says what they are of."""
-    figure, axes = canvas(1, len(panels), 4.4, sharey=True)
-    for ax, (title, numbers) in zip(axes[0], panels.items()):
+    figure, axes = canvas(len(panels), 1, 2.9, sharex=True, sharey=True)
+    for ax, (title, numbers) in zip(axes[:, 0], panels.items()):
         readers = list(dict.fromkeys(numbers.reader))
         for i, reader in enumerate(readers):
             part, drawn = numbers[numbers.reader == reader], look(reader)
@@ -52,10 +53,10 @@ def over_n(
         ax.set_xscale("log", base=2)
         ax.set_xticks(ns, [str(n) for n in ns])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlabel("to choose from, n (log)")
-        ax.set_title(title, loc="left")
-        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), fontsize=8)
-    axes[0, 0].set_ylabel(text)
+        ax.xaxis.set_gid(lines.SETTINGS)
+        lines.ends(ax, title, 30)
+        ax.set_ylabel(text)
+    ax.set_xlabel("to choose from, n (log)")
     return figure, pd.concat([numbers.assign(panel=title) for title, numbers in panels.items()])
 
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from report.diagnostics import BLUE, GREEN, GREY, ORANGE, RED
-from report.look import canvas, head, names, style
+from report.lines import ends
+from report.look import canvas, names, style
 from study.words import AT_END, EDITS, TRUTH
 
 PURPLE = "#CC79A7"
@@ -121,10 +122,8 @@ def repeats(numbers: pd.DataFrame, rows: dict[str, str]) -> tuple[Figure, pd.Dat
                     ax.plot(line.k, line["mean"], **drawn)
                     ax.fill_between(line.k, line.low, line.high, color=drawn["color"], alpha=0.15, linewidth=0)
             ax.axhline(0, color="black", linewidth=0.8)
+            ends(ax, f"{'before' if raw else 'after'} normalisation" if ax in axes[0] else "")
         row[0].set_ylabel(text)
-    for ax, title in zip(axes[0], ("before normalisation", "after normalisation")):
-        ax.set_title(title)
-    above(figure, axes[-1, 1])
     for ax in axes[-1]:
         ax.set_xlabel("number of the repeat")
     return figure, numbers
@@ -144,7 +143,7 @@ def to_go(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.fill_between(part.token, part.low, part.high, color=drawn["color"], alpha=0.12, linewidth=0)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("token of the answer (index)")
-        head(ax, style(name)["label"])
+        ends(ax, style(name)["label"])
     axes[0, 0].set_ylabel("variance of the reward to go\n(totals have variance 1)")
     return figure, numbers
 

@@ -4,7 +4,8 @@ and figures and tables of what they show."""
 import numpy as np
 import pandas as pd
 
-from report.look import canvas, head, style
+from report import lines
+from report.look import canvas, style
 from report.strips import card, segments, values
 from study.summary import interval_text, label
 
@@ -184,14 +185,16 @@ def lengths(records: list[dict]):
     frame = pd.DataFrame(rows)
     figure, axes = canvas(1, 1, 2.8)
     ax = axes[0, 0]
-    ax.axhspan(10, 22, color="#eeeeee", label="segment-ppo Figure 3, at 1.75 to 2.25 nats")
+    ax.axhspan(10, 22, color="#e4e4e4")
+    ax.text(frame.cutoff.min(), 20, "segment-ppo Figure 3, at 1.75 to 2.25 nats", va="center", fontsize=9)
     for (name, of), row in zip(frame.groupby("answers", sort=False), ("segment", "bandit")):
         look = style(row) | {"label": name}
-        ax.errorbar(of.cutoff, of.length, [of.length - of.low, of.high - of.length], capsize=3, **look)
+        ax.plot(of.cutoff, of.length, **look)
+        ax.vlines(of.cutoff, of.low, of.high, color=look["color"], linewidth=2, alpha=0.6)
     ax.set_ylim(0)
     ax.set_xlabel("entropy cut-off (nats)")
     ax.set_ylabel("tokens per segment")
-    head(ax)
+    lines.ends(ax)
     return figure, frame
 
 

@@ -22,6 +22,7 @@ What reads records needs no torch: `summary.py` and all above it but `effort.py`
     summary.py       which records are the comparison; means over seeds
     words.py         what tables and figures call what is measured
     sweeps.py        runs over length, data and reviser, and the lines that make them
+    density_cells.py the grid of the map of where density pays
     density_map.py   runs over horizon, pairs, price of an item too many, and lambda; makes what is missing
     cache.py         stages on disk, by the hash of what determines them
     sources.py       what code a stage rests on

@@ -1,15 +1,12 @@
 """A map of where density pays: horizon x preference pairs x price of an item too many x lambda, for the bandit, entropy
-segments, tokens and the truth in time, in runs of a quarter of the comparison's rollouts.
+segments, tokens and the truth in time, in runs of a quarter of the comparison's rollouts (`density_cells.py`).
 
     python -m study.density_map --seeds 0
 
 makes what is missing, cell by cell, in one process; several may work on different seeds side by side. The truth needs
 no pairs: its runs stand at the larger number of them and serve both.
-
-Left out: settings of each cell's own; longer answers than two kinds at once; returns that are no sum of credits.
 """
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -18,64 +15,15 @@ import typer
 
 from densereward import checked
 from study import command_line
-from study.identity import of_testbed, same
-from study.methods import LEARNED, METHODS
+from study.density_cells import cells, changes, methods
+from study.methods import METHODS
 from study.profiles import profile as profile_row
 from study.record import done, recorded
-from study.records import ROOT, latest
+from study.records import ROOT
 from study.run import Run
 from study.runner import one_by_one
 
 RESULTS = ROOT / "data" / "results" / "map" / "runs.jsonl"
-SMALL = {  # 1,024 answers a run
-    "rounds": 32,
-    "rollouts": 32,
-    "critic_warmup": 4,
-    "heldout_proxy": False,
-    "eval_prompts": 128,
-    "heldout_pairs": 500,
-    "credit_responses": 8,
-    "credit_samples": 4,
-}
-HORIZONS = (  # about 32 and 56 tokens an answer
-    {"world": {}},
-    {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 192},
-)
-PAIRS, PRICES, LAMBDAS = (4_000, 500), (-1.0, -0.2, 0.0, 0.2), (1.0, 0.8)
-METHODS_OF_MAP = ("sft", "oracle-dense", "bandit", "segment", "token")
-
-
-def cells() -> list[dict]:
-    """The axes of every cell, `horizon` (its parts), `pairs`, `price`, `lam`, in the order in which they are run."""
-    axes = itertools.product(PAIRS, range(1, len(HORIZONS) + 1), LAMBDAS, PRICES)
-    return [{"horizon": horizon, "pairs": pairs, "price": price, "lam": lam} for pairs, horizon, lam, price in axes]
-
-
-def changes(horizon: int, pairs: int, price: float, lam: float) -> dict:
-    """What a cell changes of profile `cpu`."""
-    at = HORIZONS[horizon - 1]
-    world = {**at["world"], "returns": f"excess{price:+.1f}"}
-    return {**SMALL, **at, "world": world, "pairs": pairs, "lam": lam}
-
-
-def learned(name: str) -> bool:
-    """Whether a row's reward is learned from pairs."""
-    return METHODS[name].scorer in LEARNED
-
-
-def methods(pairs: int) -> tuple[str, ...]:
-    """The rows of a cell; what learns from no pairs stands at the larger number of them alone."""
-    return tuple(m for m in METHODS_OF_MAP if pairs == max(PAIRS) or learned(m))
-
-
-def found(records: list[dict], cell: dict) -> list[dict]:
-    """The records of a cell, the newest of each method and seed, the truth's among them."""
-    kept = []
-    for name in METHODS_OF_MAP:
-        at = cell if learned(name) else cell | {"pairs": max(PAIRS)}
-        wanted = of_testbed(profile_row("cpu", **changes(**at)), METHODS[name])
-        kept += [r for r in records if r["kind"] == "run" and r["method"] == name and same(r["params"], wanted)]
-    return latest(kept, ("method", "seed"))
 
 
 def main(

@@ -72,6 +72,7 @@ class Profile:
     committed_models: Other = None  # the profile whose committed SFT and reward models PPO starts from
     # pretrained models
     dtype: Annotated[Literal["float32", "bfloat16"], Field(description="float32 or bfloat16")] = "float32"  # on a GPU
+    lora_rank: Whole = 0  # of adapters on every linear layer of what is trained; 0: all weights are
     chat_template: str | None = None  # of a base model that is fine-tuned; None: the model's own
     trl: Annotated[dict[str, dict], Field(description="fields of TRL's configs by stage: sft, scorer, policy")] = field(
         default_factory=dict

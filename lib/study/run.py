@@ -21,6 +21,7 @@ from pydantic import Field
 
 from densereward.checked import Count, DatasetName, ModelName, Seed, Share, Yes, checked
 from densereward.text import data
+from densereward.text.adapters import with_adapters
 from densereward.text.tokens import tokenize_prompt
 from study import cards, deciding, engines
 from study.cache import Artifact, load_json, stage
@@ -120,6 +121,10 @@ class Run:
         with torch.enable_grad():  # a measure that takes no gradients may be the first to ask
             return stage(name, build, key=key, sources=sources, inputs=given, root=self.root)
 
+    def adapted(self, model: torch.nn.Module) -> torch.nn.Module:
+        """A model about to be trained: as it is, or with adapters where the profile says so."""
+        return with_adapters(model, self.profile.lora_rank) if self.profile.lora_rank else model
+
     @property
     def dtype(self) -> torch.dtype:
         """What pretrained weights are read as: the profile's on a GPU, float32 elsewhere."""
@@ -132,12 +137,13 @@ class Run:
 
     def key(self, *fields: str, seeded: bool = True, trl: str | None = None, **extra) -> dict:
         """What determines a stage: the dataset and the named fields of the profile, so that other fields do not rebuild
-        it, and its further fields of `trl`. What is not `seeded`, the SFT model, does not depend on how pairs are
-        labelled either."""
+        it; of what is trained its further fields of `trl` and its adapters. What is not `seeded`, the SFT model, does
+        not depend on how pairs are labelled either."""
         world = self.profile.world
         answers = {"kinds": world.kinds, "parts": world.parts, "repeats": world.sft_repeats}
         source: Any = self.content
         extra |= {"trl": self.profile.trl[trl]} if trl in self.profile.trl else {}
+        extra |= {"lora_rank": self.profile.lora_rank} if trl and self.profile.lora_rank else {}
         if self.testbed:
             source = asdict(world) | {"contrast": self.contrast} if seeded else answers
         return {

@@ -84,3 +84,36 @@ def test_a_defect_fails_the_build(tmp_path, prose, toc):
     with pytest.raises(SystemExit) as stop:
         build_book(tiny_book(tmp_path, prose, toc), [], tmp_path)
     assert stop.value.code
+
+
+REPOSITORY = "https://github.com/dense-rewards/side-by-side/blob/main/"
+CHAPTERS = ("segment_ppo_tables", "adaptive_masks", "tlcr")
+
+
+def test_links_to_code_name_files_and_symbols_that_exist():
+    """[`module.symbol`](file) is a function, class, method or constant of that file."""
+    dead, symbols = [], 0
+    for page in (ROOT / "book").glob("*.md"):
+        for text, path in re.findall(rf"\[([^\]]*)\]\({REPOSITORY}([^)#]*)", page.read_text()):
+            file = ROOT / path
+            if not file.exists():
+                dead.append(f"{page.name}: {path}")
+            elif named := re.fullmatch(r"`(\w+)\.(\w+)`", text):
+                symbols += 1
+                defined = re.search(rf"^ *(def|class) {named[2]}\b|^{named[2]}\b.* = ", file.read_text(), re.M)
+                if named[1] != file.stem or not defined:
+                    dead.append(f"{page.name}: {text} is not in {path}")
+    assert symbols > 5 and not dead, "\n".join(dead)
+
+
+def test_the_papers_chapters_have_one_shape():
+    """What it found, the idea with its drawing, equations and lines, what was run, what held, deviations, tables."""
+    shape = ["The idea", "From equations to lines", "What was run", "What held, what did not, and why", "Deviations"]
+    for chapter, paper in zip(CHAPTERS, ("segment-ppo", "adaptive-mask", "tlcr"), strict=True):
+        text = (ROOT / "book" / f"{chapter}.md").read_text()
+        heads = re.findall(r"^## (.*)$", text, re.M)
+        assert [head.split(" and ")[0].split(",")[0] for head in heads[:3]] == shape[:3]
+        assert heads[3] == shape[3] and heads[4].startswith(shape[4]) and heads[5].startswith("Its tables")
+        assert text.startswith(f"# {paper}: "), chapter
+        for key in ("idea", f"ran_{paper}", f"ledger_sentence_{paper}", f"decided_{paper}"):
+            assert f"{{glue}} {key}\n" in text, f"{chapter} does not show {key}"

@@ -146,6 +146,15 @@ def test_what_pages_show_is_of_the_same_lines():
     assert "intervals clear of zero, each alone: " in claims.sentence(frame, "adaptive-mask")
 
 
+def test_what_is_decided_and_what_was_run_are_counted_from_records():
+    told = (claim("tlcr", "bandit"), claim("tlcr", "sft"), claim("tlcr", "dpo"))
+    runs = pair("tlcr", "bandit", TIGHT) + [run("sft", seed, 9.0 * seed) for seed in range(2)]
+    found = claims.decided(claims.tested(runs, claims=told))
+    assert list(found.verdict) == ["held"] and list(found.seeds) == [4]
+    assert "3 have records, each on 2 to 4 seeds." in claims.ran(runs, PAPER)
+    assert "0 have records." in claims.ran([], PAPER)
+
+
 def test_win_rates_are_those_of_the_row_that_is_claimed_to_be_ahead():
     runs = [run("tlcr", s, 1.0, [1.0] * 9 + [0.0] * 3) for s in (0, 1)]
     runs += [run("bandit", s, 1.0, [0.0] * 12) for s in (0, 1)] + [run("segment", 0, 1.0, [-1.0] * 12)]

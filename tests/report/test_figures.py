@@ -87,9 +87,9 @@ def svg(figure) -> str:
 
 
 def drawn_labels(figure) -> set[str]:
-    """Everything that a figure names: legends and the method axis."""
-    legends = [t.get_text() for ax in figure.axes if ax.get_legend() for t in ax.get_legend().get_texts()]
-    return {*legends, *(t.get_text() for t in figure.axes[0].get_yticklabels())}
+    """Everything that a figure names: at the ends of lines, and on the method axis."""
+    names = [" ".join(t.get_text().split()) for ax in figure.axes for t in ax.texts]
+    return {*names, *(t.get_text() for t in figure.axes[0].get_yticklabels())}
 
 
 FIGURES = {

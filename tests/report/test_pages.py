@@ -166,6 +166,31 @@ def test_a_strip_shows_one_row_at_a_time_and_reads_its_values_to_keys(site):
     tab.close()
 
 
+@pytest.mark.browser
+@in_browser
+def test_a_curve_reads_its_nearest_point_to_pointer_and_keys(site):
+    errors = []
+    tab = opened(site, errors)
+    tab.goto(f"{site.url}/notebooks/comparison.html", wait_until="load")
+    plate = tab.locator(".plate").first
+    svg, tip = plate.locator("svg"), plate.locator(".tip")
+    assert tip.is_hidden() and svg.locator("[data-line] title").count() == 0
+    svg.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert tip.inner_text() == "Bandit (sequence): 1, 2"  # x, y
+    box = svg.bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert tip.is_hidden(), "the middle of the line is no point that was drawn"
+    ring = svg.locator("circle").last
+    spot = ring.evaluate(
+        "e => { const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }"
+    )
+    tab.mouse.move(*spot)
+    assert tip.is_visible() and not errors
+    tab.close()
+
+
 # WCAG's contrast ratio of an element's text to the nearest opaque background behind it
 CONTRAST = """element => {
     const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});

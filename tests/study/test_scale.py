@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 import transformers
 from huggingface_hub import ModelCard
 from transformers import AutoConfig
@@ -88,6 +90,25 @@ def test_qwen_runs_dry_in_rounds(started, tmp_path):
     scale.dry_run(run("qwen2-7b", "adpo", tmp_path))
     args, model = started["OnlineDPOTrainer"]
     assert model.config.model_type == "qwen2" and args.learning_rate == 5e-7 and args.gradient_checkpointing
+
+
+@pytest.mark.parametrize("method", ["bandit", "dpo", "figa", "rloo", "rs"])
+def test_adapters_learn_in_every_kind_of_trainer_and_nothing_else_does(started, tmp_path, method):
+    pytest.importorskip("peft")
+    fast = dict.fromkeys(("actor_learning_rate", "online_learning_rate", "dpo_learning_rate"), 1e-2)
+    small = scale.toy(Run(profile("llama3-8b", lora_rank=2, **fast), row=METHODS[method], root=tmp_path))
+    at_once = {
+        name: of | {"warmup_steps": 0} for name, of in small.profile.trl.items()
+    }  # else a first step has no rate
+    small = replace(small, profile=replace(small.profile, trl=at_once))
+    before, after = (load_causal_lm(path)[0].state_dict() for path in (small.sft, small.policy.path / "policy"))
+    changed = {name for name, x in after.items() if not torch.equal(x, before[name])}
+    assert changed and all(name.endswith("_proj.weight") for name in changed)
+    assert small.key(trl="policy") != scale.toy(run("llama3-8b", method, tmp_path)).key(trl="policy")
+    if method == "bandit":
+        model = started["DensePPOTrainer"][1]
+        learnt = {name for name, x in model.named_parameters() if x.requires_grad and "lora_" not in name}
+        assert learnt == {"critic.head.weight"}
 
 
 def test_an_update_holds_the_papers_rows_on_the_papers_gpus(monkeypatch):

@@ -7,7 +7,7 @@ What is loaded is what was saved, or an error: weights that do not fit are refus
 at random, anew at every load), committed models are checked against their hashes, a generation_config.json is not
 obeyed, and the EOS token is the one with which the chat template ends a turn.
 
-Left out: value heads shared with the policy (the critic is a model of its own), quantisation, adapters.
+Left out: value heads shared with the policy (the critic is a model of its own), quantisation.
 
 Book: reward_models.md
 """

@@ -17,6 +17,7 @@ import inspect
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from transformers import DynamicCache, GenerationConfig, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -25,6 +26,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from densereward.progress import progress
+from densereward.text.adapters import weights_for
 from densereward.text.logprobs import logprobs_and_entropy
 from densereward.text.tokens import pad_batch, tokenize_prompt
 
@@ -159,6 +161,11 @@ class Decoding:
     and any generation setting that `decode` does not know; the model's generation config has no say there either.
     Prompts become the ids of `tokens.tokenize_prompt`. What is saved holds no pickle: TRL's training_args.bin is left
     out (a checkpoint to resume from still has the optimiser's state, as torch writes it)."""
+
+    def __init__(self, *args, **trl):
+        super().__init__(*args, **trl)
+        if self.use_vllm:
+            self.vllm_generation._iter_named_params = partial(weights_for, self.vllm_generation)
 
     def _tokenize_prompts(self, prompts):
         texts = all(isinstance(p, list) and all(isinstance(m["content"], str) for m in p) for p in prompts)

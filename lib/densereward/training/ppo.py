@@ -18,7 +18,7 @@ rollouts, engines, the clipped policy loss (over [B, T] advantages) and checkpoi
   of highest entropy (Wang et al. 2025, arXiv 2506.01939). TRL chooses within a micro-batch, by the policy as it learns;
   here it is the rollout batch and the policy that sampled it, so that micro-batches change nothing.
 
-Left out: adapters, tools, images, adaptive KL coefficients, FSDP.
+Left out: tools, images, adaptive KL coefficients, FSDP.
 
 Book: ppo.md
 """

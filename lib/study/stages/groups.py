@@ -31,6 +31,7 @@ def train(run) -> Artifact:
         policy, tokenizer = load_causal_lm(run.sft, run.dtype)
         seed = derive(run.seed, "ppo")  # the seed of PPO: the first rollouts are its own
         seed_everything(seed)
+        policy = run.adapted(policy)
         paid, _ = reward.fitted(run, folder, tokenizer)
         options = dict(method.options)
         per_update = int(p.rollouts * options.pop("answers", 1.0) / p.minibatches)

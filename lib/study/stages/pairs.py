@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import load_from_disk
 
 from densereward.labels import labeling
-from densereward.seeding import derive
+from densereward.seeding import derive, seed_everything
 from densereward.text.models import load_causal_lm, to_device
 from densereward.training import figa, kto, labelled, preference, settings
 from study.cache import Artifact, save_json
@@ -27,6 +27,8 @@ def on_pairs(run) -> Artifact:
             save_json(folder / "mask.json", counts)
         train, seed = kto.train_kto if trainer == "kto" else preference.train_dpo, derive(run.seed, "dpo") % 2**31
         given = (folder / "policy", seed, p.rm_batch, p.dpo_learning_rate, p.dpo_beta)
+        seed_everything(seed)
+        model = run.adapted(model)
         curve = train(model, reference, tokenizer, pairs, *given, **run.further("policy"))
         saved(tokenizer, folder, curve)
 
@@ -44,6 +46,8 @@ def on_revisions(run) -> Artifact:
     def build_figa(folder: Path) -> None:
         model, tokenizer = load_causal_lm(run.sft, run.dtype)
         rows, seed = load_from_disk(run.revisions.path / "labelled" / "preference"), derive(run.seed, "figa") % 2**31
+        seed_everything(seed)
+        model = run.adapted(model)
         size, rate = 2 * p.rm_batch, p.dpo_learning_rate
         further = run.row.options | run.further("policy")
         curve = figa.train_figa(to_device(model), tokenizer, rows, folder / "policy", seed, size, rate, **further)

@@ -28,7 +28,8 @@ def train(run) -> Artifact:
         policy, tokenizer = load_causal_lm(run.sft, run.dtype)
         reference, _ = load_causal_lm(run.sft, run.dtype)
         seed_everything(derive(run.seed, "ppo"))
-        critic = scorer_from(policy)
+        critic = run.adapted(scorer_from(policy))
+        policy = run.adapted(policy)
         paid, net = reward.fitted(run, folder, tokenizer)
         decide = mask.decider(run, tokenizer, folder)
         options = {"lam": p.lam} | method.options

@@ -55,6 +55,7 @@ def train(run) -> Artifact:
         }
         args |= run.further("policy")
         seed_everything(seed)
+        policy = run.adapted(policy)
         beta, loop = getattr(p, BETA[method.trainer]), {"minibatches": p.minibatches, "epochs": p.ppo_epochs}
         trainer = online.trainer_of(
             method.trainer, policy, reference, tokenizer, made, args, beta, decide is not None, asked, **loop

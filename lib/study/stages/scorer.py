@@ -60,7 +60,8 @@ def bradley_terry(run, row: Method) -> Path:
         model, tokenizer = load_causal_lm(run.sft, run.dtype)
         sets = cut(run, row, pairs.path, tokenizer)
         seed_everything(derive(run.seed, "scorer"))
-        net, seed = to_device(scorer_from(model, aggregate=row.aggregate, scale=scale)), derive(run.seed, "scorer")
+        net = to_device(run.adapted(scorer_from(model, aggregate=row.aggregate, scale=scale)))
+        seed = derive(run.seed, "scorer")
         train, held = sets["preference"], sets["validation"]
         given = (folder, seed % 2**31, p.rm_batch, p.rm_learning_rate)
         curve = reward_model.train_reward_model(net, tokenizer, train, held, *given, **run.further("scorer"))
@@ -80,7 +81,7 @@ def discriminator(run, row: Method) -> Path:
         model, tokenizer = load_causal_lm(run.sft, run.dtype)
         seed, pad = derive(run.seed, "discriminator"), tokenizer.pad_token_id
         seed_everything(seed)
-        net = to_device(scorer_from(model, D.Discriminator, aggregate="sum"))
+        net = to_device(run.adapted(scorer_from(model, D.Discriminator, aggregate="sum")))
         train = load_from_disk(made.path / "labelled" / "preference")
         given = (folder, seed % 2**31, 2 * p.rm_batch, p.rm_learning_rate)
         curve = D.train_discriminator(net, tokenizer, train, *given, **run.further("scorer"))

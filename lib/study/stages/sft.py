@@ -44,8 +44,10 @@ def sft_model(run) -> Path | str:
         run.refuse_long_prompts(tokenizer)
         rows, report = tokens.tokenize_sft(rows, tokenizer, p.max_prompt_length, p.max_completion_length)
         seed_everything(0)
-        if run.model is None:
+        if run.model is None:  # made from nothing, so that adapters would have nothing to adapt
             model = models.tiny_llama(tokenizer, p.width, p.layers, max_length=longest)
+        else:
+            model = run.adapted(model)
         sizes = (p.sft_batch, p.sft_epochs, p.sft_learning_rate)
         curve = sft.train_sft(model, tokenizer, rows, folder, *sizes, **run.further("sft"))
         save_json(folder / "curve.json", {"loss": curve, "report": str(report)})

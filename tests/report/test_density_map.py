@@ -1,0 +1,75 @@
+"""What would break: a cell of the map that holds other runs than its own, an interval that claims what seeds do not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from report import density_map
+from study.density_cells import METHODS_OF_MAP, cells, changes, methods
+from study.profiles import profile
+
+
+def made(worth, seeds=(0, 1)) -> list[dict]:
+    """A record of each run of the map; `worth`(method, cell, seed) is its true return."""
+    found = {}
+    for cell in cells():
+        params = {"profile": json.loads(json.dumps(profile("cpu", **changes(**cell)).to_dict()))}
+        for name in methods(cell["pairs"]):
+            for seed in seeds:
+                final = {"true_return": worth(name, cell, seed), "answers": {"true_return": [0.0, 4.0]}}
+                final["kl"] = 0.0 if name == "sft" else 30.0 if name == "segment" else 3.0
+                found[name, *cell.values(), seed] = {"method": name, "seed": seed, "params": params, "final": final}
+    return list(found.values())
+
+
+def bent(name: str, cell: dict, seed: int) -> float:
+    """Segments lose ten credits at a price of -1 and gain one at +0.2; the truth is best everywhere."""
+    noise = 0.01 * np.random.default_rng([seed, len(name), *(abs(int(10 * x)) for x in cell.values())]).normal()
+    by = {"sft": 0.0, "oracle-dense": 3.0, "bandit": 2.0, "token": 2.0, "segment": 2.0}[name]
+    return by + noise + ({-1.0: -10.0, 0.2: 1.0}.get(cell["price"], 0.0) if name == "segment" else 0.0)
+
+
+def test_every_cell_holds_its_own_runs():
+    frame = density_map.returns(
+        made(lambda name, cell, seed: cell["horizon"] + cell["pairs"] + cell["price"] - cell["lam"])
+    )
+    learned = frame[~frame.method.isin(("sft", "oracle-dense"))]
+    own = learned.horizon + learned.pairs + learned.price - learned.lam
+    assert np.allclose(learned["value"], own) and len(learned) == 2 * 3 * len(cells())
+    assert set(frame.groupby("method").size()) == {2 * len(cells())} and set(frame.method) == set(METHODS_OF_MAP)
+
+
+def test_verdicts_follow_the_gains_and_collapse_does_not_hide_small_ones():
+    frame = density_map.returns(made(bent))
+    found = density_map.gains(frame, "segment").set_index("price").verdict
+    assert set(found[-1.0]) == {"behind"} and set(found[0.2]) == {"ahead"} and "ahead" not in set(found[-0.2])
+    assert dict(density_map.counts(frame).set_index("method").loc["Oracle, per span"]) == {
+        name: 32 * (name == "ahead") for name in density_map.GROUND
+    }
+
+
+def test_the_kl_penalty_is_in_the_unit_of_the_rewards():
+    frame = density_map.returns(made(bent)).groupby("method")[["value", "regularised"]].mean()
+    penalty = frame["value"] - frame["regularised"]  # coefficient .1, a deviation of 2 credits
+    assert penalty.round(9).to_dict() == {"sft": 0, "bandit": 0.6, "token": 0.6, "oracle-dense": 0.6, "segment": 6}
+
+
+def test_one_seed_claims_nothing():
+    frame = density_map.returns(made(bent, seeds=(0,)))
+    assert set(density_map.gains(frame, "segment").verdict) == {"leans behind", "level", "leans ahead"}
+
+
+def test_expectations_count_the_cells_they_speak_of():
+    told = density_map.foretold(density_map.returns(made(bent))).set_index("foretold")
+    assert dict(told.cells)["1. truth in time above SFT"] == 32
+    assert (told.came <= told.cells).all() and told.loc["3. segments behind at −1", "came"] == 8
+    assert told.loc["3. segments behind at −1", "by a coin"] == pytest.approx(0.5**8)
+    part = [r for r in made(bent) if r["method"] != "token"]
+    assert density_map.foretold(density_map.returns(part)).set_index("foretold").cells["4. tokens level or behind"] == 0
+
+
+def test_the_figure_has_a_number_in_every_cell():
+    drawn, numbers = density_map.figure(density_map.returns(made(bent)))
+    assert len(numbers) == 3 * len(cells())
+    assert [sum("." in text.get_text() for text in ax.texts) for ax in drawn.axes] == [len(cells())] * 3
