@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-dist study records smollm2 bench gpu wheels serve clean
+.PHONY: help book pdf test test-dist hard study records smollm2 bench gpu wheels serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,11 +22,21 @@ book: .venv/.installed  ## execute every notebook at PROFILE (default smoke) and
 	.venv/bin/python -m report.notebooks execute --profile $(or $(PROFILE),smoke) --jobs $(JOBS)
 	.venv/bin/python -m report.notebooks build --profile $(or $(PROFILE),smoke)
 
+pdf:  ## print the book that `make book` built into _build/book.pdf, by CHROMIUM (default chromium): minutes
+	.venv/bin/jupyter-book build _build/src --builder singlehtml --path-output _build/pdf -q
+	cp -r _build/pdf/_build/singlehtml/_static _build/pdf/_build/singlehtml/book
+	$(or $(CHROMIUM),chromium) --headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=60000 \
+	  --print-to-pdf=_build/book.pdf file://$(CURDIR)/_build/pdf/_build/singlehtml/book/index.html
+
 test: .venv/.installed  ## run the tests, those in a browser too where chromium is installed
 	.venv/bin/python -m pytest -m "not dist" -n $(JOBS) --dist loadfile --durations 10
 
 test-dist: .venv/.installed-train  ## run the DeepSpeed tests: two processes, compiles at first (a few minutes)
 	DS_ACCELERATOR=cpu .venv/bin/python -m pytest -m dist -v --durations 10 tests/dist
+
+hard: .venv/.installed  ## kill, starve and damage the study, give it what is wrong: as often as the book counts (half an hour)
+	rm -f data/results/hardening.jsonl
+	HARD_MORE=1 HARD_OUT=data/results/hardening.jsonl .venv/bin/python -m pytest tests/hard
 
 study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resumes where it stopped; METHODS=a,b SEEDS=0,1
 	.venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))

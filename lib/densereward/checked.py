@@ -16,6 +16,13 @@ from pydantic import AfterValidator, Field
 STRICT = pydantic.ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
 
+def _line(text: str) -> str:
+    """One line, whose parts may name files."""
+    if not text.isprintable() or max(map(len, text.split("/"))) > 255:
+        raise ValueError("no line of text")
+    return text
+
+
 def _said(text: str) -> str:
     if text.strip().casefold() in ("", "none", "null", "nan"):
         raise ValueError("nothing is said")
@@ -29,16 +36,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**31, description="a whole number, 0 to 21
 Positive = Annotated[float, Field(gt=0, description="a number above 0")]
 NotNegative = Annotated[float, Field(ge=0, description="a number, 0 or more")]
 Share = Annotated[float, Field(ge=0, le=1, description="a number, 0 to 1")]
+Part = Annotated[float, Field(gt=0, le=1, description="a number above 0, to 1")]
 Several = Annotated[int, Field(ge=2, description="a whole number, 2 or more")]
 Yes = Annotated[bool, Field(description="true or false")]
 Number = Annotated[float, Field(description="a number")]
 Integer = Annotated[int, Field(description="a whole number")]
 Words = Annotated[str, Field(description="text")]  # may be empty
+Line = Annotated[str, AfterValidator(_line), Field(description="one line of text, a name or a path")]  # may be empty
 Text = Annotated[str, AfterValidator(_said), Field(description="text")]
 DATASET = "'testbed', a .jsonl, .jsonl.gz or .parquet file, a folder of them, or owner/name of the hub"
-DatasetName = Annotated[str, AfterValidator(_said), Field(description=DATASET)]
+DatasetName = Annotated[str, AfterValidator(_line), AfterValidator(_said), Field(description=DATASET)]
 ModelName = Annotated[
-    Annotated[str, AfterValidator(_said)] | None,
+    Annotated[str, AfterValidator(_line), AfterValidator(_said)] | None,
     Field(description="the folder of a saved causal LM, or a hub name (owner/name); leave it empty for the tiny one"),
 ]
 
@@ -54,13 +63,13 @@ def checked(kind: type, **options) -> type:
         try:
             init(self, *args, **given)
         except pydantic.ValidationError as error:
-            raise ValueError(_line(error, made)) from None
+            raise ValueError(_refused(error, made)) from None
 
     made.__init__ = __init__
     return made
 
 
-def _line(error: pydantic.ValidationError, kind: type) -> str:
+def _refused(error: pydantic.ValidationError, kind: type) -> str:
     first = error.errors()[0]
     if not first["loc"]:  # of several fields, from __post_init__
         return str(first["ctx"]["error"])
@@ -115,6 +124,10 @@ class Asked:
     requests: Whole = 100  # to an endpoint
     taste: NotNegative = 1.0  # a judge's for length, logits
     longest: Count = 96  # tokens
+    peak: Positive = 312.0  # of a GPU, teraflops
+    training: Part = 0.3  # of the peak
+    sampling: Part = 0.03  # of the peak
+    filled: Part = 1.0  # of the limits on length
     vocabulary: Annotated[int, Field(ge=261, description="a whole number, 261 (one token per letter) or more")] = 320
 
 

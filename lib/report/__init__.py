@@ -33,8 +33,10 @@ process_figures.py     best of n
 smollm2.py             a real pretrained model: predictions, figures
 horizon_figures.py     length, data, reviser's error
 judging_figures.py     edit labels on real answers, length control, the alignment tax
+tried.py               a language model that was tried as reviser and judge
 instrument_figures.py  what was wrong with the instrument
 scaling.py             the papers' backbones, and GPU-hours by formula
 speed.py               ratios of speed and memory, against their marks
+manifest.py            what every page was made of, and a check of it
 notebooks.py           runs the notebooks and builds the book
 """

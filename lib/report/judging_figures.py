@@ -5,11 +5,12 @@ As in `figures.py`, each function takes numbers and returns a matplotlib figure 
 
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib.figure import Figure
 
 from report.look import canvas, style
 from study.stats import mean_interval
-from study.summary import interval_text, label, order
+from study.summary import contrasts, interval_text, label, order, table, values
 
 LABELS = {  # of `human_spans.agreement`: colour, marker, words
     "edit": ("#0072B2", "o", "edit (TLCR)"),
@@ -150,10 +151,50 @@ def length_control(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return figure, shown
 
 
+TASKS = {"testbed_choice": "choice", "testbed_generate": "generation"}  # of `benchmarks.LOCAL`: words
+
+
+def tax_numbers(records: list[dict]) -> pd.DataFrame:
+    """Records of `tax_records`, long, as `tax` takes them."""
+    rows = [
+        {"task": words, "method": r["method"], "seed": r["seed"]}
+        | {x: r["tasks"][task][x] for x in ("accuracy", "chance")}
+        for task, words in TASKS.items()
+        for r in records
+    ]
+    return pd.DataFrame(rows, columns=["task", "method", "seed", "accuracy", "chance"])
+
+
+def tax_rows(records: list[dict], reference: str = "sft") -> pd.DataFrame:
+    """By method: accuracy on each task and what it is less the reference's of the same seed, with 95% t intervals."""
+    found = table(records, {f"tasks.{task}.accuracy": words for task, words in TASKS.items()}, 3)
+    for task, words in TASKS.items():
+        less = contrasts(records, f"tasks.{task}.accuracy", reference).set_index("method")
+        texts = {row.Index: interval_text(row.difference, row.low, row.high, 3) for row in less.itertuples()}
+        name = "difference" if words == "choice" else f"{words}, difference"
+        found.insert(found.columns.get_loc(words) + 1, name, found.method.map(texts))
+    return found
+
+
+def tax_sentence(records: list[dict], runs: list[dict], reference: str = "sft") -> str:
+    """How what is lost of choice goes with KL and with return over methods, of the runs that were asked."""
+    kept = {(r["method"], r["seed"]) for r in records}
+    runs = [r for r in runs if (r["method"], r["seed"]) in kept]
+    task = next(iter(TASKS))
+    names = f"tasks.{task}.accuracy", "final.kl", "final.true_return"
+    means = [values(x, name).groupby("method")["value"].mean() for x, name in zip((records, runs, runs), names)]
+    frame = pd.concat(means, axis=1, keys=("choice", "kl", "worth"), join="inner").drop(reference)
+    with_kl, with_return = (scipy.stats.spearmanr(-frame.choice, frame[x]).statistic for x in ("kl", "worth"))
+    return (
+        f"Over {len(frame)} methods, Spearman's correlation of what is lost of choice is {with_kl:.2f} with KL and "
+        f"{with_return:.2f} with the true return."
+    )
+
+
 def tax(numbers: pd.DataFrame, reference: str = "sft") -> tuple[Figure, pd.DataFrame]:
     """What training costs on another task: per task a panel, per method its accuracy (share) on each seed, with the
-    mean and the 95% t interval over seeds; dotted: the reference. `numbers`: columns task, method, seed, accuracy, and
-    chance (share). ValueError where no row is of the reference."""
+    mean and the 95% t interval over seeds; dotted: the reference. `numbers`: columns task, method, seed, accuracy
+    (share). ValueError where no row is of the reference."""
     if reference not in set(numbers.method):
         raise ValueError(f"no accuracy of {label(reference)}; measure it too, the tax is what others are below it")
     tasks, methods = list(dict.fromkeys(numbers.task)), order(numbers.method)
@@ -163,12 +204,12 @@ def tax(numbers: pd.DataFrame, reference: str = "sft") -> tuple[Figure, pd.DataF
         for i, method in enumerate(methods):
             of, look = part[part.method == method], style(method)
             ax.plot(of.accuracy, np.full(len(of), i), look["marker"], color=look["color"], alpha=0.6)
-            ax.plot(of.accuracy.mean(), i, "|", color=look["color"], markersize=14)
             if len(of):
+                ax.plot(of.accuracy.mean(), i, "|", color=look["color"], markersize=14)
                 _, low, high = mean_interval(of.accuracy)
                 ax.hlines(i, low, high, color=look["color"], linewidth=2)
         ax.axvline(part[part.method == reference].accuracy.mean(), color="black", linestyle=":", linewidth=1)
-        ax.axvline(part.chance.iloc[0], color="#CC79A7", linestyle="--", linewidth=1)
+        ax.set_xlim(part.accuracy.min() - 0.05, min(1.02, part.accuracy.max() + 0.05))  # a half-line beyond 1 is none
         ax.set_title(task, loc="left")
         ax.set_xlabel("accuracy (share)")
     axes[0, 0].set_yticks(range(len(methods)), [label(name) for name in methods])

@@ -84,7 +84,7 @@ def load(path: Path | str = FILE) -> tuple[dict[str, Metric], tuple[Claim, ...]]
         told = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         metrics, papers = told["metrics"], told["claims"]
         entries = [(paper, i, entry) for paper in papers for i, entry in enumerate(papers[paper], 1)]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read ({reason}); it holds metrics, and claims by paper") from None
     metrics = {name: _entry(Metric, path, f"metric {name}", told, name=name) for name, told in metrics.items()}

@@ -17,12 +17,15 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Annotated
 
 import nbformat
 import typer
 import yaml
 
 from densereward import progress
+from report import manifest
+from study import command_line, profiles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,6 +78,7 @@ def run_notebook(source: Path, target: Path, parameters: dict, cwd: Path, say=pr
     say("$ " + " ".join(command))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
+    made = manifest.stamp(source, cwd)
     process = subprocess.Popen(
         [sys.executable, "-m", *command, "--progress-bar", "--log-output"],
         cwd=cwd,
@@ -90,13 +94,14 @@ def run_notebook(source: Path, target: Path, parameters: dict, cwd: Path, say=pr
             if found and found[-1] != last[i]:
                 last[i] = found[-1]
                 say(last[i])
-    clean(target)
+    clean(target, made)
     if process.wait() != 0:
         raise RuntimeError(cell_error(target) or log.strip() or f"papermill ended with exit code {process.returncode}")
 
 
-def clean(path: Path) -> None:
-    """Takes what `progress` drew out of an executed notebook, where there is one."""
+def clean(path: Path, made: dict) -> None:
+    """Takes what `progress` drew out of an executed notebook, where there is one, and says in it what it was `made`
+    of."""
     if not path.exists():
         return
     notebook = nbformat.read(path, as_version=4)
@@ -106,6 +111,7 @@ def clean(path: Path) -> None:
                 output.text = progress.shown(output.text)
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+    notebook.metadata[manifest.STAMP] = made
     nbformat.write(notebook, path)
 
 
@@ -197,22 +203,32 @@ def sources(root: Path) -> list[Path]:
     return sorted(paths, key=lambda path: rank.get(f"notebooks/{path.stem}", len(rank)))
 
 
-app = typer.Typer(help="Runs the notebooks and builds the book.", add_completion=False, pretty_exceptions_enable=False)
+app = command_line.application(help="Runs the notebooks and builds the book.")
+Jobs = Annotated[int, typer.Option(help="notebooks at a time", min=1)]
 
 
 @app.command()
-def execute(profile: str = "smoke", jobs: int = 2):
+def execute(profile: str = "smoke", jobs: Jobs = 2):
     """Execute every notebook at a profile, outputs to runs/book/PROFILE."""
+    with command_line.asking():
+        profiles.profile(profile)
     run_all(sources(ROOT), ROOT / "runs" / "book" / profile, {"profile": profile}, ROOT, jobs)
 
 
 @app.command()
 def build(profile: str = "smoke"):
     """Build the HTML book from the notebooks executed at a profile, strictly, into _build/html."""
-    executed = [ROOT / "runs" / "book" / profile / path.name for path in sources(ROOT)]
-    if missing := [path.stem for path in executed if not path.exists()]:
-        raise SystemExit(f"not executed at profile {profile}: {', '.join(missing)}; run: make book PROFILE={profile}")
+    with command_line.asking():
+        profiles.profile(profile)
+        executed = [ROOT / "runs" / "book" / profile / path.name for path in sources(ROOT)]
+        if missing := [path.stem for path in executed if not path.exists()]:
+            said = f"{len(missing)} notebooks are not executed at profile {profile}, {missing[0]} first"
+            raise ValueError(f"{said}; run: make book PROFILE={profile}")
     html = build_book(ROOT, executed, ROOT)
+    try:
+        manifest.save_json(html / manifest.NAME, manifest.manifest(html, ROOT))
+    except ValueError as problem:  # some page is older than what it rests on: good for a look, not for publishing
+        print(f"without a manifest: {problem}")
     print(f"{len(toc_files(ROOT / '_toc.yml'))} pages, all there: open {html / 'index.html'}, or run: make serve")
 
 

@@ -8,20 +8,27 @@ where the study takes it from: in `Run`, `Profile` and `checked.Asked`. Left out
 import ast
 from pathlib import Path
 
-from densereward.checked import DATASET, Asked, Integer, Number, Words, Yes, check, type_of
+from densereward.checked import DATASET, Asked, Integer, Line, Number, Yes, check, type_of
 from densereward.reward.masks import DECISIONS
+from densereward.text import models
 from densereward.text.formats import is_hub_name
 from report import show
 from study import engines, scale
 from study.backbones import BACKBONES
 from study.identity import RESULTS_0_1, check_record
+from study.measures import granularity
 from study.methods import Method, method
 from study.profiles import Profile, profile
 from study.records import ROOT, read_records
 from study.run import Run, reads_truth
 
-KINDS = {"str": Words, "int": Integer, "float": Number, "bool": Yes}
+KINDS = {"str": Line, "int": Integer, "float": Number, "bool": Yes}
 HOW = ("engine", "processes", "report_to")  # a run is carried out; what it learns does not depend on it
+CHECKS = {  # of texts that stand for more
+    "profile": profile,
+    **dict.fromkeys(("methods", "against", "baseline"), lambda text: [method(name) for name in names(text)]),
+    "noises": granularity.levels,
+}
 EMPTY = ("model", "results", "before", "llm")  # texts that may be empty; None is the same
 
 
@@ -57,6 +64,7 @@ def parameters(namespace: dict) -> dict:
             try:
                 known = None if name == "profile" else type_of(name, Run, Profile, Asked)  # a name, no Profile
                 check(name, value, known or KINDS[declared[name]])
+                CHECKS.get(name, lambda value: None)(value)
             except ValueError as error:
                 raise BadParameter(str(error)) from None
     return values
@@ -73,13 +81,15 @@ def start(namespace: dict, trains: bool = True) -> Run:
         if "method" in given:
             _check(method(given["method"]), given["dataset"])
         if given.get("decision", "threshold") not in DECISIONS:
-            raise ValueError(f"unknown decision {given['decision']!r}; choose one of {', '.join(DECISIONS)}")
+            raise ValueError(f"unknown decision {given['decision']!r:.80}; choose one of {', '.join(DECISIONS)}")
         for name in names(given["methods"]) or [""] if "methods" in given else ():
             if method(name).scorer != "bradley-terry":
                 raise ValueError(f"method {name!r} has no reward model; choose bandit, token, segment or random")
         how = {name: given[name] for name in HOW if name in given}
         run = Run(row, given["seed"], _dataset(given["dataset"]), _model(given["model"]), **how)
         engines.check(run)
+        if run.model and not given.get("dry_run"):
+            models.check_length(run.model, row.max_prompt_length + row.max_completion_length)
         run = scale.toy(run) if given.get("dry_run") else scale.provided(run)
     except ValueError as error:
         raise BadParameter(str(error)) from None

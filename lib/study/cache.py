@@ -114,7 +114,7 @@ def _code(things: list) -> list[list[str]]:
 
 
 @contextmanager
-def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
+def lock(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path`; yields False at once if `wait` is off and another process holds it.
 
     The kernel frees the lock when its holder dies. The file stays: removing it would let two processes in.
@@ -142,7 +142,7 @@ def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
 def _sweep(stages: Path) -> None:
     """Remove what killed builders left. A partial folder whose lock is held is being built: leave it."""
     for partial in stages.glob("*.partial"):
-        with _lock(stages / f".{partial.name.split('.')[0]}.lock", wait=False) as held:
+        with lock(stages / f".{partial.name.split('.')[0]}.lock", wait=False) as held:
             if held:
                 shutil.rmtree(partial, ignore_errors=True)
 
@@ -211,7 +211,7 @@ def stage(
     folder = Path(root).resolve() / "stages" / f"{name}-{wanted['hash'][:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder.parent)
-    with _lock(folder.with_name(f".{folder.name}.lock")):
+    with lock(folder.with_name(f".{folder.name}.lock")):
         if folder.exists():
             try:
                 manifest = _verified(folder, wanted)

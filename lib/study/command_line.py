@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -25,5 +26,16 @@ def asking() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        said = str(error)
+        if isinstance(error, OSError) and error.filename and ";" not in said:  # the system's words have no mend
+            said = f"{error.filename}: {error.strerror}; mend that, or give another path"
+        print(f"Error: {said}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def records_file(path: Path) -> Path:
+    """The path, with a folder that takes its file. ValueError for a folder in its place, OSError for none."""
+    if path.is_dir():
+        raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

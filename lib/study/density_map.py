@@ -36,7 +36,7 @@ def main(
     with command_line.asking():
         first = [replace(Run(profile_row("cpu", **changes(**cell))), root=runs) for cell in cells()]
         numbers = checked.seeds(seeds)
-    out.parent.mkdir(parents=True, exist_ok=True)
+        recorded(command_line.records_file(out))
     failed = []
     for i, (run, cell) in enumerate(zip(first, cells(), strict=True), 1):
         records = recorded(out)

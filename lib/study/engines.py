@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -38,9 +39,11 @@ def engine_of(run, name: str) -> str:
 
 
 def check(run) -> None:
-    """ValueError for an engine that there is not, and for processes without one."""
+    """ValueError for an engine or a tracker that there is not, and for processes without an engine."""
     if run.engine not in (ALONE, PAPER, *ENGINES):
-        raise ValueError(f"engine is {run.engine!r}; give {MEND}")
+        raise ValueError(f"engine is {run.engine!r:.80}; give {MEND}")
+    if run.report_to != "none" and find_spec(run.report_to) is None:
+        raise ValueError(f"report_to is {run.report_to!r}, which is not installed; install it, or give none")
     if run.engine == PAPER and run.profile.name not in BACKBONES:
         raise ValueError(f"engine is 'paper', and profile {run.profile.name!r} is no paper's; give one of its own")
     if run.engine == ALONE and (run.processes > 1 or run.hostfile):

@@ -310,7 +310,8 @@ def method(name: str, **changes) -> Method:
     other name is a field of `Method`. Raises ValueError for an unknown method, a cut-off where there is none, or a
     negative one."""
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+        first, more = ", ".join(list(METHODS)[:9]), len(METHODS) - 9
+        raise ValueError(f"unknown method {name!r:.80}; choose one of {first}, or of {more} more in study/methods.py")
     row, cutoff = METHODS[name], changes.pop("entropy_cutoff", None)
     if cutoff is not None and "cutoff" in row.segmentation:
         if not cutoff >= 0:

@@ -8,7 +8,8 @@ RTO's run also waits for DPO's, whose policy it is paid by, and a pupil's for it
 
 Stages are cached (`cache.py`), so a task that was done before ends at once, and a plan that was killed goes on where
 it stopped. A task that fails does not stop the others: what needs it tries again by itself, and records the error.
-Each task is a process with a group of its own; a study that is stopped takes them along (`Processes`).
+Each task is a process with a group of its own; a study that is stopped takes them along (`Processes`), and one that is
+killed outright leaves none behind (`end_with_study`).
 """
 
 import json
@@ -31,6 +32,8 @@ from study.methods import LEARNED, METHODS, Method
 SECONDS = {"sft": 120.0, "preferences": 60.0, "scorer": 150.0, "run": 110.0}  # first guess, on one core
 KINDS = tuple(SECONDS)  # in the order in which they need each other
 NOTHING = nullcontext()
+PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
+WATCHES = "DENSEREWARD_WATCHES"  # of a task's process: its standard input is a pipe that only the study holds
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,6 @@ class Processes:
     """The processes of a study. Inside `with`, SIGTERM and SIGHUP end it as Ctrl-C does (unless they were ignored, as
     by nohup), and whatever ends it ends every process that `run` has started, and what those started."""
 
-    PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
-
     def __init__(self):
         self.children: set[subprocess.Popen] = set()
         self.lock, self.stopping, self.handlers = threading.Lock(), False, {}
@@ -115,9 +116,11 @@ class Processes:
         with self.lock:  # no child may start behind the back of `stop`
             if self.stopping:
                 return 1
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+            given = os.environ | {WATCHES: "1"}
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=given)
             self.children.add(child)
         code = child.wait()
+        child.stdin.close()
         with self.lock:
             self.children.discard(child)
         return code
@@ -128,7 +131,7 @@ class Processes:
             self.stopping, left = True, list(self.children)
         self._send(signal.SIGTERM, left)
         try:
-            deadline = time.monotonic() + self.PATIENCE
+            deadline = time.monotonic() + PATIENCE
             while any(child.poll() is None for child in left) and time.monotonic() < deadline:
                 time.sleep(0.05)
         finally:  # a second Ctrl-C does not wait
@@ -154,6 +157,18 @@ class Processes:
         finally:
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)
+
+
+def end_with_study() -> None:
+    """In a process that `Processes.run` started: end its group once the study is gone, killed without a word."""
+
+    def watch() -> None:
+        os.read(0, 1)  # returns when the other end is closed
+        kill = f"kill -TERM -{os.getpgid(0)}; sleep {PATIENCE}; kill -KILL -{os.getpgid(0)}"
+        subprocess.Popen(["sh", "-c", kill], start_new_session=True, stderr=subprocess.DEVNULL)
+
+    if os.environ.pop(WATCHES, None):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def execute(

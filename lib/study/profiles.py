@@ -79,6 +79,8 @@ class Profile:
     )
 
     def __post_init__(self):
+        if unknown := self.trl.keys() - {"sft", "scorer", "policy"}:
+            raise ValueError(f"trl has {min(unknown)!r:.40}; give fields of TRL's configs for sft, scorer, policy")
         if self.rollouts % self.minibatches:
             raise ValueError(f"minibatches is {self.minibatches}, of {self.rollouts} rollouts; give a divisor of them")
         if self.critic_warmup > self.rounds:
@@ -180,7 +182,7 @@ def profile(name: str, dataset: str = "testbed", /, **changes) -> Profile:
     `world` given as a dict changes fields of the profile's. Raises ValueError for an unknown profile or field, and for
     a value that a field cannot have."""
     if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
+        raise ValueError(f"unknown profile {name!r:.80}; choose one of {', '.join(PROFILES)}")
     unknown = [field for field in changes if field == "name" or field not in Profile.__dataclass_fields__]
     if unknown:
         raise ValueError(f"profile {name!r} has no field {unknown[0]!r} to change; see profiles.py for those it has")

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from densereward.canonical import canonical
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy", "densereward")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors of a disk that takes nothing more
 DESCRIBES = ("data/results", "book")  # these report results and do not make them: no reason to call a commit dirty
 
 
@@ -175,6 +177,17 @@ def write_record(path: str | Path, record: dict) -> None:
     except OSError as error:
         reason = f"record not written, {error.strerror}; make room or choose another folder"
         raise OSError(error.errno, reason, str(path)) from error
+
+
+def disk_full(error: BaseException | None) -> str | None:
+    """The system's words where an error, or what it came of, is one of a full disk; None for any other."""
+    while error:
+        said = re.search(r"os error (\d+)", str(error))  # of safetensors, whose errors have no number
+        number = int(said[1]) if said else getattr(error, "errno", None)
+        if number in FULL:
+            return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def read_records(path: str | Path, check: Callable[[dict], None] | None = None) -> list[dict]:

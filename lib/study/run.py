@@ -20,6 +20,7 @@ from datasets import Dataset, disable_progress_bars
 from pydantic import Field
 
 from densereward.checked import Count, DatasetName, ModelName, Seed, Share, Yes, checked
+from densereward.reward.recipe import one_of
 from densereward.text import data
 from densereward.text.adapters import with_adapters
 from densereward.text.tokens import tokenize_prompt
@@ -53,7 +54,7 @@ class Run:
     engine: Annotated[str, Field(description=engines.MEND)] = engines.ALONE
     processes: Count = 1
     hostfile: Annotated[str | None, Field(description="a DeepSpeed hostfile, or null")] = None
-    report_to: Annotated[str, Field(description="none, or a tracker of TRL's: trackio, wandb, tensorboard")] = "none"
+    report_to: one_of("none", "trackio", "wandb", "tensorboard") = "none"  # trackers of TRL's
 
     def __post_init__(self):
         if self.contrast and not self.testbed:

@@ -3,12 +3,15 @@
     python -m study.runner --profile cpu --methods sft,bandit,token,segment --seeds 0,1,2 --jobs 2
 
 Appends to data/results/<profile>/runs.jsonl as runs finish. Killed, it goes on where it stopped: finished runs are
-skipped, and finished stages of unfinished runs are reused from `runs/`. With several jobs the stages are a graph
-(`plan.py`). What cannot be run is refused before anything starts (exit code 2, no record). A run that fails is recorded
-with its error, the others go on, and the study ends with exit code 1.
+skipped, and finished stages of unfinished runs are reused from `runs/`. Studies that share their folders take turns,
+and make each run once. With several jobs the stages are a graph (`plan.py`). What cannot be run is refused before
+anything starts (exit code 2, no record). A run that fails is recorded with its error, the others go on, and the study
+ends with exit code 1; on a full disk it ends at once.
 """
 
+import hashlib
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import replace
@@ -19,15 +22,16 @@ import torch
 import typer
 
 from densereward import checked
-from densereward.text import data
+from densereward.canonical import canonical
+from densereward.text import data, models
 from densereward.training.rounds import ANSWERS
 from study import command_line, deciding, engines, plan, scale
 from study.backbones import BACKBONES
-from study.cache import load_json
+from study.cache import load_json, lock
 from study.methods import ADAPTIVE, BASELINES, CORE, CREDIT, CROSS, METHODS, TLCR, Method, method
 from study.profiles import profile as profile_row
 from study.record import done, named, record, recorded
-from study.records import ROOT, provenance, write_record
+from study.records import ROOT, disk_full, provenance, write_record
 from study.run import Run, reads_truth
 from study.stages import rounds
 
@@ -97,11 +101,15 @@ def asked(
     first = Run(p, 0, dataset, contrast=contrast, root=runs, **how)
     engines.check(first)
     found = [replace(first, seed=seed, row=row) for row in rows_of(methods) for seed in checked.seeds(seeds)]
+    if model := how.get("model"):
+        models.check_length(model, p.max_prompt_length + p.max_completion_length)
     if not first.testbed:
         data.load(dataset)  # every record is read, and no split is empty
     for run in found:
         check(run)
     runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=runs):  # a folder that takes no file is seen now
+        pass
     return [with_choices(run) for run in found] if tuned else found
 
 
@@ -141,8 +149,6 @@ def main(
     and makes the exit code 1."""
     path = out or RESULTS / profile / "runs.jsonl"
     with command_line.asking():
-        if path.is_dir():
-            raise ValueError(f"out is {path}, a folder; give a file such as {path / 'runs.jsonl'}")
         how = {"model": model, "engine": engine, "processes": processes, "hostfile": hostfile, "report_to": report_to}
         every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run", **how)
         if profile in BACKBONES:
@@ -154,10 +160,9 @@ def main(
             scale.dry_run(run)
         return
     with command_line.asking():
-        records = recorded(path) if until == "run" else []
+        records = recorded(command_line.records_file(path)) if until == "run" else []
         todo = [run for run in every if not done(records, run)]
         if until == "run" and todo:  # seen now, not when a run has ended
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.open("ab").close()
     if until == "run":
         print(f"{len(todo)} of {len(every)} runs to do, into {path}", flush=True)
@@ -184,9 +189,16 @@ def one_by_one(todo: list[Run], path: Path, until: str) -> list[str]:
         try:
             if until != "run":
                 prepare(run, until)
-            else:
-                write_record(path, record(run))
+                continue
+            made = hashlib.sha256(canonical([str(path.resolve()), named("run", run)]).encode()).hexdigest()[:12]
+            with lock(run.root / f".{run.row.name}-{made}.lock"):
+                if not done(recorded(path), run):  # by another study, since this one began
+                    write_record(path, record(run))
         except Exception as error:  # recorded, so that one failing method does not end the study
+            if why := disk_full(error):
+                mend = "make room, or choose other folders, and start it again: what is finished is kept"
+                print(f"Error: {run.row.name}, seed {run.seed}: {why}; {mend}", file=sys.stderr)
+                raise SystemExit(1) from None
             traceback.print_exc()
             failed.append(f"{run.row.name}, seed {run.seed}")
             if until == "run":  # what shares a stage tries it again, and says so then
@@ -205,4 +217,5 @@ def command(task: plan.Task, options: dict, tuned: bool) -> list[str]:
 app = command_line.command(main)
 
 if __name__ == "__main__":
+    plan.end_with_study()
     app()

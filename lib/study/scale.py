@@ -90,7 +90,7 @@ def provided(run: Run) -> Run:
         raise ValueError(f"profile {name!r} learns from text: give dataset, a path to preference pairs ({told})")
     model = run.model or backbone.model
     try:
-        AutoConfig.from_pretrained(model)
+        AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError):
         raise ValueError(
             f"profile {name!r} starts from {model}, which is neither here nor to be had from the hub: give model, the "

@@ -30,7 +30,7 @@ from study import command_line, runner
 from study.cache import save_json
 from study.identity import check_record, same_method
 from study.measures import measure
-from study.methods import CORE, method
+from study.methods import CORE, METHODS, method
 from study.profiles import profile as profile_row
 from study.records import ROOT, provenance, read_records, write_record
 from study.run import Run
@@ -141,11 +141,12 @@ def policies(
 def choose(folder: Path) -> None:
     """Write `choices.json` beside the trials: for each method with all its trials, the setting with the highest mean
     score of the held-out proxy over seeds (`choices`), that with the highest mean true return (`by_truth`), and which
-    fields of its choice are the least or the largest of its grid (`edges`). A trial that was made twice counts once; a
-    profile without a held-out proxy (smoke) chooses by the truth."""
+    fields of its choice are the least or the largest of its grid (`edges`). A trial that was made twice counts once,
+    one of a row that has changed since not at all; a profile without a held-out proxy (smoke) chooses by the truth."""
     found: dict[str, dict[str, dict[int, dict]]] = {}
     for r in read_records(folder / "tuning.jsonl", check_record):
-        if r["kind"] == "policy trial":
+        row = METHODS.get(r["method"])
+        if r["kind"] == "policy trial" and row and same_method(r["params"]["method"], asdict(row)):
             found.setdefault(r["method"], {}).setdefault(canonical(r["changes"]), {})[r["seed"]] = r
     made: dict[str, dict] = {"choices": {}, "by_truth": {}, "edges": {}}
     for method_name, by_setting in sorted(found.items()):

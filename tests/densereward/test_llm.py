@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -323,6 +324,22 @@ def test_an_address_of_another_service_is_told(chat, endpoint, answer):
 def ended(reason: str | None, text: str | None = "part of it", **message) -> tuple[int, dict, dict]:
     choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text, **message}}
     return completion(None, choices=[choice])
+
+
+def test_what_was_paid_is_on_record_with_its_end_its_tokens_and_its_time(endpoint, tmp_path):
+    """A reply cut at the limit was paid for too: whoever asks why a run was dear reads it here."""
+    used = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    status, headers, body = ended("length")
+    endpoint.answers += [(200, {}, b"{half"), (status, headers, body | {"usage": used})]
+    chat, since = Chat("m", tmp_path / "c"), time.time()
+    assert chat.ask(HI).outcome == "cut"
+    with closing(sqlite3.connect(tmp_path / "c")) as db:
+        rows = db.execute("SELECT at, told FROM paid JOIN replies USING (key) ORDER BY at").fetchall()
+    assert [json.loads(told) for _, told in rows] == [
+        {"model": None, "finish_reason": None, "usage": None},
+        {"model": "m", "finish_reason": "length", "usage": used},
+    ]
+    assert all(since <= at <= time.time() for at, _ in rows)
 
 
 AZURE = "The response was filtered due to the prompt triggering the content management policy."

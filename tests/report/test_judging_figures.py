@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from report import judging_figures as j
+from report import tried
 from study.measures.judged import RATES
 from study.records import ROOT
+from study.summary import label
 
 
 def stored(name: str) -> list[dict]:
@@ -64,3 +66,58 @@ def test_the_tax_is_drawn_against_the_model_before_training():
     assert len(figure.axes) == 2 and len(numbers) == 12
     with pytest.raises(ValueError, match=r"no accuracy of SFT \(no RL\); measure it too"):
         j.tax(accuracies("bandit"))
+
+
+def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says():
+    """Every row against the SFT model of its own seed; and the page's five verdicts are those of the numbers."""
+    records = stored("tax")
+    rows = j.tax_rows(records).set_index("method")
+    choice = {(r["method"], r["seed"]): r["tasks"]["testbed_choice"]["accuracy"] for r in records}
+    names = {name for name, _ in choice}
+    lost = {m: np.mean([choice["sft", s] - choice[m, s] for s in range(4)]) for m in names}
+    assert rows.difference[label("bandit")].startswith(f"{-lost['bandit']:.3f} ±")
+    assert set(rows.seeds) == {4} and rows.difference.isna().sum() == 1 and len(rows) == len(names)
+    numbers = j.tax_numbers(records)
+    assert len(numbers) == 2 * len(records) and set(numbers.chance) == {0.25, 0.0}
+    figure, _ = j.tax(numbers)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["choice", "generation"]
+    said = j.tax_sentence(records, stored("small/runs"))
+    assert said.startswith("Over 14 methods") and "is 0.65 with KL" in said
+    # the chapter
+    assert min(choice["sft", s] for s in range(4)) >= 0.95 and min(choice.values()) > 0.7
+    within = {"oracle-sequence", "oracle-dense", "dpo"}
+    failed = {"oracle-dense-even", "bandit", "segment-as-bandit", "tlcr"}
+    assert all(lost[m] < 0.02 for m in within) and all(lost[m] > 0.02 for m in failed)
+    assert all(choice["bandit", s] < choice["oracle-sequence", s] for s in range(4))
+    assert 2.8 < lost["bandit"] / lost["oracle-sequence"] < 3.2 and lost["normaliser-none"] < lost["bandit"]
+    assert sorted(names, key=lost.get)[-3:] == ["sentence", "bandit-as-segment", "appo"]
+    generate = numbers[numbers.task == "generation"].groupby("method").accuracy.mean()
+    assert generate["sft"] == 1 and (generate[list(failed)] < 1).all()
+
+
+def test_a_model_of_no_use_is_tabled_as_one():
+    """No pick is no share of zero; and what failed is named with its reason."""
+    position = {"pairs": 2, "unreadable": 2, "same": 0, "reversed": 0, "to_first": 0, "tie_in_one": 0}
+    silent = {"judge": "a", "asked": 4, "read": 0, "unreadable": 4, "picked": 0, "right": [], "shown_first": []}
+    silent |= {"right_of_all": [0.0, 0.0, 0.0], "position": position}
+    good = silent | {"judge": "b", "read": 4, "picked": 4, "right": [1.0, 0.5, 1.0], "shown_first": [0.5, 0.2, 0.8]}
+    good |= {"position": position | {"unreadable": 0}}
+    made = {"read": 2, "revised": 0, "failed: markers": 2, "words": 0, "taken_out": 0, "preferred_copied": 0}
+    record = {"model": "m", "verdicts": [silent, good], "revisions": made | {"usable": [0.0, 0.0, 0.66]}}
+    record["revisions_spent"] = {"tokens": 1200, "requests": 2}
+    rows = tried.rows(record).set_index("judge")
+    assert pd.isna(rows.right["a"]) and rows.right["b"] == "1.00 [0.50, 1.00]" and rows.read["a"] == "0 of 4"
+    assert rows["turned around"].tolist() == ["0 of 0", "0 of 2"]
+    said = tried.revisions(record)
+    assert (
+        "0 are of use (share 0.00 [0.00, 0.66]), 2 fail (markers)." in said and "2 requests took 1,200 tokens" in said
+    )
+    assert "take out" not in said
+
+
+def test_the_page_says_of_the_small_model_what_its_records_hold():
+    asked, weighed = ({r["kind"]: r for r in stored("asked")}[kind] for kind in ("asked", "weighed"))
+    assert asked["revisions"]["revised"] == 0 and all(of["read"] == 0 for of in asked["verdicts"])
+    assert (asked["revisions"]["read"], {of["items"] for of in asked["verdicts"]}) == (24, {15})
+    assert "picks the labelled output 0.50" in tried.weighed(weighed)
+    assert weighed["shown_first"][0] == weighed["same"][0] == 0, "it takes M, whatever it stands for"

@@ -219,7 +219,7 @@ def namespace(name: str, **injected) -> dict:
         ("segment_ppo", {"kl_coef": float("inf")}, "kl_coef is inf; give a number, 0 or more"),
         ("segment_ppo", {"kl_coef": float("nan")}, "kl_coef is nan; give a number, 0 or more"),
         ("segment_ppo", {"rounds": True}, "rounds is True; give a whole number, 1 or more"),
-        ("segment_ppo", {"method": None}, "method is None; give text"),
+        ("segment_ppo", {"method": None}, "method is None; give one line of text"),
         ("segmentation", {"seed": None}, "seed is None; give a whole number, 0 to 2147483647"),
         ("segmentation", {"entropy_cutoff": None}, "entropy_cutoff is None; give a number, 0 or more"),
         ("segmentation", {"dataset": None}, "dataset is None; give 'testbed', a .jsonl"),

@@ -164,6 +164,31 @@ def test_the_pages_sentences_are_those_of_the_record():
     assert ".632, .630 and .631" in page and [round(r["expected"], 3) for r in records] == [0.632, 0.63, 0.631]
 
 
+def test_what_the_page_says_of_parts_of_the_answers_is_so_today():
+    """Numbers of the page that no record holds: those of answers with and without omissions, of answers without an
+    error, of missed words; and where spans count characters of another text."""
+    path = SHARED / "finegrained_rlhf" / "dev_feedback.json.gz"
+    if not path.exists():
+        pytest.skip(f"no feedback at {path}")
+    rows, gpt2 = read(path), released("gpt2")
+    page = (Path(__file__).parents[2] / "book" / "labels.md").read_text()
+    parts = {"379": [r for r in rows if r["missing"]], "102": [r for r in rows if not r["missing"]]}
+    for n, of in parts.items():
+        found = agreement(of, gpt2, 0)
+        values = [f"{found[name]['precision'][0]:.3f}"[1:] for name in ("edit", "blocks")]
+        assert found["answers"] == int(n) and values[0] in page and values[1] in page
+    none = agreement([r for r in rows if not r["spans"]], gpt2, 0)
+    assert f"of {none['answers']} that are corrected" in page
+    assert f"{none['negative']} of {none['tokens']:,} tokens go" in page
+    for name, of, share in (
+        ("gpt2", (" the", ".", ","), "39%"),
+        ("phi-3-mini", "120", "11"),
+        ("qwen2.5", "120", "12%"),
+    ):
+        missed = agreement(rows, released(name), 0)["missed"]
+        assert f"{100 * sum(missed[x] for x in of) / missed.total():.0f}" == share.rstrip("%") and share in page
+
+
 def test_other_ways_to_count_edits_keep_what_both_share():
     """A replacement costs one edit, a move two: what comes back further on is kept only where none is allowed."""
     one, other = [1, 2, 3, 4, 5], [9, 2, 8, 7, 3, 5]

@@ -90,13 +90,14 @@ folder = Path(sys.argv[1])
 # a task and a process of its own, which no signal to the task alone would reach; one task does not heed SIGTERM
 child = "import os, signal, subprocess, sys, time; from pathlib import Path\\n"
 child += "if sys.argv[2] == 'b': signal.signal(signal.SIGTERM, signal.SIG_IGN)\\n"
+child += "from study import plan; plan.PATIENCE = 0.5; plan.end_with_study()\\n"
 child += "own = subprocess.Popen(['sleep', '600'])\\n"
 child += "Path(sys.argv[1], sys.argv[2]).write_text(f'{os.getpid()} {own.pid}')\\n"
 child += "time.sleep(600)"
 processes = plan.Processes()
-processes.PATIENCE = 0.5
+plan.PATIENCE = 0.5
 tasks = {name: plan.Task(name, "run", "sft", 0) for name in "abc"}
-start = lambda task: processes.run([sys.executable, "-S", "-c", child, str(folder), task.name])
+start = lambda task: processes.run([sys.executable, "-c", child, str(folder), task.name])
 plan.execute(tasks, 2, start, processes)
 """
 
@@ -116,12 +117,15 @@ def until(happened, seconds: float = 60.0) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name
+)
 def test_a_study_that_is_stopped_takes_its_processes_along(tmp_path, number):
     """They went on for hours, and wrote into the records of the next study."""
     (tmp_path / "script.py").write_text(STUDY)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
     heard = partial(signal.signal, number, signal.SIG_DFL)  # a job in the background has it ignored
+    heard = None if number == signal.SIGKILL else heard
     study = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=heard)
     pids = []
     try:

@@ -42,6 +42,7 @@ from densereward.labels.replies import (
     mend_of,
     outcome_of,
     read_body,
+    told,
     usage,
     without_thoughts,
 )
@@ -65,6 +66,7 @@ TABLES = (
     "replies (key TEXT PRIMARY KEY, question TEXT, reply TEXT NOT NULL)",
     "outcomes (key TEXT PRIMARY KEY, outcome TEXT NOT NULL)",  # of replies that are no whole answer
     "claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL)",
+    "paid (key TEXT NOT NULL, at REAL NOT NULL, told TEXT NOT NULL)",  # every body that came, of `replies.told`
 )
 CLAIM = """INSERT INTO claims VALUES (:key, :owner, :until)
     ON CONFLICT (key) DO UPDATE SET owner = :owner, until = :until WHERE owner = :owner OR until < :now"""
@@ -118,13 +120,13 @@ class Chat:
 
     def _pay(self, messages: list[dict], key: str, owner: str) -> Reply:
         """`_fetch` among at most `concurrency` others; the claim is renewed meanwhile."""
-        work = self._pool.submit(self._fetch, messages)
+        work = self._pool.submit(self._fetch, messages, key)
         while not wait([work], LEASE / 3).done:
             with suppress(LLMError):  # at worst another process pays too
                 self._claim(key, owner)
         return work.result()
 
-    def _fetch(self, messages: list[dict]) -> Reply:
+    def _fetch(self, messages: list[dict], key: str) -> Reply:
         self._connect()
 
         def post() -> Reply:
@@ -132,6 +134,8 @@ class Chat:
             self._count("requests")
             body = asyncio.run(self._post(messages))
             self.budget.pay(self.model, usage(body))
+            with self._open() as db:
+                db.execute("INSERT INTO paid VALUES (?, ?, ?)", (key, time.time(), self._without_secrets(told(body))))
             return read_body(body, bool(self.sampling.get("logprobs")))
 
         retrying = tenacity.Retrying(

@@ -103,6 +103,17 @@ def usage(body: bytes) -> tuple[int, int] | None:
         return 0, 0
 
 
+def told(body: bytes) -> str:
+    """What a body says of itself, as JSON: model, finish_reason, usage, and null for what it does not say."""
+    try:
+        sent = json.loads(body)
+        choice = (sent.get("choices") or [{}])[0]
+        facts = {"model": sent.get("model"), "finish_reason": choice.get("finish_reason"), "usage": sent.get("usage")}
+    except (ValueError, RecursionError, AttributeError, LookupError, TypeError):  # no reply at all
+        facts = dict.fromkeys(("model", "finish_reason", "usage"))
+    return json.dumps(facts)
+
+
 def _arguments(message: dict) -> str:
     """The arguments of a message's first tool call, which is its answer where it has no text."""
     calls = message.get("tool_calls")

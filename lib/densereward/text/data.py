@@ -107,6 +107,8 @@ def files(path: str | Path, report: Report | None = None) -> list[Path]:
     """The files that a dataset's path, or its name on the hub, stands for; hidden ones are counted in the report, if
     given. ValueError where there is none, for links to nothing, and for folders that cannot be read."""
     path, report = Path(path).expanduser(), report or Report()
+    if len(path.name) > 255:
+        raise ValueError(f"dataset '{path.name:.80}...' is too long for the name of a file; give {DATASET}")
     if formats.is_hub_name(path):
         return [formats.from_hub(str(path))]
     found = _files_below(path, report) if path.is_dir() else [path] if path.is_file() and _is_data(path) else []

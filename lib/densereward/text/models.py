@@ -7,6 +7,9 @@ What is loaded is what was saved, or an error: weights that do not fit are refus
 at random, anew at every load), committed models are checked against their hashes, a generation_config.json is not
 obeyed, and the EOS token is the one with which the chat template ends a turn.
 
+A folder is read, never run: weights are safetensors and no pickle, code that it brings along is not loaded, and chat
+templates run in transformers' sandbox.
+
 Left out: value heads shared with the policy (the critic is a model of its own), quantisation.
 
 Book: reward_models.md
@@ -19,7 +22,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     AutoConfig,
@@ -35,10 +37,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from densereward.text.tokens import CHAT_TEMPLATE, turn_end, without_clock
+from densereward.text.tokens import CHAT_TEMPLATE, refuse_deaf, turn_end, without_clock
 
 EOS, PAD = "<|end|>", "<|pad|>"
 HASHES = "hashes.json"  # {file: sha256} beside the files of a committed model
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # of a generation_config.json: what is no matter of which tokens are sampled
 HARMLESS = {"_from_model_config", "transformers_version", "use_cache", "output_attentions", "output_hidden_states"}
 HARMLESS |= {"bos_token_id", "pad_token_id", "eos_token_id", "do_sample", "max_length", "return_dict_in_generate"}
@@ -116,17 +119,20 @@ def _check_folder(path: str | Path) -> None:
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
     except (ValueError, AttributeError) as problem:
         raise ValueError(f"{folder / 'config.json'} is no JSON object ({problem}); save the model again") from None
+    if not any(folder.glob("*.safetensors")) and (pickled := [f for f in folder.iterdir() if f.suffix in PICKLES]):
+        raise ValueError(f"{pickled[0]} is a pickle, which may run code when it is read: save the model as safetensors")
     if kind == TokenScorerConfig.model_type:
         raise ValueError(f"{name} holds a token scorer, no language model; give the folder of a causal LM")
 
 
 def _load_tokenizer(path: str | Path, chat_template: str | None = None):
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as problem:  # of many kinds; all of them long
         if not Path(path).exists():
             raise ValueError(f"model {str(path)!r} is no folder here, and is not to be had from the hub") from problem
-        raise ValueError(f"{path} holds no tokenizer that can be read; save it there (save_pretrained)") from problem
+        why = _first_line(problem)
+        raise ValueError(f"{path} holds no tokenizer that can be read ({why}); save one there") from problem
     tokenizer.chat_template = tokenizer.chat_template or chat_template
     if not isinstance(tokenizer.chat_template, str) or tokenizer.eos_token is None:
         raise ValueError(f"the tokenizer of {path} lacks a chat template or an EOS token: set them and save it again")
@@ -135,6 +141,7 @@ def _load_tokenizer(path: str | Path, chat_template: str | None = None):
         said = "writes today's date; here it writes the same date on every day, or ids would change overnight"
         warnings.warn(f"the chat template of {path} {said}", stacklevel=1)
         tokenizer.chat_template = template
+    refuse_deaf(tokenizer)
     end = turn_end(tokenizer)
     if end is not None and end != tokenizer.eos_token:
         said = f"ends a turn with {end}, its EOS token is {tokenizer.eos_token}; here answers end with {end} throughout"
@@ -150,13 +157,24 @@ def loaded(cls, path: str | Path, **settings) -> PreTrainedModel:
     """`cls.from_pretrained(path)`, with every weight the file's. Raises ValueError that names weights which are
     missing, not of the architecture, or of another shape, and files that are not those that HASHES lists."""
     _check_hashes(path)
+    safe = {"use_safetensors": True, "trust_remote_code": False}
     try:
-        model, found = cls.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
-    except (OSError, RuntimeError, KeyError, SafetensorError) as problem:
-        first = next((line for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
-        raise ValueError(f"the weights of {path} cannot be read ({first}); save the model again") from problem
+        model, found = cls.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **safe, **settings
+        )
+    except Exception as problem:  # of as many kinds as there are ways to damage a folder
+        if isinstance(problem, ValueError) and cls.__module__.startswith("densereward."):
+            raise  # our own words
+        raise ValueError(
+            f"the weights of {path} cannot be read ({_first_line(problem)}); save the model again"
+        ) from problem
     _refuse(path, model, found)
     return model
+
+
+def _first_line(problem: Exception) -> str:
+    lines = (line.strip() for line in str(problem).splitlines())
+    return f"{next(filter(None, lines), type(problem).__name__):.200}"
 
 
 def _refuse(path: str | Path, model: PreTrainedModel, found: dict) -> None:
@@ -215,11 +233,10 @@ def check_length(path: str | Path, longest: int) -> None:
     none."""
     _check_folder(path)
     try:
-        config = AutoConfig.from_pretrained(path).get_text_config()
-    except (OSError, ValueError) as problem:
-        raise ValueError(
-            f"model {str(path)!r} has no config that transformers can read, here or on the hub"
-        ) from problem
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+    except Exception as problem:
+        said = f"model {str(path)!r} has no config that transformers can read, here or on the hub"
+        raise ValueError(f"{said} ({_first_line(problem)}); save the model again") from problem
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions < longest:
         raise ValueError(

@@ -17,7 +17,6 @@ from datetime import date
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import jinja2
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
@@ -94,9 +93,9 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: b
     settings = {"tokenize": False, "return_dict": False} | settings
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, **settings)
-    except jinja2.TemplateError as problem:
-        roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(f"the chat template refuses the roles {roles} ({problem}); use another template") from problem
+    except Exception as problem:  # a template is a program, which may fail in any way
+        roles, why = ", ".join(message["role"] for message in messages), " ".join(str(problem).split())
+        raise ValueError(f"the chat template refuses the roles {roles} ({why:.120}); use another template") from problem
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -108,6 +107,15 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
     spelt = _known(tokenizer).spelt
     found = spelt.search(tail) if spelt and reply else None
     return found[0] if found else None
+
+
+def refuse_deaf(tokenizer: PreTrainedTokenizerBase) -> None:
+    """ValueError where the chat template leaves out what a prompt or a reply says."""
+    whole = rendered(tokenizer, PROBE)
+    for message in PROBE:
+        if message["content"] not in whole:
+            said = f"the chat template leaves out what the {message['role']} says"
+            raise ValueError(f"{said}; write {{{{ message['content'] }}}} into it, or use another template")
 
 
 def border(tokenizer: PreTrainedTokenizerBase, prompt: list[dict], reply: str) -> str | None:

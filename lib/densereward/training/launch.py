@@ -59,7 +59,11 @@ def command_line(command: Sequence[str], engine: str | Path, processes: int, hos
     engine = Path(engine)
     if not engine.is_file():
         raise ValueError(f"engine {engine} is no file; give one of accelerate's configs")
-    deepspeed = yaml.safe_load(engine.read_text()).get("distributed_type") == "DEEPSPEED"
+    try:
+        deepspeed = yaml.safe_load(engine.read_text())["distributed_type"] == "DEEPSPEED"
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, TypeError, KeyError) as problem:
+        why = f"{' '.join(str(problem).split()):.150}"
+        raise ValueError(f"engine {engine} cannot be read ({why}); give one of accelerate's configs") from None
     hosts = hosts_of(hostfile) if hostfile else {}
     if hosts and not deepspeed:
         raise ValueError(f"engine {engine.name} is not DeepSpeed's, which reads hostfiles; give one of those")
@@ -80,8 +84,8 @@ def command_line(command: Sequence[str], engine: str | Path, processes: int, hos
 
 def hosts_of(hostfile: str | Path) -> dict[str, int]:
     """{host: slots} of a DeepSpeed hostfile. ValueError, naming the line, for what is none."""
-    hosts = {}
-    for line in filter(None, (text.split("#")[0].strip() for text in Path(hostfile).read_text().splitlines())):
+    hosts, lines = {}, Path(hostfile).read_text(errors="replace").splitlines()
+    for line in filter(None, (text.split("#")[0].strip() for text in lines)):
         found = re.fullmatch(r"(\S+)\s+slots=(\d+)", line)
         if not found:
             raise ValueError(f"{hostfile}: {line!r}; write 'name slots=8'")

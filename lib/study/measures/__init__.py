@@ -33,6 +33,10 @@ leaderboard_files.py  answers in the files of the leaderboards' own tools
 judged.py             testbed policies before the oracle, a judge that likes length, a language model
 stored_verdicts.py    what published verdicts add up to, and what judging costs
 benchmarks.py         what training costs elsewhere: the papers' benchmarks, tasks of the testbed
+label_cost.py         what edit labels cost, in seconds and memory
+asked.py              a language model as reviser and judge of real text
+weighed.py            a language model made to choose one of two letters
+tax_records.py        the latter as records, of trained policies on disk
 verdicts.py           MT-Bench means, position bias, agreement with labels
 winrate.py            win rates from verdicts: AlpacaEval 2, controlled for length, Arena-Hard
 """

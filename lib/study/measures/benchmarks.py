@@ -3,8 +3,9 @@
 `papers` are the benchmarks of segment-ppo's Table 7 and adaptive-mask's Table 1 (shots: its Appendix C.2; segment-ppo
 names the Open LLM Leaderboard, whose shots are taken) as tasks of the harness, 0.4.13. The local tasks are for a policy
 of the testbed: `choice`, which of four items completes an answer, which no reward pays by itself; `generate`, how much
-of what is asked for an answer names. The harness is an extra (`pip install -e '.[bench]'`); `accuracy` does without it,
-and a test holds the two equal. Left out: C3, which the harness has not, and its data sets, which it downloads.
+of what is asked for the greedy answer names. The harness is an extra (`pip install -e '.[bench]'`); `accuracy` and
+`covered` do without it, and a test holds them equal to its numbers. Left out: C3, which the harness has not, and its
+data sets, which it downloads.
 
 Book: judging.md
 """
@@ -20,10 +21,11 @@ from densereward.seeding import rng
 from densereward.text import sampling
 from densereward.text.tokens import tokenize_prompt, tokenize_response
 from study.records import ROOT
-from testbed import build, oracle
+from testbed import build, oracle, truth
 from testbed import world as w
 
 CHOICES = 4
+LONGEST = 96  # tokens of a generated answer
 LOCAL = ("testbed_choice", "testbed_generate")
 _METRIC = """\
 from testbed.oracle import summary
@@ -49,7 +51,7 @@ metric_list: [{metric: acc}]
 _GENERATE = """\
 output_type: generate_until
 doc_to_target: ""
-generation_kwargs: {until: ["\\n\\n"], do_sample: false, max_gen_toks: 96}
+generation_kwargs: {until: ["\\n\\n"], do_sample: false, max_gen_toks: LONGEST}
 process_results: !function testbed_metric.process
 metric_list: [{metric: covered, aggregation: mean, higher_is_better: true}]
 """
@@ -94,9 +96,25 @@ def accuracy(model, tokenizer, asked: list[dict], batch_size: int = 128) -> dict
         batch = sampling.batch_of(model, tokenizer, *map(list, zip(*rows[start : start + batch_size])))
         scores += (batch["ref_logps"] * batch["completion_mask"]).sum(1).tolist()  # [B]
     found = np.reshape(scores, (len(asked), CHOICES)).argmax(1) == [q["right"] for q in asked]
-    share = float(found.mean())
-    error = float(np.sqrt(share * (1 - share) / len(found)))
-    return {"n": len(found), "accuracy": share, "standard_error": error, "chance": 1 / CHOICES}
+    return _told(found, 1 / CHOICES)
+
+
+@torch.no_grad()
+def covered(model, tokenizer, asked: list[dict], batch_size: int = 128) -> dict[str, float]:
+    """What the greedy answers to `questions`, of at most LONGEST tokens, name of what is asked for: n, accuracy (mean
+    share), standard_error, chance (none)."""
+    prompts, answers = [tokenize_prompt(tokenizer, build.messages(q["prompt"])) for q in asked], []
+    for start in range(0, len(prompts), batch_size):
+        part = prompts[start : start + batch_size]
+        answers += sampling.continued(model, tokenizer, part, LONGEST, **sampling.GREEDY)
+    texts = [truth.text_of(tokenizer, ids) for ids in answers]
+    return _told([oracle.summary(q["prompt"], text)["covered"] for q, text in zip(asked, texts)], 0.0)
+
+
+def _told(found, chance: float) -> dict[str, float]:
+    """n, mean, standard error of the mean, and chance of results per question [N]."""
+    error = float(np.std(found) / np.sqrt(len(found)))
+    return {"n": len(found), "accuracy": float(np.mean(found)), "standard_error": error, "chance": chance}
 
 
 def write_tasks(folder: str | Path, asked: list[dict]) -> Path:
@@ -106,8 +124,8 @@ def write_tasks(folder: str | Path, asked: list[dict]) -> Path:
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     (folder / "testbed_metric.py").write_text(_METRIC)
     for name, rest in zip(LOCAL, (_CHOICE, _GENERATE)):
-        text = _TASK.replace("QUESTIONS", json.dumps(str(folder / "questions.jsonl")))
-        (folder / f"{name}.yaml").write_text(f"task: {name}\n{text}{rest}")
+        text = f"task: {name}\n{_TASK}{rest}".replace("LONGEST", str(LONGEST))
+        (folder / f"{name}.yaml").write_text(text.replace("QUESTIONS", json.dumps(str(folder / "questions.jsonl"))))
     return folder
 
 

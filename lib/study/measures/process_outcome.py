@@ -221,6 +221,7 @@ def main(
     path = out or ROOT / "data" / "results" / profile / "best_of_n.jsonl"
     with command_line.asking():
         asked = [Run(profile_row(profile), seed, root=runs) for seed in checked.seeds(seeds)]
+        command_line.records_file(path)
     for run in asked:
         seed, started = run.seed, time.perf_counter()
         wanted = parameters(run.of("bandit"))
