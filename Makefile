@@ -25,8 +25,7 @@ book: .venv/.installed  ## execute every notebook at PROFILE (default smoke) and
 pdf:  ## print the book that `make book` built into _build/book.pdf, by CHROMIUM (default chromium): minutes
 	.venv/bin/jupyter-book build _build/src --builder singlehtml --path-output _build/pdf -q
 	cp -r _build/pdf/_build/singlehtml/_static _build/pdf/_build/singlehtml/book
-	$(or $(CHROMIUM),chromium) --headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=60000 \
-	  --print-to-pdf=_build/book.pdf file://$(CURDIR)/_build/pdf/_build/singlehtml/book/index.html
+	$(or $(CHROMIUM),chromium) --headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=60000 --print-to-pdf=_build/book.pdf file://$(CURDIR)/_build/pdf/_build/singlehtml/book/index.html
 
 test: .venv/.installed  ## run the tests, those in a browser too where chromium is installed
 	.venv/bin/python -m pytest -m "not dist" -n $(JOBS) --dist loadfile --durations 10

@@ -132,7 +132,7 @@ def test_printed_tables_keep_the_rows_that_no_record_has(tree):
     assert "not computed; 3 rows have records" in spaces
     assert re.search(row.format("n = 20", "24.32", "3369", "n-gram, n = 20", "–"), ablations)
     assert "Of 4 differences: no record: 4." in ablations
-    assert spaces.count("<figure ") == 1 and ablations.count("<figure ") == 4
+    assert spaces.count("<figure ") == 2 and ablations.count("<figure ") == 4
 
 
 def test_the_testbed_notebook_shows_the_testbed(tree):

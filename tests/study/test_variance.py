@@ -232,7 +232,7 @@ def test_the_sentence_the_table_and_the_figures_say_the_same():
     assert table["times that of the same totals at the end"].dropna().to_dict() == {1: "0.50 [0.50, 0.50]"}
     figure, _ = reward_figures.to_go(at)
     assert len(figure.axes) == 1 and {"as paid", "same total at the end", "Bandit (sequence)"} == {
-        t.get_text() for t in figure.axes[0].get_legend().get_texts()
+        " ".join(t.get_text().split()) for t in figure.axes[0].texts
     }
     both = pd.concat([noise.assign(baseline=b) for b in variance.BASELINES])
     figure, _ = reward_figures.gradient_noise(both)
