@@ -135,7 +135,7 @@ def test_a_models_folder_runs_nothing(folder, mark, name):
         assert re.search("; |: ", told.get("model", "")), f"{name} was taken: {told}"
 
 
-def test_a_scorer_as_a_pickle_is_refused(folder, mark):
+def test_a_scorer_as_a_pickle_is_refused(folder, mark, count):
     from densereward.text.models import scorer_from
 
     scorer_from(load_causal_lm(folder)[0]).save_pretrained(folder.parent / "scorer")
@@ -143,12 +143,13 @@ def test_a_scorer_as_a_pickle_is_refused(folder, mark):
     with pytest.raises(ValueError, match="weights of .* cannot be read") as told:
         TokenScorer.from_pretrained(folder.parent / "scorer")
     assert "\n" not in str(told.value) and not mark.exists()
+    count("folders of models that try to run code", len(FOLDERS) + 1, "nothing ran; one line, or read without it")
 
 
 ATTACK = "{{ lipsum.__globals__['os'].popen('touch MARK') }}<script>alert(1)</script>{% include 'x' %}"
 
 
-def test_a_file_of_data_runs_nothing_and_its_texts_stay_texts(tmp_path, mark):
+def test_a_file_of_data_runs_nothing_and_its_texts_stay_texts(tmp_path, mark, count):
     """Templates are filled with texts, which are none themselves; a page shows what they say."""
     said = ATTACK.replace("MARK", str(mark))
     row = {"prompt": said, "chosen": f"{said} a", "rejected": "b", "__reduce__": ["os.system", f"touch {mark}"],
@@ -175,9 +176,11 @@ def test_a_file_of_data_runs_nothing_and_its_texts_stay_texts(tmp_path, mark):
         with pytest.raises(ValueError, match=f"{name}, line 1"):
             data.read_pairs(tmp_path / name)
     assert not mark.exists()
+    tried = [path for path in tmp_path.iterdir() if path.is_file()]
+    count("files of data that try to run code", len(tried), "nothing ran; texts are texts, other files one line each")
 
 
-def test_what_pages_show_of_data_and_records_is_text():
+def test_what_pages_show_of_data_and_records_is_text(count):
     """A reward or a name that holds a script would run in every reader's browser."""
     script = "<script>alert(1)</script><img src=x onerror=alert(1)>"
     ids = TOKENIZER(script)["input_ids"]
@@ -189,24 +192,22 @@ def test_what_pages_show_of_data_and_records_is_text():
     ]  # fmt: skip
     for page in map(str, shown):
         assert "<script" not in page and "<img" not in page and "alert" in page
+    count("tables and strips of texts that are scripts", len(shown), "a page shows what they say")
 
 
-def test_files_of_settings_and_records_run_nothing(tmp_path, mark):
+def test_files_of_settings_and_records_run_nothing(tmp_path, mark, count):
     evil = f'!!python/object/apply:os.system ["touch {mark}"]\n'
     (tmp_path / "claims.yml").write_text(f"metrics: {evil}claims: {{}}\n")
     (tmp_path / "engine.yaml").write_text(f"distributed_type: {evil}")
     (tmp_path / "records.jsonl").write_bytes(pickle.dumps(Runs(mark)) + b"\n")
-    for read in (
+    reads = (
         lambda: ledger.load(tmp_path / "claims.yml"),
         lambda: command_line(["x.py"], tmp_path / "engine.yaml", 1, None),
         lambda: read_records(tmp_path / "records.jsonl"),
-    ):
+    )
+    for read in reads:
         with pytest.raises(ValueError) as told:
             read()
         assert "\n" not in str(told.value) and str(tmp_path) in str(told.value)
     assert not mark.exists()
-
-
-def test_the_attacks_count(count):
-    count("folders of models that try to run code", len(FOLDERS) + 1, "nothing ran; one line, or read without it")
-    count("data, settings and records that try to run code", 12, "nothing ran; on pages, too, texts stay texts")
+    count("files of settings and records that try to run code", len(reads), "nothing ran; one line each")
