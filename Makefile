@@ -33,7 +33,7 @@ test: .venv/.installed  ## run the tests, those in a browser too where chromium 
 test-dist: .venv/.installed-train  ## run the DeepSpeed tests: two processes, compiles at first (a few minutes)
 	DS_ACCELERATOR=cpu .venv/bin/python -m pytest -m dist -v --durations 10 tests/dist
 
-hard: .venv/.installed  ## kill, starve and damage the study, give it what is wrong: as often as the book counts (half an hour)
+hard: .venv/.installed  ## kill, starve and damage the study, give it what is wrong: as often as the book counts (ten minutes)
 	rm -f data/results/hardening.jsonl
 	HARD_MORE=1 HARD_OUT=data/results/hardening.jsonl .venv/bin/python -m pytest tests/hard --ignore tests/hard/test_counts.py
 

@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from report.look import canvas
-from study.density_cells import HORIZONS, LAMBDAS, METHODS_OF_MAP, PAIRS, PRICES, learned
+from study.density_cells import HORIZONS, LAMBDAS, METHODS_OF_MAP, PAIRS, PRICES, cells, changes, learned, methods
+from study.identity import of_testbed, same
+from study.methods import METHODS
+from study.profiles import profile
 from study.summary import label
 
 AXES = ["horizon", "pairs", "lam", "price"]
@@ -27,31 +30,35 @@ GROUND = {"ahead": "#6fafe1", "leans ahead": "#d6e9f8", "level": "#e2e2e2"}
 GROUND |= {"leans behind": "#fbe3c6", "behind": "#ea9f51"}
 
 
-def returns(records: list[dict]) -> pd.DataFrame:
-    """method, horizon, pairs, lam, price, seed, value (true return, credit), regularised (the same less the KL penalty,
-    in the unit that rewards are paid in: the deviation of SFT answers' returns) of every run of the map; what learns
-    from no pairs stands at every number of them. Runs without the SFT model's of their seed have no regularised."""
-    rows, units = {}, {}
-    for r in records:
-        if r["method"] == "sft":
-            units[_world(r)] = np.std(r["final"]["answers"]["true_return"])
-    for r in records:
-        p = r["params"]["profile"]
-        every = [p["pairs"]] if learned(r["method"]) else PAIRS
-        parts, price, seed = _world(r)
-        value, penalty = r["final"]["true_return"], p["kl_coef"] * (r["final"].get("kl") or 0.0)
-        for pairs in every:
-            key = r["method"], parts, pairs, p["lam"], price, seed
-            rows[key] = value, value - penalty * units.get(_world(r), np.nan)
+def returns(records: list[dict], units: list[dict]) -> pd.DataFrame:
+    """method, horizon, pairs, lam, price, seed, value (true return, credit), regularised (the same less the KL penalty
+    in credit: coefficient x nats x `units`, the records of `oracle_units`; nan without) of every run that is one of the
+    map's, whatever else the records hold. What learns from no pairs stands at every number of them."""
+    rows, of_world = {}, {(u["parts"], u["returns"], u["seed"]): u["unit"] for u in units}
+    for r in filter(_of_map, records):
+        p, final = r["params"]["profile"], r["final"]
+        world = p["world"]["parts"], p["world"]["returns"], r["seed"]
+        penalty = p["kl_coef"] * (final.get("kl") or 0.0) * of_world.get(world, np.nan)
+        for pairs in [p["pairs"]] if learned(r["method"]) else PAIRS:
+            key = r["method"], p["world"]["parts"], pairs, p["lam"], _price(p["world"]), r["seed"]
+            rows[key] = final["true_return"], final["true_return"] - penalty
     columns = ["method", *AXES, "seed", "value", "regularised"]
     frame = pd.DataFrame([(*key, *values) for key, values in rows.items()], columns=columns)
     return frame.astype({"value": float, "regularised": float})
 
 
-def _world(record: dict) -> tuple:
-    """What a run's answers are drawn and priced by: kinds at once, price, seed."""
-    world = record["params"]["profile"]["world"]
-    return world["parts"], float(world["returns"].removeprefix("excess")), record["seed"]
+def _of_map(record: dict) -> bool:
+    """Whether a record is of a run of the map, all its settings included."""
+    p = record["params"]["profile"]
+    axes = {"horizon": p["world"]["parts"], "pairs": p["pairs"], "price": _price(p["world"]), "lam": p["lam"]}
+    if record["kind"] != "run" or axes not in cells() or record["method"] not in methods(p["pairs"]):
+        return False
+    return same(record["params"], of_testbed(profile("cpu", **changes(**axes)), METHODS[record["method"]]))
+
+
+def _price(world: dict) -> float | None:
+    """What an item too many is worth (credit), where returns say so."""
+    return float(world["returns"].removeprefix("excess")) if world["returns"].startswith("excess") else None
 
 
 def gains(frame: pd.DataFrame, method: str, column: str = "value") -> pd.DataFrame:
@@ -95,62 +102,47 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def foretold(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each expectation of the map's page as cells: of how many it speaks, in how many it came (means over seeds), and
-    the chance that a coin does as well or better. Cells of which a run is missing are left out."""
-    mean = frame.groupby(["method", *AXES])["value"].mean().unstack("method")
-    mean = mean.reindex(pd.MultiIndex.from_tuples(GRID, names=AXES)).reindex(columns=METHODS_OF_MAP)
+    """Each expectation of the map's page as cells: of how many it speaks, in how many it came (means over seeds), and,
+    where the other side of zero would have been as likely, the chance that a coin does as well or better. Cells of
+    which a run is missing are left out."""
+    grid = pd.MultiIndex.from_tuples(GRID, names=AXES)
+    mean, paid = (
+        frame.groupby(["method", *AXES])[column].mean().unstack("method").reindex(grid).reindex(columns=METHODS_OF_MAP)
+        for column in ("value", "regularised")
+    )
     lead = mean[list(FINER)].sub(mean["bandit"], axis=0)
+    alone = mean.xs(max(PAIRS), level="pairs")  # of what learns from no pairs, each run once
     truth, once = mean["oracle-dense"], mean["bandit"].xs(1.0, level="lam")
-    rows = [("1", "truth in time above SFT", (truth > mean["sft"]).where(truth.notna() & mean["sft"].notna()))]
-    for name in ("bandit", "token", "segment"):
-        rows.append(("1", f"truth in time not below: {label(name)}", _told(truth, mean[name], -LEVEL)))
-    paid = frame.groupby(["method", *AXES])["regularised"].mean().unstack("method")
-    paid = paid.reindex(mean.index).reindex(columns=METHODS_OF_MAP)
-    for name in ("bandit", "token", "segment"):
-        text = f"truth in time not below: {label(name)}, less the KL penalty"
-        rows.append(("1", text, _told(paid["oracle-dense"], paid[name], -LEVEL)))
-    for name in ("bandit", "token", "segment"):
-        rows.append(("2", f"{label(name)}: more pairs no worse", _told(*_sides(mean[name], "pairs"), -LEVEL)))
-    for price in (-1.0, -0.2, 0.2):
-        at = lead["segment"].xs(price, level="price")
-        sign = 1 if price > 0 else -1
-        text = f"segments {'ahead' if price > 0 else 'behind'} at {price:+g}".replace("-", "−")
-        rows.append(("3", text, _told(sign * at, 0 * at, 0)))
-    rows.append(("4", "tokens level or behind", _told(-lead["token"], 0 * lead["token"], -LEVEL)))
-    rows.append(("4", "tokens further behind with fewer pairs", _told(*_sides(lead["token"], "pairs"), 0)))
-    more = _sides(lead["oracle-dense"], "horizon")
-    rows.append(("5", "truth's lead larger for two kinds", _told(*more, 0)))
-    rows.append(("5", "truth's lead larger with fewer pairs", _told(*_sides(lead["oracle-dense"], "pairs")[::-1], 0)))
-    finer, whole = _sides(truth.xs(max(PAIRS), level="pairs"), "lam")[::-1]
-    rows.append(("6", "truth in time better at λ 0.8", _told(finer, whole, 0)))
-    for name in ("token", "segment"):
-        rows.append(
-            (
-                "6",
-                f"{label(name)} at λ 0.8 not above the bandit at 1",
-                _told(once, mean[name].xs(0.8, level="lam"), -LEVEL),
-            )
-        )
+    rewards = ("bandit", "token", "segment")
+    told = [("1. truth in time above SFT", alone["oracle-dense"] - alone["sft"], 0.0)]
+    told += [(f"1. truth in time not below: {label(m)}", truth - mean[m], -LEVEL) for m in rewards]
+    told += [(f"1. the same less the KL penalty: {label(m)}", paid["oracle-dense"] - paid[m], -LEVEL) for m in rewards]
+    told += [(f"2. more pairs no worse: {label(m)}", _change(mean[m], "pairs"), -LEVEL) for m in rewards]
+    segment = {price: lead["segment"].xs(price, level="price") for price in PRICES}
+    told += [(f"3. segments behind at {price:g}".replace("-", "−"), -segment[price], 0.0) for price in (-1.0, -0.2)]
+    told += [("3. segments ahead at +0.2", segment[0.2], 0.0)]
+    told += [("4. tokens level or behind", -lead["token"], -LEVEL)]
+    told += [("4. tokens further behind with fewer pairs", _change(lead["token"], "pairs"), 0.0)]
+    told += [("5. truth's lead larger for two kinds", _change(lead["oracle-dense"], "horizon"), 0.0)]
+    told += [("5. truth's lead larger with fewer pairs", -_change(lead["oracle-dense"], "pairs"), 0.0)]
+    told += [("6. truth in time better at λ 0.8", -_change(alone["oracle-dense"], "lam"), 0.0)]
+    told += [
+        (f"6. at λ 0.8 not above the bandit at 1: {label(m)}", once - mean[m].xs(0.8, level="lam"), -LEVEL)
+        for m in ("token", "segment")
+    ]
     found = []
-    for number, text, came in rows:
-        came = came.dropna().astype(bool)
-        chance = scipy.stats.binom.sf(came.sum() - 1, len(came), 0.5) if len(came) else np.nan
-        found.append(
-            {"foretold": f"{number}. {text}", "cells": len(came), "came": int(came.sum()), "by a coin": chance}
-        )
+    for text, gap, least in told:
+        gap = gap.dropna()
+        came = int((gap > least).sum())
+        coin = scipy.stats.binom.sf(came - 1, len(gap), 0.5) if len(gap) and least == 0 else np.nan
+        found.append({"foretold": text, "cells": len(gap), "came": came, "by a coin": coin})
     return pd.DataFrame(found)
 
 
-def _sides(column: pd.Series, axis: str) -> tuple[pd.Series, pd.Series]:
-    """The column at the higher and at the lower value of an axis, by the other axes."""
+def _change(column: pd.Series, axis: str) -> pd.Series:
+    """The column at the higher value of an axis less that at the lower, by the other axes."""
     levels = sorted(set(column.index.get_level_values(axis)))
-    return tuple(column.xs(level, level=axis) for level in (levels[-1], levels[0]))
-
-
-def _told(one: pd.Series, other: pd.Series, least: float) -> pd.Series:
-    """Whether one less the other is above `least`; nan where either is missing."""
-    gap = one - other
-    return (gap > least).where(gap.notna())
+    return column.xs(levels[-1], level=axis) - column.xs(levels[0], level=axis)
 
 
 def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataFrame]:

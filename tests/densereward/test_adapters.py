@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from trl.generation.vllm_generation import VLLMGeneration
 
 from densereward.seeding import seed_everything
@@ -64,6 +65,5 @@ def test_vllm_is_given_the_policys_own_weights(folder, tmp_path):
     sent = dict(adapters.weights_for(generation))
     saved = dict(load_causal_lm(folder)[0].named_parameters())  # the names that vLLM knows
     assert sent.keys() == saved.keys()
-    load_file = pytest.importorskip("safetensors.torch").load_file
     assert all(torch.equal(x, sent[name]) for name, x in load_file(tmp_path / "model.safetensors").items())
     assert "_iter_named_params" in inspect.getsource(VLLMGeneration.sync_weights), "what `Decoding` replaces"

@@ -1,25 +1,33 @@
 """What would break: a cell of the map that holds other runs than its own, an interval that claims what seeds do not."""
 
-import json
-
 import numpy as np
 import pytest
 
 from report import density_map
 from study.density_cells import METHODS_OF_MAP, cells, changes, methods
+from study.identity import of_testbed
+from study.methods import METHODS
 from study.profiles import profile
+
+UNITS = [
+    {"parts": parts, "returns": f"excess{price:+.1f}", "seed": seed, "unit": 2.0}
+    for parts in (1, 2)
+    for price in (-1.0, -0.2, 0.0, 0.2)
+    for seed in (0, 1)
+]
 
 
 def made(worth, seeds=(0, 1)) -> list[dict]:
     """A record of each run of the map; `worth`(method, cell, seed) is its true return."""
     found = {}
     for cell in cells():
-        params = {"profile": json.loads(json.dumps(profile("cpu", **changes(**cell)).to_dict()))}
         for name in methods(cell["pairs"]):
+            params = of_testbed(profile("cpu", **changes(**cell)), METHODS[name])
             for seed in seeds:
-                final = {"true_return": worth(name, cell, seed), "answers": {"true_return": [0.0, 4.0]}}
+                final = {"true_return": worth(name, cell, seed)}
                 final["kl"] = 0.0 if name == "sft" else 30.0 if name == "segment" else 3.0
-                found[name, *cell.values(), seed] = {"method": name, "seed": seed, "params": params, "final": final}
+                record = {"kind": "run", "method": name, "seed": seed, "params": params, "final": final}
+                found[name, *cell.values(), seed] = record
     return list(found.values())
 
 
@@ -32,7 +40,7 @@ def bent(name: str, cell: dict, seed: int) -> float:
 
 def test_every_cell_holds_its_own_runs():
     frame = density_map.returns(
-        made(lambda name, cell, seed: cell["horizon"] + cell["pairs"] + cell["price"] - cell["lam"])
+        made(lambda name, cell, seed: cell["horizon"] + cell["pairs"] + cell["price"] - cell["lam"]), UNITS
     )
     learned = frame[~frame.method.isin(("sft", "oracle-dense"))]
     own = learned.horizon + learned.pairs + learned.price - learned.lam
@@ -40,8 +48,18 @@ def test_every_cell_holds_its_own_runs():
     assert set(frame.groupby("method").size()) == {2 * len(cells())} and set(frame.method) == set(METHODS_OF_MAP)
 
 
+@pytest.mark.parametrize("other", [{"rounds": 128}, {"kl_coef": 0.0}, {"lam": 0.9}, {"world": {"returns": "whole"}}])
+def test_runs_of_other_settings_are_not_the_maps(other):
+    """A control with more rounds would else take the place of a cell's own run."""
+    found = made(bent)
+    last = found[-1]
+    params = of_testbed(profile("cpu", **changes(**cells()[-1]) | other), METHODS[last["method"]])
+    strange = [*found, last | {"params": params, "final": {"true_return": 99.0}}, last | {"kind": "error"}]
+    assert density_map.returns(strange, UNITS).equals(density_map.returns(found, UNITS))
+
+
 def test_verdicts_follow_the_gains_and_collapse_does_not_hide_small_ones():
-    frame = density_map.returns(made(bent))
+    frame = density_map.returns(made(bent), UNITS)
     found = density_map.gains(frame, "segment").set_index("price").verdict
     assert set(found[-1.0]) == {"behind"} and set(found[0.2]) == {"ahead"} and "ahead" not in set(found[-0.2])
     assert dict(density_map.counts(frame).set_index("method").loc["Oracle, per span"]) == {
@@ -50,26 +68,27 @@ def test_verdicts_follow_the_gains_and_collapse_does_not_hide_small_ones():
 
 
 def test_the_kl_penalty_is_in_the_unit_of_the_rewards():
-    frame = density_map.returns(made(bent)).groupby("method")[["value", "regularised"]].mean()
+    frame = density_map.returns(made(bent), UNITS).groupby("method")[["value", "regularised"]].mean()
     penalty = frame["value"] - frame["regularised"]  # coefficient .1, a deviation of 2 credits
     assert penalty.round(9).to_dict() == {"sft": 0, "bandit": 0.6, "token": 0.6, "oracle-dense": 0.6, "segment": 6}
 
 
 def test_one_seed_claims_nothing():
-    frame = density_map.returns(made(bent, seeds=(0,)))
+    frame = density_map.returns(made(bent, seeds=(0,)), UNITS)
     assert set(density_map.gains(frame, "segment").verdict) == {"leans behind", "level", "leans ahead"}
 
 
 def test_expectations_count_the_cells_they_speak_of():
-    told = density_map.foretold(density_map.returns(made(bent))).set_index("foretold")
-    assert dict(told.cells)["1. truth in time above SFT"] == 32
+    told = density_map.foretold(density_map.returns(made(bent), UNITS)).set_index("foretold")
+    assert dict(told.cells)["1. truth in time above SFT"] == 16  # it learns from no pairs: each run counts once
+    assert np.isnan(told.loc["4. tokens level or behind", "by a coin"])  # a coin is no match for one side and a half
     assert (told.came <= told.cells).all() and told.loc["3. segments behind at −1", "came"] == 8
     assert told.loc["3. segments behind at −1", "by a coin"] == pytest.approx(0.5**8)
-    part = [r for r in made(bent) if r["method"] != "token"]
-    assert density_map.foretold(density_map.returns(part)).set_index("foretold").cells["4. tokens level or behind"] == 0
+    part = density_map.returns([r for r in made(bent) if r["method"] != "token"], UNITS)
+    assert density_map.foretold(part).set_index("foretold").cells["4. tokens level or behind"] == 0
 
 
 def test_the_figure_has_a_number_in_every_cell():
-    drawn, numbers = density_map.figure(density_map.returns(made(bent)))
+    drawn, numbers = density_map.figure(density_map.returns(made(bent), UNITS))
     assert len(numbers) == 3 * len(cells())
     assert [sum("." in text.get_text() for text in ax.texts) for ax in drawn.axes] == [len(cells())] * 3

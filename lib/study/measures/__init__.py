@@ -33,6 +33,7 @@ leaderboard_files.py  answers in the files of the leaderboards' own tools
 judged.py             testbed policies before the oracle, a judge that likes length, a language model
 stored_verdicts.py    what published verdicts add up to, and what judging costs
 benchmarks.py         what training costs elsewhere: the papers' benchmarks, tasks of the testbed
+oracle_units.py       the unit in which the oracle was paid, from policies on disk
 label_cost.py         what edit labels cost, in seconds and memory
 asked.py              a language model as reviser and judge of real text
 weighed.py            a language model made to choose one of two letters
