@@ -34,9 +34,15 @@ def hours(files: dict[str, list[dict]]) -> pd.DataFrame:
 
 def seconds(records: list[dict]) -> float:
     """Seconds of all stages, one that several records took from the cache counted once: it has the same seconds, to
-    the millisecond, in each of them. A record without stages has those of its process."""
+    the millisecond, in each of them. A record without stages has those of its process, which the records of a `part`
+    share."""
     stages = {(name, took) for r in records for name, took in r.get("stage_seconds", {}).items()}
-    return sum(took for _, took in stages) + sum(own(r) for r in records if "stage_seconds" not in r)
+    processes: dict = {}
+    for i, r in enumerate(records):
+        if "stage_seconds" not in r:
+            key = r.get("part", i)
+            processes[key] = max(own(r), processes.get(key, 0.0))
+    return sum(took for _, took in stages) + sum(processes.values())
 
 
 def own(record: dict) -> float:

@@ -28,6 +28,11 @@ def test_a_stage_that_rows_share_is_counted_once_and_a_process_without_stages_wh
     assert told["torch"] == "2" and told["gpu"] == "none (3), H100 (1)" and told["commits"] == "1 different"
 
 
+def test_the_records_of_one_process_are_counted_once():
+    shared = [made("x", 0, seconds=60.0 + i) | {"part": "growth"} for i in range(3)]
+    assert compute.seconds([*shared, made("x", 0, seconds=5.0)]) == 67.0
+
+
 def test_the_committed_records_are_all_counted():
     files = compute.load()
     lines = sum(1 for path in compute.RESULTS.rglob("*.jsonl") for line in path.read_text().splitlines() if line)
