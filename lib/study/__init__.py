@@ -9,7 +9,7 @@ What reads records needs no torch: `summary.py` and all above it but `effort.py`
     mask_rows.py     adaptive-mask's rows
     credit_rows.py   rows from beyond the three papers
     deciding.py      which row decides a row's mask
-    profiles.py      smoke, small, cpu, smollm2, gpu: sizes and hyperparameters
+    profiles.py      smoke, brief, small, cpu, smollm2, gpu: sizes and hyperparameters
     pretrained.py    a pretrained model from the package registry
     backbones.py     the papers' models, data and hyperparameters, with their sources
     scale.py         what they need, and a dry run of them

@@ -6,17 +6,8 @@ Left out: settings of each cell's own; longer answers than two kinds at once; re
 import itertools
 
 from study.methods import LEARNED, METHODS
+from study.profiles import BRIEF
 
-SMALL = {  # 1,024 answers a run
-    "rounds": 32,
-    "rollouts": 32,
-    "critic_warmup": 4,
-    "heldout_proxy": False,
-    "eval_prompts": 128,
-    "heldout_pairs": 500,
-    "credit_responses": 8,
-    "credit_samples": 4,
-}
 HORIZONS = (  # about 32 and 56 tokens an answer
     {"world": {}},
     {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 192},
@@ -35,7 +26,7 @@ def changes(horizon: int, pairs: int, price: float, lam: float) -> dict:
     """What a cell changes of profile `cpu`."""
     at = HORIZONS[horizon - 1]
     world = {**at["world"], "returns": f"excess{price:+.1f}"}
-    return {**SMALL, **at, "world": world, "pairs": pairs, "lam": lam}
+    return {**BRIEF, **at, "world": world, "pairs": pairs, "lam": lam}
 
 
 def learned(name: str) -> bool:

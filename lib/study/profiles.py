@@ -2,9 +2,9 @@
 says them all.
 
 `smoke` checks that everything runs, in minutes on two cores, and is no evidence of anything. `cpu` is the comparison at
-its full length on two cores. `small` is the same with about half of the answers and a fifth of the
-pairs, so that more seeds are affordable. `gpu` has a wider model, more pairs and more seeds. `smollm2` is for the
-pretrained model of `pretrained.py`.
+its full length on two cores. `small` is the same with about half of the answers and a fifth of the pairs, so that more
+seeds are affordable; `brief`, with a quarter of the answers, so that every row of `methods.py` is. `gpu` has a wider
+model, more pairs and more seeds. `smollm2` is for the pretrained model of `pretrained.py`.
 
 Where a value is a paper's, the comment says so; the others were set by a few single runs, alike for every method, but
 for those that `tuning.py` chose by equal trials. The papers' backbones are in `backbones.py`.
@@ -93,6 +93,16 @@ class Profile:
 
 
 _CPU = Profile("cpu", World(kinds=3, sft_repeats=0.15), heldout_proxy=True)
+BRIEF = {  # 1,024 answers a run; runs of the map of density are of this size too
+    "rounds": 32,
+    "rollouts": 32,
+    "critic_warmup": 4,
+    "heldout_proxy": False,
+    "eval_prompts": 128,
+    "heldout_pairs": 500,
+    "credit_responses": 8,
+    "credit_samples": 4,
+}
 
 PROFILES = {
     "smoke": replace(
@@ -111,6 +121,7 @@ PROFILES = {
         credit_samples=4,
         committed_models="cpu",
     ),
+    "brief": replace(_CPU, name="brief", pairs=4_000, **BRIEF | {"credit_responses": 32}),
     "small": replace(
         _CPU,
         name="small",

@@ -114,7 +114,7 @@ def asked(
 
 
 def main(
-    profile: Annotated[str, typer.Option(help="smoke, small, cpu or gpu: sizes and hyperparameters")] = "cpu",
+    profile: Annotated[str, typer.Option(help="smoke, brief, small, cpu or gpu: sizes and hyperparameters")] = "cpu",
     methods: Annotated[
         str,
         typer.Option(

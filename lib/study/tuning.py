@@ -49,7 +49,7 @@ POLICIES = {
 }
 
 app = command_line.application()
-ProfileName = Annotated[str, typer.Option(help="smoke, small, cpu or gpu")]
+ProfileName = Annotated[str, typer.Option(help="smoke, brief, small, cpu or gpu")]
 Part = Annotated[str, typer.Option(help="i/n: every n-th trial from the i-th only, to share them among processes")]
 Runs = Annotated[Path, typer.Option(help="where stages keep their artifacts")]
 Out = Annotated[Path | None, typer.Option(help="folder of the records; default data/results/PROFILE")]

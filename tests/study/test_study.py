@@ -203,7 +203,7 @@ def test_failed_runs_of_several_jobs_are_a_failed_study(tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--profile", "huge"], "Error: unknown profile 'huge'; choose one of smoke, small, cpu, gpu"),
+        (["--profile", "huge"], "Error: unknown profile 'huge'; choose one of smoke, brief, small, cpu, gpu"),
         (["--until", "prefrences"], "'prefrences' is not one of 'sft', 'preferences', 'scorer', 'run'"),
         (["--jobs", "0"], "Invalid value for '--jobs': Input should be greater than or equal to 1"),
         (["--nope"], "No such option: --nope"),

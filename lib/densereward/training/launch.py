@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch.distributed as dist
 import yaml
 
 
@@ -39,6 +40,7 @@ def launch(
         line = command_line(["-m", __name__, errors, *command], engine, processes, hostfile)
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]  # this library, installed or not
         given = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+        given["PYTHONFAULTHANDLER"] = "1"  # a process that its runtime aborts says where
         given["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{given['PATH']}"  # DeepSpeed's compiler needs ninja
         child = subprocess.Popen(line, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
@@ -49,8 +51,8 @@ def launch(
             status = child.wait()
         if status:
             first = min(Path(errors).iterdir(), key=lambda file: file.stat().st_mtime_ns, default=None)
-            said = first.read_text() if first else "".join(told[-20:])
-            what = f"{first.name}: {said.splitlines()[-1]}" if first else "before it began"
+            said = first.read_text() if first else "".join(told[-80:])  # accelerate's own account has up to 40 lines
+            what = f"{first.name}: {said.splitlines()[-1]}" if first else "with no error of Python's; it said at last:"
             raise RuntimeError(f"{' '.join(command)} failed (exit {status}), {what}\n{said}")
 
 
@@ -102,6 +104,9 @@ def _process(errors: str, *command: str) -> None:
         else:
             sys.path.insert(0, str(Path(sys.argv[0]).parent))
             runpy.run_path(sys.argv[0], run_name="__main__")
+        if dist.is_initialized():  # a process whose group goes away while it still holds it may be aborted at its exit
+            dist.barrier()
+            dist.destroy_process_group()
     except Exception:
         Path(errors, f"process {os.environ.get('RANK', '0')}").write_text(traceback.format_exc())
         raise

@@ -209,7 +209,7 @@ def judged(run: Run, tokenizer, prompt: str, ids: list[int]) -> tuple[float, flo
 
 
 def main(
-    profile: Annotated[str, typer.Option(help="smoke, small, cpu or gpu: sizes and hyperparameters")] = "cpu",
+    profile: Annotated[str, typer.Option(help="smoke, brief, small, cpu or gpu: sizes and hyperparameters")] = "cpu",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     samples: Annotated[int, typer.Option(help="answers per prompt, the largest n or more", min=max(NS))] = max(NS),
     searched: Annotated[int, typer.Option(help="prompts that are searched step by step", min=1)] = SEARCHED,
