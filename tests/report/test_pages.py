@@ -205,19 +205,19 @@ def test_the_map_is_shown_by_the_axes_that_a_reader_chooses(site):
     ]
     box.get_by_role("radio").first.focus()
     tab.keyboard.press("ArrowRight")  # the next row of the study
-    down = box.get_by_label("down")
+    down = box.get_by_role("combobox", name="down")
     down.focus()
     down.select_option(label="price of an item too many (credit)")  # it ran across: the two change places
-    assert box.get_by_label("across").locator("option:checked").inner_text() == "horizon"
+    assert box.get_by_role("combobox", name="across").locator("option:checked").inner_text() == "horizon"
     assert sheet.nth(0).inner_text().split()[:2] == ["−1", "−4.00"] and sheet.count() == 4
-    box.get_by_label("across").select_option(label="λ of GAE")
-    held = box.get_by_label("horizon")
+    box.get_by_role("combobox", name="across").select_option(label="λ of GAE")
+    held = box.get_by_role("combobox", name="horizon")
     held.select_option(label="two kinds")
     assert (
-        said.inner_text().startswith("Token less")
+        said.inner_text().startswith("Token, less")
         and "horizon two kinds; averaged over preference" in said.inner_text()
     )
-    assert box.get_by_label("λ of GAE").count() == 0, "an axis that is shown is not held"
+    assert box.get_by_role("combobox", name="λ of GAE").count() == 0, "an axis that is shown is not held"
     for mode in looks(tab):
         for cell in (
             box.locator("td span").first,
