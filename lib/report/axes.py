@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from report.density_map import AXES, FINER, GROUND, LEVELS, SCALE, gains, paired, signed, verdict, word
+from report.density_map import AXES, FINER, GROUND, LEVELS, gains, paired, signed, verdict, word
 from report.look import variable
-from study.summary import label
+from study.summary import POOLED, label
 
 TITLES = {"horizon": "horizon", "pairs": "preference pairs", "lam": "λ of GAE"}
 TITLES |= {"price": "price of an item too many (credit)"}
@@ -23,11 +23,11 @@ TITLES |= {"price": "price of an item too many (credit)"}
 
 def averages(frame: pd.DataFrame, method: str, over: tuple[str, ...]) -> pd.DataFrame:
     """As `density_map.gains`, averaged in credit over the axes `over`, of seeds that have all their cells. A gain's
-    unit is sqrt(gain^2 + SCALE^2), by which the map's asinh scale is locally divided; an average's, their root mean
+    unit is sqrt(gain^2 + POOLED^2), by which the map's asinh scale is locally divided; an average's, their root mean
     square."""
     axes = [axis for axis in AXES if axis not in over]
     cells = paired(frame, method).to_frame()
-    cells["square"] = cells.groupby(AXES).gain.transform("mean") ** 2 + SCALE**2
+    cells["square"] = cells.groupby(AXES).gain.transform("mean") ** 2 + POOLED**2
     by = cells.groupby([*axes, "seed"])
     seeds = by.mean()[by.size() == math.prod(len(LEVELS[axis]) for axis in over)]
     by = seeds.groupby(axes)

@@ -1,7 +1,6 @@
 """Where density pays: gains over the bandit in every cell of `study/density_cells.py`'s grid, and what was foretold.
 
-Gains of rows that collapse vary by whole credits, of rows that do not by hundredths. So spread is pooled on a scale
-that makes them alike, asinh(gain / SCALE), over all cells of a row; intervals are Student's t there, taken back.
+Intervals pool the spread over all cells of a row (`summary.pooled`).
 
 Left out: settings of each cell's own, and interactions of axes beyond what the eye sees in the figure.
 """
@@ -19,14 +18,14 @@ from study.density_cells import HORIZONS, LAMBDAS, METHODS_OF_MAP, PAIRS, PRICES
 from study.identity import of_testbed, same
 from study.methods import METHODS
 from study.profiles import profile
-from study.summary import label
+from study.summary import label, pooled
 
 LEVELS = {"horizon": range(1, len(HORIZONS) + 1), "pairs": PAIRS, "lam": LAMBDAS, "price": PRICES}
 AXES = list(LEVELS)
 GRID = list(itertools.product(*LEVELS.values()))
 KINDS = {1: "one kind", 2: "two kinds"}
 FINER = ("oracle-dense", "token", "segment")
-SCALE, LEVEL = 0.25, 0.1  # credit: where the scale turns from linear to logarithmic; a gain that is not worth a name
+LEVEL = 0.1  # credit: a gain that is not worth a name
 GROUND = {"ahead": "#6fafe1", "leans ahead": "#d6e9f8", "level": "#e2e2e2"}
 GROUND |= {"leans behind": "#fbe3c6", "behind": "#ea9f51"}
 
@@ -65,16 +64,9 @@ def _price(world: dict) -> float | None:
 def gains(frame: pd.DataFrame, method: str, column: str = "value") -> pd.DataFrame:
     """A line per cell that both are in: the AXES, gain of `method` over the bandit paired by seed (credit), low, high
     (see above; nan where no cell has two seeds), seeds, and its verdict: one of GROUND."""
-    seeds = paired(frame, method, column).reset_index()
-    seeds["scaled"] = np.arcsinh(seeds.gain / SCALE)
-    by = seeds.groupby(AXES)
-    found = by.agg(gain=("gain", "mean"), scaled=("scaled", "mean"), seeds=("gain", "size")).reset_index()
-    free = int((found.seeds - 1).sum())
-    spread = np.sqrt(((seeds.scaled - by.scaled.transform("mean")) ** 2).sum() / free) if free else np.nan
-    half = scipy.stats.t.ppf(0.975, free) * spread / np.sqrt(found.seeds) if free else np.nan
-    found["low"], found["high"] = (SCALE * np.sinh(found.scaled + side * half) for side in (-1, 1))
+    found = pooled(paired(frame, method, column).reset_index(), AXES)
     found["verdict"] = [verdict(x) for x in found.itertuples()]
-    return found.drop(columns="scaled")
+    return found
 
 
 def paired(frame: pd.DataFrame, method: str, column: str = "value") -> pd.Series:
