@@ -210,13 +210,17 @@ def test_the_library_works_without_study_or_testbed(tmp_path):
     assert "of 64 tokens of chosen answers 16" in told.stdout
 
 
-def test_figures_are_drawn_without_torch():
-    """A machine that only redraws figures from records has no torch, and no second to wait for it."""
+def test_figures_are_drawn_without_torch(tmp_path):
+    """A machine that only redraws figures from records has no torch, and no second to wait for it. The lines that the
+    book gives for it draw one."""
     drawing = {path.stem for path in (ROOT / "lib" / "report").glob("*.py")} - {"__init__", "parameters"}
     script = f"import sys; [__import__('report.' + name) for name in {sorted(drawing)}]; "
+    page = (ROOT / "book" / "reproducibility.md").read_text()
+    script += "\n" + re.search(r"```python\n(.*?)```", page, re.S)[1]
     script += "print({'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", script], env=LIBRARY, capture_output=True, text=True)
+    told = subprocess.run([sys.executable, "-c", script], env=LIBRARY, capture_output=True, text=True, cwd=tmp_path)
     assert told.stdout == "set()\n", told.stdout + told.stderr
+    assert "<svg" in (tmp_path / "final_returns.svg").read_text()
 
 
 # --- notebooks -------------------------------------------------------------------------------------------------------

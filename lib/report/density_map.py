@@ -1,7 +1,6 @@
 """Where density pays: gains over the bandit in every cell of `study/density_cells.py`'s grid, and what was foretold.
 
-Gains of rows that collapse vary by whole credits, of rows that do not by hundredths. So spread is pooled on a scale
-that makes them alike, asinh(gain / SCALE), over all cells of a row; intervals are Student's t there, taken back.
+Intervals pool the spread over all cells of a row (`summary.pooled`).
 
 Left out: settings of each cell's own, and interactions of axes beyond what the eye sees in the figure.
 """
@@ -19,13 +18,14 @@ from study.density_cells import HORIZONS, LAMBDAS, METHODS_OF_MAP, PAIRS, PRICES
 from study.identity import of_testbed, same
 from study.methods import METHODS
 from study.profiles import profile
-from study.summary import label
+from study.summary import label, pooled
 
-AXES = ["horizon", "pairs", "lam", "price"]
-GRID = list(itertools.product(range(1, len(HORIZONS) + 1), PAIRS, LAMBDAS, PRICES))
+LEVELS = {"horizon": range(1, len(HORIZONS) + 1), "pairs": PAIRS, "lam": LAMBDAS, "price": PRICES}
+AXES = list(LEVELS)
+GRID = list(itertools.product(*LEVELS.values()))
 KINDS = {1: "one kind", 2: "two kinds"}
 FINER = ("oracle-dense", "token", "segment")
-SCALE, LEVEL = 0.25, 0.1  # credit: where the scale turns from linear to logarithmic; a gain that is not worth a name
+LEVEL = 0.1  # credit: a gain that is not worth a name
 GROUND = {"ahead": "#6fafe1", "leans ahead": "#d6e9f8", "level": "#e2e2e2"}
 GROUND |= {"leans behind": "#fbe3c6", "behind": "#ea9f51"}
 
@@ -64,21 +64,19 @@ def _price(world: dict) -> float | None:
 def gains(frame: pd.DataFrame, method: str, column: str = "value") -> pd.DataFrame:
     """A line per cell that both are in: the AXES, gain of `method` over the bandit paired by seed (credit), low, high
     (see above; nan where no cell has two seeds), seeds, and its verdict: one of GROUND."""
-    keys = [*AXES, "seed"]
-    both = [frame[frame.method == m].set_index(keys)[column] for m in (method, "bandit")]
-    seeds = (both[0] - both[1]).dropna().rename("gain").reset_index()
-    seeds["scaled"] = np.arcsinh(seeds.gain / SCALE)
-    by = seeds.groupby(AXES)
-    found = by.agg(gain=("gain", "mean"), scaled=("scaled", "mean"), seeds=("gain", "size")).reset_index()
-    free = int((found.seeds - 1).sum())
-    spread = np.sqrt(((seeds.scaled - by.scaled.transform("mean")) ** 2).sum() / free) if free else np.nan
-    half = scipy.stats.t.ppf(0.975, free) * spread / np.sqrt(found.seeds) if free else np.nan
-    found["low"], found["high"] = (SCALE * np.sinh(found.scaled + side * half) for side in (-1, 1))
-    found["verdict"] = [_verdict(x) for x in found.itertuples()]
-    return found.drop(columns="scaled")
+    found = pooled(paired(frame, method, column).reset_index(), AXES)
+    found["verdict"] = [verdict(x) for x in found.itertuples()]
+    return found
 
 
-def _verdict(cell) -> str:
+def paired(frame: pd.DataFrame, method: str, column: str = "value") -> pd.Series:
+    """The gain of `method` over the bandit (credit) at every one of AXES and seed that both are in."""
+    both = [frame[frame.method == m].set_index([*AXES, "seed"])[column] for m in (method, "bandit")]
+    return (both[0] - both[1]).dropna().rename("gain")
+
+
+def verdict(cell) -> str:
+    """One of GROUND for a gain with its interval, low to high."""
     if cell.low > 0 or cell.high < 0:
         return "ahead" if cell.low > 0 else "behind"
     return "level" if abs(cell.gain) < LEVEL else "leans ahead" if cell.gain > 0 else "leans behind"
@@ -145,6 +143,17 @@ def _change(column: pd.Series, axis: str) -> pd.Series:
     return column.xs(levels[-1], level=axis) - column.xs(levels[0], level=axis)
 
 
+def word(axis: str, level: float) -> str:
+    """A level of an axis as figures and tables have it."""
+    return KINDS[level] if axis == "horizon" else signed(level, "g") if axis == "price" else f"{level:,g}"
+
+
+def signed(credit: float, how: str = "") -> str:
+    """Credit with its sign; two decimals, one from ten on, or as the format `how` says."""
+    how = how or (".1f" if abs(credit) >= 10 else ".2f")
+    return f"{credit:+{how}}".replace("-", "−") if credit else "0"
+
+
 def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataFrame]:
     """A panel for each of FINER, its gain in `column` over the bandit (credit) in every cell: prices across; horizon,
     pairs and lambda down. Bold where the interval is clear of zero; empty where a run is missing."""
@@ -157,10 +166,9 @@ def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataF
             x, y = PRICES.index(cell.price), rows.index((cell.horizon, cell.pairs, cell.lam))
             ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=GROUND[cell.verdict], linewidth=0))
             weight = "bold" if cell.verdict in ("ahead", "behind") else "normal"
-            text = f"{cell.gain:+.{1 if abs(cell.gain) >= 10 else 2}f}".replace("-", "−")
-            ax.text(x, y, text, ha="center", va="center", fontsize=8, color="#1b1b1b", weight=weight)
+            ax.text(x, y, signed(cell.gain), ha="center", va="center", fontsize=8, color="#1b1b1b", weight=weight)
         ax.set_title(f"{label(method)}", loc="left")
-        ax.set_xticks(range(len(PRICES)), [f"{price:+g}".replace("-", "−") if price else "0" for price in PRICES])
+        ax.set_xticks(range(len(PRICES)), [word("price", price) for price in PRICES])
         ax.set_xlim(-0.5, len(PRICES) - 0.5)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.grid(False)

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from densereward.canonical import canonical
 from study.identity import TUNED, as_listed, completed, same, settings
@@ -16,6 +17,7 @@ from study.methods import CORE, METHODS
 from study.records import latest, to_frame
 from study.stats import mean_interval, paired_contrast
 
+POOLED = 0.25  # credit: where the scale of `pooled` turns from linear to logarithmic
 FINAL = {  # what tables print of records: dotted name, heading with unit
     "final.true_return": "true return (credit)",
     "final.true_return_held_out": "of held-out combinations",
@@ -192,6 +194,20 @@ def contrasts(records: list[dict], name: str = "final.true_return", against: str
                 {"method": label(m), **paired_contrast(*({s: column[x][s] for s in shared} for x in (m, against)))}
             )
     return pd.DataFrame(rows, columns=["method", "difference", "low", "high", "seeds", "wins"])
+
+
+def pooled(gaps: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """A line per group of `keys`: mean `gain` (credit), low, high, seeds. Gains of rows that collapse vary by whole
+    credits, of rows that do not by hundredths, so the spread over seeds is pooled over all groups on a scale that makes
+    them alike, asinh(gain / POOLED); intervals are Student's t there, taken back (nan where no group has two seeds)."""
+    scaled = np.arcsinh(gaps.gain / POOLED)
+    by = gaps.assign(scaled=scaled).groupby(keys, sort=False)
+    found = by.agg(gain=("gain", "mean"), scaled=("scaled", "mean"), seeds=("gain", "size")).reset_index()
+    free = int((found.seeds - 1).sum())
+    spread = np.sqrt(((scaled - by.scaled.transform("mean")) ** 2).sum() / free) if free else np.nan
+    half = t.ppf(0.975, free) * spread / np.sqrt(found.seeds) if free else np.nan
+    found["low"], found["high"] = (POOLED * np.sinh(found.scaled + side * half) for side in (-1, 1))
+    return found.drop(columns="scaled")
 
 
 def table(records: list[dict], columns: dict[str, str], digits: int = 2) -> pd.DataFrame:

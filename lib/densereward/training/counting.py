@@ -25,6 +25,25 @@ class CloseRow(TrainerCallback):
         self.trainer.curves[-1]["seconds_update"] = time.perf_counter() - self.trainer.scored_at
 
 
+class ReportCurves(TrainerCallback):
+    """Gives trackers (`report_to`) each row of `trainer.curves`, complete: the next one is open, or training ends."""
+
+    def __init__(self, trainer):
+        self.trainer, self.told = trainer, 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._tell(args, state, control, len(self.trainer.curves) - 1)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._tell(args, state, control, len(self.trainer.curves))
+
+    def _tell(self, args, state, control, complete: int):
+        for row in self.trainer.curves[self.told : complete]:
+            numbers = {f"curves/{name}": x for name, x in row.items() if isinstance(x, int | float)}
+            self.trainer.callback_handler.on_log(args, state, control, numbers)
+        self.told = max(self.told, complete)
+
+
 class Counted(Decoding):
     """Mixin before TRL's RLOOTrainer or GRPOTrainer.
 
@@ -36,6 +55,7 @@ class Counted(Decoding):
     def __init__(self, *args, **trl):
         super().__init__(*args, **trl)
         self.add_callback(CloseRow(self))
+        self.add_callback(ReportCurves(self))
 
     @property
     def curves(self) -> list[dict]:

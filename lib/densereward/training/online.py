@@ -25,6 +25,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from densereward.seeding import generator
 from densereward.text.tokens import pad_batch
+from densereward.training.counting import ReportCurves
 from densereward.training.masked import MaskedCollator
 from densereward.training.preference import TokenisedDPOTrainer
 from densereward.training.rounds import Rounds
@@ -38,6 +39,7 @@ class InRounds:
         self.rounds, self.minibatches, self.epochs = rounds, minibatches, epochs
         self.curves, self.losses = [], []
         super().__init__(*args, **trl)
+        self.add_callback(ReportCurves(self))
 
     def _prepare_dataset(self, dataset, *unused, **settings):
         return dataset

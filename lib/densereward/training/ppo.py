@@ -37,6 +37,7 @@ from trl.trainer.utils import disable_dropout_in_model
 from densereward.text.logprobs import attach_critic, completion_forward, fused_head
 from densereward.text.models import loaded
 from densereward.text.sampling import Decoding
+from densereward.training.counting import ReportCurves
 from densereward.training.padding import by_length, forward_by_length
 
 
@@ -169,6 +170,7 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
             self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
         self.ref_model.eval()
         self.add_callback(CloseRow(self))
+        self.add_callback(ReportCurves(self))
 
     @property
     def curves(self) -> list[dict]:

@@ -1,0 +1,83 @@
+"""What every row was foretold to end like (`data/foretold.yml`), against records: verdicts are computed.
+
+    came       ahead, behind: the interval is clear of zero on that side; level: it lies within LEVEL of zero
+    opposite   ahead, behind: it is clear on the other side; level: it is clear of LEVEL
+    open       neither
+
+Two or three seeds say little of their own spread, so it is pooled over the lines of a part (`summary.pooled`).
+Left out: a correction for the number of lines; in a hundred of them a few come by luck.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from study import summary
+from study.methods import METHODS
+from study.records import ROOT
+
+FILE = ROOT / "data" / "foretold.yml"
+LEVEL = 0.3  # credit
+SAYS, VERDICTS = ("ahead", "behind", "level"), ("came", "opposite", "open")
+
+
+def expected(path: Path = FILE) -> pd.DataFrame:
+    """The lines of the file: about (its part), method, says (one of SAYS), other. ValueError naming the line that is
+    none."""
+    try:
+        parts = yaml.safe_load(path.read_text(encoding="utf-8"))
+        lines = [(part, line) for part, lines in parts.items() for line in lines]
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read ({reason:.150}); it holds lists of expectations by part") from None
+    for part, line in lines:
+        good = isinstance(line, list) and len(line) == 3 and all(isinstance(x, str) for x in line)
+        if not (good and line[1] in SAYS and {line[0], line[2]} <= METHODS.keys()):
+            raise ValueError(f"{path}: {part}: {line!r:.80} is none; give [row, {', '.join(SAYS[:2])} or level, row]")
+    return pd.DataFrame([(part, *line) for part, line in lines], columns=["about", "method", "says", "other"])
+
+
+def verdicts(runs: list[dict], lines: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The lines of `expected` whose rows share seeds: difference in final true return (credit), low, high, seeds and
+    verdict."""
+    lines = expected() if lines is None else lines
+    ended = summary.values(runs, "final.true_return").set_index(["method", "seed"])["value"].unstack("method")
+    pairs = lines[lines.method.isin(ended.columns) & lines.other.isin(ended.columns)]
+    gaps = [(x.about, x.Index, gap) for x in pairs.itertuples() for gap in (ended[x.method] - ended[x.other]).dropna()]
+    gaps = pd.DataFrame(gaps, columns=["about", "line", "gain"])
+    parts = [summary.pooled(part, ["line"]) for _, part in gaps.groupby("about")] or [summary.pooled(gaps, ["line"])]
+    found = lines.join(pd.concat(parts).set_index("line").rename(columns={"gain": "difference"}), how="inner")
+    return found.assign(verdict=[_verdict(x) for x in found.itertuples()])
+
+
+def _verdict(line) -> str:
+    if line.says == "level":
+        within, clear = -LEVEL < line.low and line.high < LEVEL, line.low > LEVEL or line.high < -LEVEL
+    else:
+        sign = 1 if line.says == "ahead" else -1
+        within, clear = min(sign * line.low, sign * line.high) > 0, max(sign * line.low, sign * line.high) < 0
+    return "came" if within else "opposite" if clear else "open"
+
+
+def counts(found: pd.DataFrame) -> pd.DataFrame:
+    """How many lines of each part, and of all, have each verdict."""
+    table = pd.crosstab(found.about, found.verdict).reindex(columns=VERDICTS, fill_value=0)
+    table = table.reindex(found.about.unique())
+    table.loc["all"] = table.sum()
+    return table.assign(lines=table.sum(axis=1)).rename_axis("about").rename_axis(None, axis=1).reset_index()
+
+
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `verdicts` in words: what came out opposite first, what came last."""
+    found = found.sort_values("verdict", key=lambda x: x.map(("opposite", "open", "came").index), kind="stable")
+    told, rows = {"ahead": "ahead of", "behind": "behind", "level": "level with"}, list(found.itertuples())
+    return pd.DataFrame(
+        {
+            "foretold": [f"{summary.label(x.method)} {told[x.says]} {summary.label(x.other)}" for x in rows],
+            "verdict": [x.verdict for x in rows],
+            "difference (credit)": [summary.interval_text(x.difference, x.low, x.high) for x in rows],
+            "seeds": [x.seeds for x in rows],
+            "about": [x.about for x in rows],
+        }
+    )

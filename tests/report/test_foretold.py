@@ -1,0 +1,74 @@
+"""What would break: an expectation of a row that there is not, a row of which nothing was foretold, or a verdict that
+its own interval does not bear out."""
+
+import pandas as pd
+import pytest
+
+from report import foretold
+from study.methods import METHODS
+
+
+def runs(**ends) -> list[dict]:
+    """Runs that ended at these true returns, a list over seeds for each row."""
+    return [
+        {"kind": "run", "method": m.replace("_", "-"), "seed": s, "final": {"true_return": float(x)}}
+        for m, values in ends.items()
+        for s, x in enumerate(values)
+    ]
+
+
+def lines(*told) -> pd.DataFrame:
+    return pd.DataFrame([("a part", *x) for x in told], columns=["about", "method", "says", "other"])
+
+
+def test_every_row_has_its_expectation_and_none_stands_twice():
+    found = foretold.expected()
+    assert {*found.method, *found.other} == set(METHODS), "a row is written down before it is run"
+    assert not found.duplicated(["method", "other"]).any()
+
+
+@pytest.mark.parametrize(
+    ("gap", "says", "verdict"),
+    [
+        (1.0, "ahead", "came"),
+        (1.0, "behind", "opposite"),
+        (1.0, "level", "opposite"),
+        (-1.0, "behind", "came"),
+        (-1.0, "ahead", "opposite"),
+        (0.0, "level", "came"),
+        (0.0, "ahead", "open"),
+        (0.0, "behind", "open"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(gap, says, verdict):
+    told = runs(segment=[3 + gap, 3.1 + gap, 2.9 + gap], bandit=[3.01, 3.09, 2.91])
+    (found,) = foretold.verdicts(told, lines(("segment", says, "bandit"))).itertuples()
+    assert found.verdict == verdict and found.seeds == 3 and found.low < found.difference < found.high
+    assert found.difference == pytest.approx(gap, abs=0.05)
+
+
+def test_spread_is_pooled_over_a_part_and_other_parts_leave_it_alone():
+    told = runs(segment=[3, 4, 5], token=[3, 3, 3], bandit=[2, 2, 2], tlcr=[-20, 0, 9])
+    both = lines(("segment", "ahead", "bandit"), ("token", "ahead", "bandit"))
+    alone, joined = (foretold.verdicts(told, x).set_index("method") for x in (both.iloc[1:], both))
+    assert joined.low["token"] < 0.99 < alone.low["token"], "a row without spread takes that of its part"
+    apart = pd.concat([both, lines(("tlcr", "ahead", "bandit")).assign(about="another")], ignore_index=True)
+    pd.testing.assert_frame_equal(foretold.verdicts(told, apart).iloc[:2].set_index("method"), joined)
+
+
+def test_rows_without_a_seed_in_common_are_left_out_and_no_record_is_an_empty_table():
+    told = lines(("segment", "ahead", "bandit"), ("token", "behind", "bandit"))
+    found = foretold.verdicts(runs(segment=[1, 2], bandit=[0, 0]), told)
+    assert list(found.method) == ["segment"] and foretold.counts(found).set_index("about").lines["all"] == 1
+    none = foretold.verdicts([], told)
+    assert none.empty and foretold.table(none).empty
+    assert foretold.table(found).foretold.tolist() == ["Segment (entropy) ahead of Bandit (sequence)"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [[segment, ahead]]", "a: [[segment, over, bandit]]", "a: [[none, ahead, bandit]]", "a: 3", "[1", "- 1"]
+)
+def test_a_line_that_is_none_is_named(text, tmp_path):
+    (tmp_path / "f.yml").write_text(text)
+    with pytest.raises(ValueError, match=r"f\.yml: (a: .* is none; give|cannot be read \()"):
+        foretold.expected(tmp_path / "f.yml")
