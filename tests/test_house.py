@@ -96,7 +96,7 @@ def test_every_package_that_the_project_pulls_in_is_pinned_at_the_version_tested
 
 
 def test_every_pin_can_be_installed_with_the_oldest_python_that_is_promised():
-    """Debian's Python is 3.11.2: a package that asks for 3.11.5 ends the first command of the README in pip's riddles."""
+    """Debian's Python is 3.11.2: a package that asks for 3.11.5 ends the first command of the README in riddles."""
     oldest = SpecifierSet(PROJECT["project"]["requires-python"])
     oldest = next(f"{item.version}.0" for item in oldest if item.operator == ">=")
     pinned = pins()

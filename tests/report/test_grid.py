@@ -94,7 +94,9 @@ def test_a_column_keeps_both_kinds_of_intervals():
 
 def test_rows_of_which_nothing_is_measured_are_folded_with_what_names_them():
     """A screen of dashes hides the two rows that say something."""
-    frame = pd.DataFrame({"row": list("abc"), "less": "x", "difference": ["1.00 ± 0.50", None, None], "seeds": [4, 0, 0]})
+    frame = pd.DataFrame(
+        {"row": list("abc"), "less": "x", "difference": ["1.00 ± 0.50", None, None], "seeds": [4, 0, 0]}
+    )
     page = grid.table(frame.assign(wins=[3, None, None]))
     shown, folded = page.split("<details>")
     assert [row[0] for row in cells(shown)] == ["row", "a"]
@@ -107,7 +109,9 @@ def test_rows_of_which_nothing_is_measured_are_folded_with_what_names_them():
 
 
 def test_groups_keep_their_names_where_rows_are_folded_and_a_number_says_of_what():
-    frame = pd.DataFrame({"kinds": [1] * 4 + [2] * 4, "method": list("abcdabcd"), "return": [1.0, 2.0, 3.0, np.nan] * 2})
+    frame = pd.DataFrame(
+        {"kinds": [1] * 4 + [2] * 4, "method": list("abcdabcd"), "return": [1.0, 2.0, 3.0, np.nan] * 2}
+    )
     page = grid.table(frame)
     assert [row for row in cells(page) if len(row) == 1] == [["kinds 1"], ["kinds 2"]]
     assert "Nothing measured yet: 2 rows" in page
