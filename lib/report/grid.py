@@ -18,7 +18,7 @@ ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "
 NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))?)")
 HALF = re.compile(r"(-?[\d,.]+) ± ([\d,.]+)")
 WORDS, WRAPPED = 30, 20  # characters: a longer text may take several lines, of which each has so many
-PHONE = 44  # characters in a line of a phone
+PHONE = 50  # characters in a line of a phone
 
 
 def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:

@@ -173,8 +173,8 @@ def sentence(numbers: pd.DataFrame) -> str:
     """How often what one mask keeps (two rows of `sweep`, with credit) is right, in words; the table has the rest."""
     what, parts = "last tokens of spans" if numbers["at"].iloc[0] == "ends" else "tokens", []
     for x in numbers.itertuples():
-        often = "more" if x.right_low > x.right_all else "less" if x.right_high < x.right_all else "not clearly more"
-        parts.append(f"of {x.side} answers {often} often right, by {100 * (x.right - x.right_all):+.0f} points")
+        clear = "" if x.right_low > x.right_all or x.right_high < x.right_all else " (not clear)"
+        parts.append(f"{100 * (x.right - x.right_all):+.0f} points in {x.side} answers{clear}")
     x = numbers.iloc[0]
     by = f"Decided by {x.by} rewards, {words.DECISIONS[x.decision]}"
-    return f"{by}: against {what} kept at random, those kept are {', and '.join(parts)}."
+    return f"{by}: what is kept is right more often than {what} kept at random, by {' and '.join(parts)}."
