@@ -97,7 +97,7 @@ clean:  ## remove the built book and the executed notebooks; the stages' artifac
 # A changed pin or dependency runs pip again; where all is in place already, that takes seconds and no network.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
-	.venv/bin/python -m pip --version || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip --version 2>/dev/null || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -c constraints.txt setuptools wheel
 	.venv/bin/python -m pip install -c constraints.txt --no-build-isolation -e '.[book,judge,dev]'
 	touch $@

@@ -240,6 +240,27 @@ def test_without_script_the_map_by_chosen_axes_leaves_no_trace(site):
     tab.context.close()
 
 
+@pytest.mark.browser
+@in_browser
+def test_a_phone_shows_letters_of_figures_large_enough_and_rows_of_tables_as_blocks(site):
+    """Figures scroll within their frame, their caption stays; a cell of a table in Markdown has the page's width."""
+    tab = opened(site, [])
+    tab.set_viewport_size({"width": 390, "height": 900})
+    tab.goto(f"{site.url}/notebooks/comparison.html", wait_until="load")
+    plate = tab.locator(".plate").first
+    assert plate.locator("svg text").first.evaluate(LETTER) >= 9
+    plate.evaluate("e => { e.scrollLeft = 9999; }")
+    assert plate.evaluate("e => e.scrollLeft") > 100 and plate.locator("figcaption").bounding_box()["x"] >= 0
+    tab.goto(f"{site.url}/book/deviations.html", wait_until="load")
+    cell = tab.locator("article table.table td:nth-child(2)").first
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content").startswith('"paper')
+    assert cell.bounding_box()["width"] > 300
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content") == "none"
+    tab.close()
+
+
+LETTER = "e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a"
 # WCAG's contrast ratio of an element's text to the nearest opaque background behind it
 CONTRAST = """element => {
     const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
