@@ -47,6 +47,7 @@ STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $
 WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense,oracle-dense-even
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive,normaliser-none SEEDS=$(or $(SEEDS),0,1,2,3,4,5,6,7,8,9)
+	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.density_map --seeds $(or $(SEEDS),0,1)
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
