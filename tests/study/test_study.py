@@ -18,6 +18,7 @@ from densereward.labels import labeling
 from densereward.reward import shaping
 from densereward.text import data
 from densereward.text.models import load_causal_lm
+from densereward.text.tokens import tokenize_prompt
 from report import tables
 from study import export, identity, plan, profiles, runner, tuning
 from study.cache import load_json
@@ -128,15 +129,14 @@ def test_on_text_other_pairs_train_the_judge_and_records_say_how_good_it_is(root
     sizes = {k: v for k, v in TINY.items() if k != "max_completion_length"} | {"rm_scale": 64.0}
     p = profile("smoke", str(SAMPLES), heldout_proxy=True, **sizes)
     runs = [Run(p, 0, dataset=str(SAMPLES), root=root, row=method(name)) for name in ("sft", "bandit")]
-    prompts = {name: {str(row) for row in run.splits(**{name: 99})[name]["prompt"]} for name in ("ppo", "gold")}
     sft, bandit = map(recorded, runs)
-    learnt = [
-        load_from_disk(run.preferences.path / "preference")["prompt"]
+    tokenizer = load_causal_lm(runs[0].sft)[1]
+    rolled_out = {tuple(tokenize_prompt(tokenizer, row)[-128:]) for row in runs[0].splits(ppo=99)["ppo"]["prompt"]}
+    ours, theirs = (
+        {tuple(ids) for ids in load_from_disk(run.preferences.path / "preference")["prompt_ids"]}
         for run in (runs[1], replace(runs[1], part="gold"))
-    ]
-    assert prompts["ppo"] == prompts["gold"]
-    ours, theirs = ({str(prompt) for prompt in part} for part in learnt)
-    assert theirs <= prompts["gold"] and ours.isdisjoint(theirs)
+    )
+    assert theirs <= rolled_out and ours.isdisjoint(theirs)
     assert sft["heldout"] == bandit["heldout"] and 0 <= bandit["heldout"]["accuracy_test"] <= 1
     assert bandit["heldout"]["curve"] != bandit["reward_model"]["curve"], "judged by its own reward model"
     assert {row["heldout_proxy"] for row in bandit["curves"]} and bandit["final"]["heldout_proxy_se"] >= 0
