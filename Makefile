@@ -47,6 +47,7 @@ STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $
 WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense,oracle-dense-even
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive,normaliser-none SEEDS=$(or $(SEEDS),0,1,2,3,4,5,6,7,8,9)
+	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.density_map --seeds $(or $(SEEDS),0,1)
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
@@ -96,7 +97,7 @@ clean:  ## remove the built book and the executed notebooks; the stages' artifac
 # A changed pin or dependency runs pip again; where all is in place already, that takes seconds and no network.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
-	.venv/bin/python -m pip --version || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip --version 2>/dev/null || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -c constraints.txt setuptools wheel
 	.venv/bin/python -m pip install -c constraints.txt --no-build-isolation -e '.[book,judge,dev]'
 	touch $@

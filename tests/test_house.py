@@ -17,6 +17,7 @@ import papermill
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from report.notebooks import ROOT
@@ -92,6 +93,17 @@ def test_every_package_that_the_project_pulls_in_is_pinned_at_the_version_tested
             wanted = [{"extra": extra} for extra in ("", *need.extras)]
             if not child.marker or any(child.marker.evaluate(env) for env in wanted):
                 todo.append(child)
+
+
+def test_every_pin_can_be_installed_with_the_oldest_python_that_is_promised():
+    """Debian's Python is 3.11.2: a package that asks for 3.11.5 ends the first command of the README in riddles."""
+    oldest = SpecifierSet(PROJECT["project"]["requires-python"])
+    oldest = next(f"{item.version}.0" for item in oldest if item.operator == ">=")
+    pinned = pins()
+    for found in metadata.distributions():
+        if pinned.get(canonicalize_name(found.name)) == found.version.split("+")[0]:
+            asked = found.metadata["Requires-Python"] or ""
+            assert SpecifierSet(asked).contains(oldest), f"{found.name} {found.version} asks for Python {asked}"
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -198,13 +210,17 @@ def test_the_library_works_without_study_or_testbed(tmp_path):
     assert "of 64 tokens of chosen answers 16" in told.stdout
 
 
-def test_figures_are_drawn_without_torch():
-    """A machine that only redraws figures from records has no torch, and no second to wait for it."""
+def test_figures_are_drawn_without_torch(tmp_path):
+    """A machine that only redraws figures from records has no torch, and no second to wait for it. The lines that the
+    book gives for it draw one."""
     drawing = {path.stem for path in (ROOT / "lib" / "report").glob("*.py")} - {"__init__", "parameters"}
     script = f"import sys; [__import__('report.' + name) for name in {sorted(drawing)}]; "
+    page = (ROOT / "book" / "reproducibility.md").read_text()
+    script += "\n" + re.search(r"```python\n(.*?)```", page, re.S)[1]
     script += "print({'torch', 'transformers', 'datasets', 'trl'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", script], env=LIBRARY, capture_output=True, text=True)
+    told = subprocess.run([sys.executable, "-c", script], env=LIBRARY, capture_output=True, text=True, cwd=tmp_path)
     assert told.stdout == "set()\n", told.stdout + told.stderr
+    assert "<svg" in (tmp_path / "final_returns.svg").read_text()
 
 
 # --- notebooks -------------------------------------------------------------------------------------------------------

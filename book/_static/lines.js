@@ -32,7 +32,7 @@ function readable(plate, svg) {
     const spot = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM());
     const box = plate.getBoundingClientRect();
     const left = Math.min(Math.max(spot.x - box.left - tip.offsetWidth / 2, 0), box.width - tip.offsetWidth);
-    tip.style.left = `${left}px`;
+    tip.style.left = `${left + plate.scrollLeft}px`; // a phone scrolls a wide figure within its frame
     tip.style.top = `${spot.y - box.top + 12}px`;
   };
 

@@ -21,6 +21,7 @@ twins.py               masked methods less their twins without a mask
 wins.py                win rates on the same prompts, most preferred answers
 foretold.py            what every row was foretold to end like, against records
 density_map.py         where density pays, cell by cell
+axes.py                the same, by axes that readers choose
 compute.py             what the records cost
 horizon.py             what the sweeps over length and data say
 figures.py             the comparison's figures

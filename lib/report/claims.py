@@ -27,7 +27,7 @@ from report.published import PAPERS
 from study import summary
 from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
 
-VERDICTS = ("held", "opposite", "alike", "open", "one seed", "no record", "no row", "no measure")
+VERDICTS = ("held", "opposite", "alike", "open", "no record", "one seed", "no row", "no measure")
 FEW = "open (too few seeds)"
 SHIFTED = ("alike", "not above")  # predictions that a threshold bounds
 _SFT = "sft"
@@ -181,7 +181,8 @@ def evidence(frame: pd.DataFrame) -> pd.DataFrame:
     found["unit"] = [METRICS[metric].unit for metric in frame.metric]
     found["p (Holm)"], found["p"] = ([summary.p_text(p) for p in frame[name]] for name in ("holm", "p"))
     found["prediction"] = [_prediction(row) for row in frame.itertuples()]
-    found["matters from"], found["seen from, alone"], found["adjusted"] = frame.threshold, frame.mde, frame.mde_holm
+    found["matters from"] = frame.threshold.where(frame.seeds > 0)  # a claim without a run is a row without a number
+    found["seen from, alone"], found["adjusted"] = frame.mde, frame.mde_holm
     return found.assign(place=frame.place, seeds=frame.seeds)
 
 
@@ -221,10 +222,8 @@ def headline(frame: pd.DataFrame) -> str:
     """The verdicts of `tested`, counted, in a sentence."""
     n = counts(frame).set_index("paper").loc["all"]
     return (
-        f"Of {n['claims']} claims of the three papers {n['held']} held, {n['opposite']} came out opposite, "
-        f"{n['alike']} make no difference that matters and {n['open']} are open, {n[FEW]} of them for want of seeds; "
-        f"{n['one seed'] + n['no record']} have fewer than two seeds, and {n['no row'] + n['no measure']} cannot be "
-        "tested here."
+        f"Of {n['claims']} claims of the three papers {n['held']} held and {n['opposite']} came out opposite; "
+        f"{n[FEW] + n['one seed'] + n['no record']} lack runs or seeds."
     )
 
 

@@ -13,8 +13,9 @@ RESULTS = ROOT / "data" / "results"
 
 
 def load(folder: Path = RESULTS) -> dict[str, list[dict]]:
-    """The records of every file below `folder`, by its path there."""
-    return {str(path.relative_to(folder)): read_records(path) for path in sorted(folder.rglob("*.jsonl"))}
+    """The records of every file below `folder`, by its path there; without a reader's own of profile smoke."""
+    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*.jsonl"))}
+    return {name: read_records(path) for name, path in paths.items() if not name.startswith("smoke/")}
 
 
 def hours(files: dict[str, list[dict]]) -> pd.DataFrame:

@@ -20,8 +20,9 @@ from study.methods import METHODS
 from study.profiles import profile
 from study.summary import label, pooled
 
-AXES = ["horizon", "pairs", "lam", "price"]
-GRID = list(itertools.product(range(1, len(HORIZONS) + 1), PAIRS, LAMBDAS, PRICES))
+LEVELS = {"horizon": range(1, len(HORIZONS) + 1), "pairs": PAIRS, "lam": LAMBDAS, "price": PRICES}
+AXES = list(LEVELS)
+GRID = list(itertools.product(*LEVELS.values()))
 KINDS = {1: "one kind", 2: "two kinds"}
 FINER = ("oracle-dense", "token", "segment")
 LEVEL = 0.1  # credit: a gain that is not worth a name
@@ -63,15 +64,19 @@ def _price(world: dict) -> float | None:
 def gains(frame: pd.DataFrame, method: str, column: str = "value") -> pd.DataFrame:
     """A line per cell that both are in: the AXES, gain of `method` over the bandit paired by seed (credit), low, high
     (see above; nan where no cell has two seeds), seeds, and its verdict: one of GROUND."""
-    keys = [*AXES, "seed"]
-    both = [frame[frame.method == m].set_index(keys)[column] for m in (method, "bandit")]
-    seeds = (both[0] - both[1]).dropna().rename("gain").reset_index()
-    found = pooled(seeds, AXES)
-    found["verdict"] = [_verdict(x) for x in found.itertuples()]
+    found = pooled(paired(frame, method, column).reset_index(), AXES)
+    found["verdict"] = [verdict(x) for x in found.itertuples()]
     return found
 
 
-def _verdict(cell) -> str:
+def paired(frame: pd.DataFrame, method: str, column: str = "value") -> pd.Series:
+    """The gain of `method` over the bandit (credit) at every one of AXES and seed that both are in."""
+    both = [frame[frame.method == m].set_index([*AXES, "seed"])[column] for m in (method, "bandit")]
+    return (both[0] - both[1]).dropna().rename("gain")
+
+
+def verdict(cell) -> str:
+    """One of GROUND for a gain with its interval, low to high."""
     if cell.low > 0 or cell.high < 0:
         return "ahead" if cell.low > 0 else "behind"
     return "level" if abs(cell.gain) < LEVEL else "leans ahead" if cell.gain > 0 else "leans behind"
@@ -138,6 +143,17 @@ def _change(column: pd.Series, axis: str) -> pd.Series:
     return column.xs(levels[-1], level=axis) - column.xs(levels[0], level=axis)
 
 
+def word(axis: str, level: float) -> str:
+    """A level of an axis as figures and tables have it."""
+    return KINDS[level] if axis == "horizon" else signed(level, "g") if axis == "price" else f"{level:,g}"
+
+
+def signed(credit: float, how: str = "") -> str:
+    """Credit with its sign; two decimals, one from ten on, or as the format `how` says."""
+    how = how or (".1f" if abs(credit) >= 10 else ".2f")
+    return f"{credit:+{how}}".replace("-", "−") if credit else "0"
+
+
 def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataFrame]:
     """A panel for each of FINER, its gain in `column` over the bandit (credit) in every cell: prices across; horizon,
     pairs and lambda down. Bold where the interval is clear of zero; empty where a run is missing."""
@@ -150,10 +166,9 @@ def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataF
             x, y = PRICES.index(cell.price), rows.index((cell.horizon, cell.pairs, cell.lam))
             ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=GROUND[cell.verdict], linewidth=0))
             weight = "bold" if cell.verdict in ("ahead", "behind") else "normal"
-            text = f"{cell.gain:+.{1 if abs(cell.gain) >= 10 else 2}f}".replace("-", "−")
-            ax.text(x, y, text, ha="center", va="center", fontsize=8, color="#1b1b1b", weight=weight)
+            ax.text(x, y, signed(cell.gain), ha="center", va="center", fontsize=8, color="#1b1b1b", weight=weight)
         ax.set_title(f"{label(method)}", loc="left")
-        ax.set_xticks(range(len(PRICES)), [f"{price:+g}".replace("-", "−") if price else "0" for price in PRICES])
+        ax.set_xticks(range(len(PRICES)), [word("price", price) for price in PRICES])
         ax.set_xlim(-0.5, len(PRICES) - 0.5)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.grid(False)

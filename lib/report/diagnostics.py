@@ -23,7 +23,8 @@ def span_shares(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     colours = [BLUE if c > 0 else GREY if c == 0 else ORANGE for c in numbers.credit]
     ax.barh(numbers.kind.str.replace("_", " "), numbers.share, color=colours)
     for y, row in enumerate(numbers.itertuples()):
-        ax.text(row.share, y, f" {row.share:.3f}, credit {row.credit:g}", va="center", fontsize=9)
+        said = f"{row.share:.3f}, credit {row.credit:g}"
+        ax.annotate(said, (row.share, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_xlim(0, numbers.share.max() * 1.35)
     ax.invert_yaxis()
     ax.set_xlabel("share of spans")

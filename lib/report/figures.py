@@ -65,7 +65,8 @@ def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.in
     """Methods down the side, a panel for each dotted name of `panels` (name: axis label with unit): a dot per seed, a
     bar with a tick at the mean for the interval. `marks` are named vertical lines in the first panel; `bounds` are
     those of what is measured (a share: 0 and 1) or worth a look, beyond which no axis goes; a mean below is written at
-    the edge. Returns figure and numbers."""
+    the edge. Nor does an axis go further beyond the dots than they lie apart: two seeds' intervals leave it. Returns
+    figure and numbers."""
     found = {name: values(records, name) for name in panels}
     methods = order(m for frame in found.values() for m in frame.method)
     failed = {(r["method"], r["seed"]) for r in records if r.get("gate") == "failed"}
@@ -85,7 +86,9 @@ def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.in
             ax.plot([row.mean], [y], color=colour, marker="|", markersize=11, markeredgewidth=2.5)
             if row.mean < bounds[0]:
                 ax.text(bounds[0], y, f" ◂ {row.mean:.1f}", va="center", fontsize=8.5, color=colour, bbox=EDGE)
-        ax.set_xlim(max(ax.get_xlim()[0], bounds[0]), min(ax.get_xlim()[1], bounds[1]))
+        apart = found[name].value.max() - found[name].value.min() or np.inf
+        least, most = found[name].value.min() - apart, found[name].value.max() + apart
+        ax.set_xlim(max(ax.get_xlim()[0], bounds[0], least), min(ax.get_xlim()[1], bounds[1], most))
         ax.set_xlabel(text)
     for text, x in (marks or {}).items():
         low, high = axes[0, 0].get_xlim()

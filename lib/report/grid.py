@@ -2,7 +2,8 @@
 below their heading, what does not fit side by side is folded, and all of it is there to download.
 
 Rows of methods are sorted by what the table is about (HEADLINES); the best is marked only where its interval is clear
-of the next one's. Rows of a printed table keep the paper's order. A phone shows a row as a block (`book.css`)."""
+of the next one's. Rows of a printed table keep the paper's order. Rows of which nothing is measured are folded. A phone
+shows a row as a block (`book.css`)."""
 
 import base64
 import html
@@ -17,22 +18,30 @@ ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "
 NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))?)")
 HALF = re.compile(r"(-?[\d,.]+) ± ([\d,.]+)")
 WORDS, WRAPPED = 30, 20  # characters: a longer text may take several lines, of which each has so many
+PHONE = 44  # characters in a line of a phone
 
 
 def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
     """The HTML of a frame with one row or more, numbers with so many digits; `name` is that of its csv."""
     csv = data_url("text/csv", frame.to_csv(index=False, float_format="%.6g"))
     cells = _texts(_joined(frame.rename(columns=lambda text: str(text).replace("_", " ")), digits), digits)
-    cells, best = _ranked(cells)
+    empty, grouped = _empty(cells), _grouped(cells.iloc[:, 0])
+    lacking = cells.loc[empty, [c for c in cells if not _measured(cells, c) and c not in ASIDE]]
+    cells, best = _ranked(cells[~empty])
     aside = [c for c in cells if c in ASIDE and c != cells.columns[0] and len(cells) > 1 and cells[c].nunique() == 1]
     said = [f"{html.escape(c)} {_cell(cells[c].iloc[0])}" for c in aside]
-    groups = cells.iloc[:, 0] if _grouped(cells.iloc[:, 0]) else None
+    groups = cells.iloc[:, 0] if grouped else None
     shown, rest = _fitting(cells.drop(columns=aside if groups is None else [*aside, cells.columns[0]]))
-    more = _html(cells[[shown[0], *rest]], groups)
-    more = f"<details><summary>{_list(rest)}</summary>{more}</details>" if rest else ""
+    main = _html(cells[shown], groups, best) if len(cells) else ""
+    if main and rest:
+        main += f"<details><summary>{_list(rest)}</summary>{_html(cells[[shown[0], *rest]], groups)}</details>"
+    if len(lacking):
+        rows = _html(lacking.iloc[:, int(grouped) :], lacking.iloc[:, 0] if grouped else None)
+        count = "1 row" if len(lacking) == 1 else f"{len(lacking)} rows"
+        main += f"<details><summary>Nothing measured yet: {count}</summary>{rows}</details>"
     said = f"In all rows: {', '.join(said)}. " if said else ""
     said += f'<a download="{html.escape(name)}.csv" href="{csv}">Numbers (csv)</a>'
-    return f'<div class="grid">{_html(cells[shown], groups, best)}{more}<p class="under">{said}</p></div>'
+    return f'<div class="grid">{main}<p class="under">{said}</p></div>'
 
 
 def data_url(kind: str, text: str) -> str:
@@ -96,10 +105,25 @@ def _ranked(cells: pd.DataFrame) -> tuple[pd.DataFrame, tuple | None]:
     return cells, (cells.index[0], column) if top - over > second + under else None
 
 
+def _numeric(column: pd.Series) -> bool:
+    return column.map(lambda text: not text or bool(NUMBER.fullmatch(text))).all()
+
+
+def _measured(cells: pd.DataFrame, name: str) -> bool:
+    """Whether a column holds what is measured of its rows, and no name, place or unit of theirs."""
+    return name not in (cells.columns[0], "seeds") and (_numeric(cells[name]) or (cells[name] == "").any())
+
+
+def _empty(cells: pd.DataFrame) -> pd.Series:
+    """Which rows hold nothing that is measured; none of a table that is about something else."""
+    told = [c for c in cells if _measured(cells, c)]
+    return (cells[told] == "").all(axis=1) & bool(told)
+
+
 def _grouped(column: pd.Series) -> bool:
     """Whether rows stand below each other in a few groups that the first column names again and again."""
     runs = 1 + (column != column.shift()).iloc[1:].sum()
-    return 1 < column.nunique() == runs <= len(column) / 3
+    return bool(1 < column.nunique() == runs <= len(column) / 3)
 
 
 def _fitting(cells: pd.DataFrame) -> tuple[list, list]:
@@ -122,8 +146,7 @@ def _list(names: list[str]) -> str:
 
 def _html(cells: pd.DataFrame, groups: pd.Series | None = None, best: tuple | None = None) -> str:
     """A table, its rows in `groups`; `best` is the cell (row, column) to mark."""
-    numeric = {c: cells[c].map(lambda text: not text or bool(NUMBER.fullmatch(text))).all() for c in cells}
-    kinds = {c: "n" if numeric[c] else "t" if cells[c].map(len).max() > WORDS else "" for c in cells}
+    kinds = {c: "n" if _numeric(cells[c]) else "t" if cells[c].map(len).max() > WORDS else "" for c in cells}
     widths = {c: max((len(m[2]) for text in cells[c] if (m := HALF.match(text))), default=0) for c in cells}
     head = "".join(f'<th scope="col"{_class(kinds[c])}>{_heading(c)}</th>' for c in cells)
     rows = []
@@ -132,13 +155,16 @@ def _html(cells: pd.DataFrame, groups: pd.Series | None = None, best: tuple | No
         line = []
         if groups is not None and groups[index] != last:
             last = groups[index]
-            rows.append(f'<tr class="group"><th colspan="{len(row)}" scope="rowgroup">{html.escape(last)}</th></tr>')
+            name = f"{groups.name} {last}" if NUMBER.fullmatch(last) else last  # a number alone says nothing
+            rows.append(f'<tr class="group"><th colspan="{len(row)}" scope="rowgroup">{html.escape(name)}</th></tr>')
         for c in cells:
             text = _cell(row[c], widths[c])
             text = f"<strong>{text}</strong>" if (index, c) == best else text
-            line.append(f'<td{_class(kinds[c])} data-label="{html.escape(c)}">{text}</td>')
+            kind = kinds[c] if row[c] else f"{kinds[c]} blank".strip()
+            line.append(f'<td{_class(kind)} data-label="{html.escape(c)}">{text}</td>')
         rows.append(f"<tr>{''.join(line)}</tr>")
-    stack = " stack" if len(cells.columns) > 3 or "t" in kinds.values() else ""
+    width = sum(max(cells[c].map(len).max(), *map(len, re.split(r"\s+", c))) + 2 for c in cells)
+    stack = " stack" if len(cells.columns) > 3 or "t" in kinds.values() or width > PHONE else ""
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<table class="sheet{stack}">{body}</table>'
 

@@ -14,9 +14,9 @@ COLUMNS = {
     RETURN: "true return (credit)",
     "final.kl": "KL (nats per response)",
     "final.length": "length (tokens)",
-    "credit.segment_length": "tokens per segment",
     "reward_model.accuracy_test": "label accuracy",
 }
+VARIED = {"parts": "kinds asked for at once:", "vocab_size": "vocabulary:", "pairs": "pairs:"}
 GAINS = (("segment", "bandit"), ("token", "bandit"), ("oracle-dense", "bandit"), ("oracle-dense", "oracle-sequence"))
 
 
@@ -45,14 +45,16 @@ def values(records: list[dict], sweep: str, profile: str, name: str = RETURN) ->
 
 
 def table(records: list[dict], sweep: str, profile: str) -> pd.DataFrame:
-    """`summary.table` of COLUMNS for every cell of a sweep that has records, with the cell's changes in words."""
+    """`summary.table` of COLUMNS for every cell of a sweep that has records, below what the cell varies, in words."""
     frames = []
     for cell in cells(profile):
         if cell.sweep == sweep and (runs := found(records, cell, profile)):
-            changes = {**cell.changes.get("world", {}), **{k: v for k, v in cell.changes.items() if k != "world"}}
-            setting = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in changes.items()) or "as the comparison"
+            changes = cell.changes.get("world", {}) | cell.changes
+            setting = ", ".join(f"{words} {changes[k]:,}" for k, words in VARIED.items() if k in changes)
             part = summary.table(runs, COLUMNS)
-            frames.append(part if sweep == "error" else part.assign(setting=setting))
+            if sweep != "error":  # whose rows' names say it
+                part.insert(0, "setting", setting or "as the comparison")
+            frames.append(part)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -86,9 +88,10 @@ def sentence(found: pd.DataFrame, what: str, of: str = "the true return's gain")
     if found.empty:
         return f"Whether gains change with {what} cannot be said yet: no seed has two settings."
     parts = []
-    for row in found.itertuples():
+    for row in found.dropna(subset="low").itertuples():
         verdict = "grows" if row.low > 0 else "shrinks" if row.high < 0 else "does not clearly change"
-        verdict = "has one seed and no interval" if np.isnan(row.low) else verdict
         gap = f"{summary.label(row.method)} over {summary.label(row.against)}"
         parts.append(f"{gap} {verdict} ({summary.interval_text(row.mean, row.low, row.high)})")
+    if not parts:
+        return f"Whether {of} changes with {what} cannot be said yet: each has one seed."
     return f"Change of {of} per doubling of {what}, t intervals over seeds: {'; '.join(parts)}."

@@ -104,12 +104,10 @@ def rate_rows(numbers: pd.DataFrame) -> pd.DataFrame:
 def position(found: dict) -> str:
     """A sentence on how far the order of two answers decided, of `verdicts.position_bias`."""
     read = found["pairs"] - found["unreadable"]
-    flip, reversal = ("{:.0f}% [{:.0f}, {:.0f}]".format(*(100 * x for x in found[n])) for n in ("flip", "reversal"))
+    reversal = "{:.0f}% [{:.0f}, {:.0f}]".format(*(100 * x for x in found["reversal"]))
     return (
-        f"Of {found['pairs']} pairs judged in both orders {found['unreadable']} hold an error. Of the other {read}, "
-        f"{found['same']} say the same, {found['tie_in_one']} a tie in one order and a win in the other, and "
-        f"{found['reversed']} the opposite, {found['to_first']} of them in favour of the answer shown first: {flip} "
-        f"change with the order, {reversal} turn around."
+        f"Of {read} pairs read in both orders {reversal} turn around with the order, {found['to_first']} of these "
+        f"{found['reversed']} in favour of the answer shown first."
     )
 
 

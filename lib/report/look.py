@@ -177,6 +177,7 @@ def drawing(figure: Figure, alt: str) -> str:
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r"(href=\"|url\()#", rf"\1#{name}", body)
     body = re.sub("#[0-9a-f]{6}", lambda m: variable(m[0]), body)
-    look = f"max-width:{108 * figure.get_figwidth():.0f}px;stroke-linejoin:round;stroke-linecap:butt;"
+    wide, least = (f"{pixels * figure.get_figwidth():.0f}px" for pixels in (108, 78))  # an inch; 78 on a phone
+    look = f"max-width:{wide};--least:{least};stroke-linejoin:round;stroke-linecap:butt;"
     look += "fill:" + variable("#000000")
     return f'<svg role="img" aria-label="{html.escape(alt)}" {size} style="{look}">{body}'

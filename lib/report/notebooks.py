@@ -189,8 +189,8 @@ def build_book(root: Path, executed: list[Path], destination: Path) -> Path:
         shutil.rmtree(stale, ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     options = ["--path-output", str(destination), "-W", "-n", "--keep-going"]
-    if code := subprocess.run([jupyter_book, "build", tree, *options], cwd=root).returncode:
-        raise SystemExit(code)
+    if subprocess.run([jupyter_book, "build", tree, *options], cwd=root).returncode:
+        raise SystemExit("no book was built; executed notebooks stay: python -m report.notebooks build builds alone")
     if missing := [page for page in toc_files(root / "_toc.yml") if not (html / f"{page}.html").is_file()]:
         raise SystemExit(f"pages of _toc.yml that the build left out: {', '.join(missing)}")
     return html

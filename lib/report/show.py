@@ -89,6 +89,11 @@ def sentence(text: str, key: str) -> None:
     _put({"text/html": f'<p class="sentence">{html.escape(text)}</p>', "text/plain": text}, key)
 
 
+def live(page: str, text: str, key: str) -> None:
+    """HTML that a script of the book brings to life (`book/_static`); `text` says what it is where there is no HTML."""
+    _put({"text/html": page, "text/plain": text}, key)
+
+
 def number(key: str, value: float) -> None:
     """A number that prose on other pages quotes as {glue:text}`../notebooks/NAME.ipynb::key:.2f`; nothing is shown."""
     prefix = "application/papermill.record/"

@@ -103,6 +103,11 @@ def _agree(records):
     return "; ".join(f"{r.pair} {r.share:.2f}" for r in found.itertuples()), bool((found.share > found.chance).all())
 
 
+def _moved(records):
+    kl = [row["kl"] for row in one(records, "ppo")["curves"]]
+    return f"{np.mean(kl[-3:]):.3f} nats in the last three", len(kl) == 10 and 0 < np.mean(kl[-3:]) < 1
+
+
 CHECKS = (  # (of what kind, prediction, records -> (what was measured, whether it holds)); committed before any record
     (INSTRUMENT, "mean segment length rises with the cut-off", _rises),
     (
@@ -124,7 +129,12 @@ CHECKS = (  # (of what kind, prediction, records -> (what was measured, whether 
     (EXPECTED, "edits by the chosen answer's clauses take out more than half of the rejected tokens", _edits),
     (EXPECTED, "at least one granularity predicts held-out labels better than a coin", _learnt),
     (EXPECTED, "so few pairs tell no two granularities apart", _apart),
-    (EXPECTED, "any two granularities pick the same of four answers more often than one time in four", _agree),
+    (EXPECTED, "any two granularities pick the same answer of a prompt more often than by chance", _agree),
+    (
+        EXPECTED,
+        "ten rounds of PPO at this learning rate move the policy, by less than a nat",
+        _moved,
+    ),  # of the second run
 )
 
 

@@ -166,7 +166,10 @@ def main(
         if until == "run" and todo:  # seen now, not when a run has ended
             path.open("ab").close()
     if until == "run":
-        print(f"{len(todo)} of {len(every)} runs to do, into {path}", flush=True)
+        then = "stopped, the same line goes on from there" if todo else "all are there"
+        print(f"{len(todo)} of {len(every)} runs to do, into {path}; {then}", flush=True)
+    if not todo:
+        return
     if jobs > 1:
         same_for_all = {"--profile": profile, "--dataset": dataset, "--out": path, "--runs": runs, "--change": change}
         same_for_all |= {f"--{name.replace('_', '-')}": value for name, value in how.items() if value is not None}

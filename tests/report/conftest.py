@@ -1,5 +1,6 @@
 """The book with stand-ins for its executed notebooks, built once for the tests of its pages."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from report import grid, look, strips
+from report import axes, density_map, grid, look, strips
 from report.notebooks import ROOT, build_book, toc_files
 
 SVG = (
@@ -22,6 +23,15 @@ STRIP = strips.card(
     strips.values("advantages", TOKENS, [-2.0, -1.0, 0.0]),
 ).data
 TABLE = grid.table(pd.DataFrame({f"method {i} (credit)": ["bandit", "3.70 ± 0.12"] for i in range(12)}))
+LEAD = {
+    "oracle-dense": 1.0,
+    "token": -2.0,
+    "segment": 0.05,
+    "bandit": 0.0,
+}  # credit, where an item too many has no price
+RUNS = itertools.product(LEAD, density_map.GRID, (0, 1))
+CELLS = [(method, *cell, seed, LEAD[method] * (1 - cell[-1])) for method, cell, seed in RUNS]
+MAP = axes.chooser(pd.DataFrame(CELLS, columns=["method", *density_map.AXES, "seed", "value"]))
 
 
 def drawing() -> str:
@@ -36,7 +46,7 @@ def stand_in(page: str) -> nbformat.NotebookNode:
     source = ROOT / f"{page}.ipynb"
     cells = nbformat.read(source, as_version=4).cells if source.exists() else [new_markdown_cell(f"# {page}")]
     outputs = [new_output("display_data", {"image/svg+xml": SVG})]
-    outputs += [new_output("display_data", {"text/html": html}) for html in (STRIP, TABLE, drawing())]
+    outputs += [new_output("display_data", {"text/html": html}) for html in (STRIP, TABLE, drawing(), MAP)]
     prose = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
     for key in sorted(set(re.findall(rf"{re.escape(page)}\.ipynb::([\w.-]+)", prose))):  # numbers that prose quotes
         prefix = "application/papermill.record/"

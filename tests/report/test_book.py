@@ -56,7 +56,8 @@ def test_the_card_of_the_records_names_every_file_and_the_citation_names_the_pap
     folder = ROOT / "data" / "results"
     card = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     named = {config["data_files"] for config in card["configs"]}
-    assert named == {path.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")}
+    assert named == {name for name in found if not name.startswith("smoke/")}, "smoke's are a reader's own"
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     papers = re.sub(r"[{}]", "", (ROOT / "book" / "references.bib").read_text())

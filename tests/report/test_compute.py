@@ -33,9 +33,17 @@ def test_the_records_of_one_process_are_counted_once():
     assert compute.seconds([*shared, made("x", 0, seconds=5.0)]) == 67.0
 
 
+def test_what_a_reader_ran_at_profile_smoke_is_not_counted(tmp_path):
+    for name in ("smoke", "cpu"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "runs.jsonl").write_text('{"kind": "run"}\n')
+    assert list(compute.load(tmp_path)) == ["cpu/runs.jsonl"]
+
+
 def test_the_committed_records_are_all_counted():
     files = compute.load()
-    lines = sum(1 for path in compute.RESULTS.rglob("*.jsonl") for line in path.read_text().splitlines() if line)
+    paths = [path for path in compute.RESULTS.rglob("*.jsonl") if path.parent.name != "smoke"]
+    lines = sum(1 for path in paths for line in path.read_text().splitlines() if line)
     assert compute.hours(files).records.iloc[-1] == lines
     told = compute.hours(files)
     assert (told["CPU-hours"] <= told["each run alone"] + 1e-9).all()

@@ -90,3 +90,28 @@ def test_a_column_keeps_both_kinds_of_intervals():
     """A bootstrap interval is even by chance only; one even row must not hide the others' bounds."""
     page = grid.table(pd.DataFrame({"scorer": ["a", "b", "c"], "x": ["0.60 ± 0.05", "0.57 [0.51, 0.64]", "0.50"]}))
     assert "0.57 [0.51, 0.64]" in page and "0.60 ± 0.05" in page
+
+
+def test_rows_of_which_nothing_is_measured_are_folded_with_what_names_them():
+    """A screen of dashes hides the two rows that say something."""
+    frame = pd.DataFrame(
+        {"row": list("abc"), "less": "x", "difference": ["1.00 ± 0.50", None, None], "seeds": [4, 0, 0]}
+    )
+    page = grid.table(frame.assign(wins=[3, None, None]))
+    shown, folded = page.split("<details>")
+    assert [row[0] for row in cells(shown)] == ["row", "a"]
+    assert "Nothing measured yet: 2 rows" in folded and cells(folded) == [["row", "less"], ["b", "x"], ["c", "x"]]
+    assert "–" not in shown and grid.table(frame.assign(n=1)).count("<details>") == 0, "n is measured of every row"
+    none = grid.table(frame[1:])
+    assert none.count("<table") == 1 and "Nothing measured yet: 2 rows" in none
+    words = pd.DataFrame({"of": ["python", "gpu"], "in the records": ["3.11", "none"]})
+    assert "Nothing measured" not in grid.table(words)
+
+
+def test_groups_keep_their_names_where_rows_are_folded_and_a_number_says_of_what():
+    frame = pd.DataFrame(
+        {"kinds": [1] * 4 + [2] * 4, "method": list("abcdabcd"), "return": [1.0, 2.0, 3.0, np.nan] * 2}
+    )
+    page = grid.table(frame)
+    assert [row for row in cells(page) if len(row) == 1] == [["kinds 1"], ["kinds 2"]]
+    assert "Nothing measured yet: 2 rows" in page

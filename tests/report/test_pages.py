@@ -191,6 +191,76 @@ def test_a_curve_reads_its_nearest_point_to_pointer_and_keys(site):
     tab.close()
 
 
+@pytest.mark.browser
+@in_browser
+def test_the_map_is_shown_by_the_axes_that_a_reader_chooses(site):
+    errors = []
+    tab = opened(site, errors)
+    tab.goto(f"{site.url}/notebooks/density_map.html", wait_until="load")
+    box = tab.locator(".axes").first
+    said, sheet = box.locator("output"), box.locator("tbody tr")
+    assert "Oracle, per span" in said.inner_text() and "averaged over preference pairs" in said.inner_text()
+    assert sheet.nth(0).inner_text().split() == "one kind +2.00 +2.00 to +2.00 +1.20 +1.20 to +1.20".split() + [
+        *"+1.00 +1.00 to +1.00 +0.80 +0.80 to +0.80".split()
+    ]
+    box.get_by_role("radio").first.focus()
+    tab.keyboard.press("ArrowRight")  # the next row of the study
+    down = box.get_by_role("combobox", name="down")
+    down.focus()
+    down.select_option(label="price of an item too many (credit)")  # it ran across: the two change places
+    assert box.get_by_role("combobox", name="across").locator("option:checked").inner_text() == "horizon"
+    assert sheet.nth(0).inner_text().split()[:2] == ["−1", "−4.00"] and sheet.count() == 4
+    box.get_by_role("combobox", name="across").select_option(label="λ of GAE")
+    held = box.get_by_role("combobox", name="horizon")
+    held.select_option(label="two kinds")
+    assert (
+        said.inner_text().startswith("Token, less")
+        and "horizon two kinds; averaged over preference" in said.inner_text()
+    )
+    assert box.get_by_role("combobox", name="λ of GAE").count() == 0, "an axis that is shown is not held"
+    for mode in looks(tab):
+        for cell in (
+            box.locator("td span").first,
+            box.locator("td small").last,
+            said,
+            down,
+            box.locator(".key span").last,
+        ):
+            assert cell.evaluate(CONTRAST) >= 4.5, f"the map cannot be read, {mode}"
+    assert not errors
+    tab.close()
+
+
+@pytest.mark.browser
+@in_browser
+def test_without_script_the_map_by_chosen_axes_leaves_no_trace(site):
+    tab = site.browser.new_context(java_script_enabled=False).new_page()
+    tab.goto(f"{site.url}/notebooks/density_map.html", wait_until="load")
+    assert tab.locator(".axes").first.is_hidden() and tab.locator(".plate svg").first.is_visible()
+    tab.context.close()
+
+
+@pytest.mark.browser
+@in_browser
+def test_a_phone_shows_letters_of_figures_large_enough_and_rows_of_tables_as_blocks(site):
+    """Figures scroll within their frame, their caption stays; a cell of a table in Markdown has the page's width."""
+    tab = opened(site, [])
+    tab.set_viewport_size({"width": 390, "height": 900})
+    tab.goto(f"{site.url}/notebooks/comparison.html", wait_until="load")
+    plate = tab.locator(".plate").first
+    assert plate.locator("svg text").first.evaluate(LETTER) >= 9
+    plate.evaluate("e => { e.scrollLeft = 9999; }")
+    assert plate.evaluate("e => e.scrollLeft") > 100 and plate.locator("figcaption").bounding_box()["x"] >= 0
+    tab.goto(f"{site.url}/book/deviations.html", wait_until="load")
+    cell = tab.locator("article table.table td:nth-child(2)").first
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content").startswith('"paper')
+    assert cell.bounding_box()["width"] > 300
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content") == "none"
+    tab.close()
+
+
+LETTER = "e => parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a"
 # WCAG's contrast ratio of an element's text to the nearest opaque background behind it
 CONTRAST = """element => {
     const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});

@@ -243,7 +243,7 @@ def test_a_floor_that_binds_and_a_line_without_a_zero_are_told():
     assert locations.form(points, steep)["floored"] == pytest.approx((points.p < np.exp(-0.9)).mean())
     flat = locations.form(points, rewards.Normaliser("regression", 0.0, 0.0, -0.1, 1.0, floor=0.1))
     assert flat["zero"] == 0 and np.isnan(flat["zero_segments"])
-    assert "would stay above 0" in locations.sentence("segment", flat, {"z_mean": 0.0, "total": 0.0})
+    assert "would stay above 0 without a floor" in locations.sentence("segment", flat, {"z_mean": 0.0, "total": 0.0})
     shown = locations.tables({("segment", "ols"): flat})["limits"].iloc[0]
     assert shown["segments"] is None and shown["points"] == str(len(points))
 

@@ -226,8 +226,8 @@ def test_the_sentence_the_table_and_the_figures_say_the_same():
     mask = torch.ones_like(reward)
     streams = dict(zip(names, (variance.at_end(reward, mask), reward, variance.at_end(reward, mask))))
     at, overall = variance.per_token(streams, mask, rng())
-    said = variance.sentence(overall, noise, "segment")
-    assert "0.50 [0.50, 0.50] times that of the same totals: less noise" in said
+    said = variance.sentence(noise, "segment")
+    assert "less noise than the same totals paid at the end, 0.50 [0.50, 0.50] times" in said
     table = variance.table(overall, noise)
     assert table["times that of the same totals at the end"].dropna().to_dict() == {1: "0.50 [0.50, 0.50]"}
     figure, _ = reward_figures.to_go(at)

@@ -133,29 +133,21 @@ def wins(found: pd.DataFrame, among: str) -> str:
 
 def noise_term(numbers: pd.DataFrame) -> str:
     """A sentence: how the measured noise compares with Eq. 12's c^2 K, from `summed` at all noises."""
-
-    def spread(part):
-        return f"{part.ratio.min():.2f} to {part.ratio.max():.2f}"
-
     mean, last = (numbers[numbers.reads == reads] for reads in ("mean", "last"))
     blind, own = mean[~mean.partition.isin(SEE_THE_NOISE)], mean[mean.partition.isin(SEE_THE_NOISE)]
     coarse = last[~last.partition.isin((*SEE_THE_NOISE, "token"))]
-    worst = own.loc[own.ratio.idxmax()]
     return (
-        f"Noise over c²K, at all noises: read as means, {spread(blind)} for partitions that do not look at the noise, "
-        f"and {spread(own)} for those cut from the noisy rewards (the most: {PARTITIONS[worst.partition]}, c = "
-        f"{worst.c:g}); read at the last token, {spread(coarse)} for partitions coarser than tokens."
+        f"Noise over c²K: read as means, {blind.ratio.min():.2f} to {blind.ratio.max():.2f} for partitions that do not "
+        f"look at the noise, and up to {own.ratio.max():.2f} for those cut from the noisy rewards; read at the last "
+        f"token, {coarse.ratio.min():.2f} and more for partitions coarser than tokens."
     )
 
 
 def learned(numbers: pd.DataFrame, found: dict[str, float]) -> str:
     """A sentence on a scorer's own error: `summed` of it, and what `decomposition.calibrated` said."""
-    mean = numbers[numbers.reads == "mean"].set_index("partition")
-    feasible = mean.total.drop(list(KNOW_THE_TRUTH))
+    ratio = numbers[numbers.reads == "mean"].set_index("partition").ratio
     return (
-        f"On the best line to the truth the scores explain {found['r2']:.1%} of its variance over tokens; what is "
-        f"left has a deviation of {found['c']:.2f} credit, and correlates by {found['correlation']:.2f} between "
-        f"neighbouring tokens. Averaged over true spans, {mean.ratio['spans']:.1f} times Eq. 12's c²K remain. Errors "
-        f"per token lie between {feasible.min():.3f} ({PARTITIONS[feasible.idxmin()]}) and {feasible.max():.3f} "
-        f"({PARTITIONS[feasible.idxmax()]}); the same constant for every token has {found['constant']:.3f}."
+        f"On the best line to the truth the scores explain {found['r2']:.1%} of its variance over tokens. What is left "
+        f"correlates by {found['correlation']:.2f} between neighbouring tokens, so averaged over true spans "
+        f"{ratio['spans']:.1f} times Eq. 12's c²K remain."
     )

@@ -118,20 +118,14 @@ def tables(forms: dict[tuple[str, str], dict[str, float]]) -> dict[str, pd.DataF
 def sentence(method: str, found: dict[str, float], left: dict[str, float]) -> str:
     """`form` and `left_over` of one fit in words, with a verdict by HOLDS."""
     verdicts = [_verdict(found[f"{name}_r2_weighted"], found[f"{name}_ceiling_weighted"]) for name in ("mean", "std")]
-    parts = [
-        f"the form {verdict} for {name}(p), R2 {found[f'{key}_r2_weighted']:.2f} of at most "
-        f"{found[f'{key}_ceiling_weighted']:.2f}"
-        for verdict, name, key in zip(verdicts, ("Mean", "Std"), ("mean", "std"))
-    ]
-    floor = f"the floor of Std(p) binds at {found['floored']:.1%} of the locations"
+    form = ", and it ".join(f"{verdict} for {name}(p)" for verdict, name in zip(verdicts, ("Mean", "Std")))
     reach = (
-        f"without it Std(p) would reach 0 at p = {found['zero']:.2g}, in responses of {found['zero_segments']:.0f} "
-        "segments or more"
+        f"without a floor Std(p) would reach 0 in responses of {found['zero_segments']:.0f} segments or more"
         if found["zero"] > 0
-        else "and without it Std(p) would stay above 0"
+        else "Std(p) would stay above 0 without a floor"
     )
     paid = f"the fit leaves {left['z_mean']:+.3f} a segment and {left['total']:+.2f} an answer"
-    return f"{label(method)}: {parts[0]}; {parts[1]}; {floor}, {reach}; {paid}."
+    return f"{label(method)}: the form {form}; {reach}; {paid}."
 
 
 def _verdict(explained: float, ceiling: float) -> str:

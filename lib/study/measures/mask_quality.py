@@ -170,14 +170,11 @@ def steadied(offsets: pd.DataFrame, by: str, delta: float) -> str:
 
 
 def sentence(numbers: pd.DataFrame) -> str:
-    """What one mask (two rows of `sweep`, with credit) keeps, in words."""
+    """How often what one mask keeps (two rows of `sweep`, with credit) is right, in words; the table has the rest."""
     what, parts = "last tokens of spans" if numbers["at"].iloc[0] == "ends" else "tokens", []
     for x in numbers.itertuples():
-        worth = "is worth something" if x.side == "chosen" else "costs something"
-        parts.append(
-            f"of {x.side} answers {x.kept:.0%} of {what} are kept, {x.right:.0%} of them [{x.right_low:.0%}, "
-            f"{x.right_high:.0%}] in a span that {worth}, as are {x.right_all:.0%} of all; of those whose "
-            f"credit says the opposite {1 - x.left:.0%} are masked, {1 - x.kept:.0%} of all"
-        )
+        often = "more" if x.right_low > x.right_all else "less" if x.right_high < x.right_all else "not clearly more"
+        parts.append(f"of {x.side} answers {often} often right, by {100 * (x.right - x.right_all):+.0f} points")
     x = numbers.iloc[0]
-    return f"Decided by {x.by} rewards, {words.DECISIONS[x.decision]}: {'; '.join(parts)}."
+    by = f"Decided by {x.by} rewards, {words.DECISIONS[x.decision]}"
+    return f"{by}: against {what} kept at random, those kept are {', and '.join(parts)}."

@@ -44,7 +44,7 @@ from study.stages.scorer import scores_of
 CUTOFFS = (1.5, 1.75, 2.0, 2.25)  # nats: those of segment-ppo Figure 3
 ROWS = ("bandit", "segment", "token")
 TOP = 2  # layers that learn, of 30
-PROMPTS, ANSWERS, SAMPLED = 30, 4, 48  # best of n: prompts, answers to each, their longest in tokens
+PROMPTS, ANSWERS, SAMPLED = 30, 8, 48  # best of n: prompts, answers to each, their longest in tokens
 STRIPS = 3
 RECORDS = ROOT / "data" / "results" / "smollm2" / "pipeline.jsonl"
 UNCUT = 10_000  # tokens: longer than anything

@@ -161,16 +161,13 @@ def table(overall: pd.DataFrame, noise: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def sentence(overall: pd.DataFrame, noise: pd.DataFrame, name: str) -> str:
-    """What became of Appendix B's argument for one dense method, from `per_token` and `gradients`."""
-    at = overall.set_index("method").variance
+def sentence(noise: pd.DataFrame, name: str) -> str:
+    """What became of Appendix B's argument for one dense method, from `gradients`."""
     row = noise[noise.method == name].iloc[0]
     less = "less" if row.ratio_high < 1 else "more" if row.ratio_low > 1 else "neither clearly less nor more"
     text = (
-        f"{label(name)}: over all tokens the reward to go has variance {at[name]:.2f}, and {at[name + AT_END]:.2f} "
-        f"where the same totals are paid at the end; at the first token both have 1. The trace of the gradient's "
-        f"covariance is {row.ratio:.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}] times that of the "
-        f"same totals: {less} noise."
+        f"{label(name)}: {less} noise than the same totals paid at the end, {row.ratio:.2f} [{row.ratio_low:.2f}, "
+        f"{row.ratio_high:.2f}] times the trace of the gradient's covariance."
     )
     if "gain" not in noise or np.isnan(row.get("gain", np.nan)):
         return text
