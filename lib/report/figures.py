@@ -148,12 +148,12 @@ def reward_models(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
 
 
 def return_against_kl(
-    records: list[dict], judge: str = "true_return", text: str = CURVES["true_return"]
+    records: list[dict], judge: str = "true_return", unit: str = CURVES["true_return"]
 ) -> tuple[Figure, pd.DataFrame]:
-    """Over-optimisation: where each method's mean curve goes in the plane of KL and of `judge` (axis label `text`), and
+    """Over-optimisation: where each method's mean curve goes in the plane of KL and of `judge` (axis label `unit`), and
     below, of KL and what it was paid (`summary.curve`: proxies share no scale, only shapes); the large marker is its
     end."""
-    keys, rows = ["method", "rollout"], {judge: text, "proxy_reward": CURVES["proxy_reward"]}
+    keys, rows = ["method", "rollout"], {judge: unit, "proxy_reward": CURVES["proxy_reward"]}
     numbers = curve(records, "kl").rename(columns={"mean": "kl"})[[*keys, "kl"]]
     for name in rows:
         numbers = numbers.merge(curve(records, name).rename(columns={"mean": name})[[*keys, name]], on=keys)

@@ -16,8 +16,8 @@ NO = "The gold model is no better than a coin, so nothing here says anything of 
 
 
 def scorers(runs: list[dict]) -> pd.DataFrame:
-    """A line per reward model, gold last: mean label accuracy on held-out pairs over seeds, the standard error of one
-    seed's, lowest and highest seed, pairs, tokens per segment."""
+    """A line per reward model, gold last: mean label accuracy on test pairs over seeds, the standard error of one
+    seed's, lowest and highest seed, the mean on validation pairs, training pairs, tokens per segment."""
     found = {label(m): [r["reward_model"] for r in runs if r["method"] == m] for m in order(_learned(runs))}
     found["Gold"] = list({r["seed"]: r["heldout"] for r in runs}.values())
     rows = []
@@ -26,6 +26,7 @@ def scorers(runs: list[dict]) -> pd.DataFrame:
         error = sum(m["accuracy_test_se"] for m in metrics) / len(metrics)
         row = {"reward model": name, "label accuracy": accuracy.mean(), "standard error": error}
         row |= {"lowest": accuracy.min(), "highest": accuracy.max(), "seeds": len(metrics)}
+        row["on validation pairs"] = sum(m["accuracy_validation"] for m in metrics) / len(metrics)
         rows.append(row | {"pairs": metrics[0]["pairs"], "tokens per segment": metrics[0]["segment_length"]})
     return pd.DataFrame(rows)
 

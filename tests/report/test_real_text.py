@@ -1,5 +1,5 @@
-"""What would break: a judge no better than a coin that decides all the same, a gain read across seeds whose scores share
-no zero, or a check that cannot fail."""
+"""What would break: a judge no better than a coin that decides all the same, a gain read across seeds whose scores
+share no zero, or a check that cannot fail."""
 
 import pytest
 
@@ -12,7 +12,8 @@ ROWS = ("sft", "bandit", "segment", "token", "tlcr-clauses")
 
 def run(method: str, seed: int, gain: float, accuracy: float = 0.6) -> dict:
     """A run whose gold score ends `gain` above the SFT model's, which has a zero of its own in each seed."""
-    scorer = {"accuracy_test": accuracy, "accuracy_test_se": 0.02, "pairs": 9, "segment_length": 1.0}
+    scorer = {"accuracy_test": accuracy, "accuracy_test_se": 0.02, "accuracy_validation": 0.5}
+    scorer |= {"pairs": 9, "segment_length": 1.0}
     zero, gain = 100.0 * seed, 0.0 if method == "sft" else gain
     made = {"method": method, "seed": seed, "heldout": dict(scorer), "params": {"profile": {"critic_warmup": WARM}}}
     kl = 20.0 if method in ("token", "segment") else 5.0
