@@ -49,7 +49,8 @@ def test_a_judge_that_is_a_coin_decides_nothing():
 def test_reward_models_and_their_judge_stand_in_one_table():
     found = real_text.scorers(runs())
     assert len(found) == 5 and found["reward model"].iloc[-1] == "Gold" and set(found.seeds) == {3}
-    assert list(real_text.judged(runs())["paid more"]) == ["3 of 3"] * 4
+    told = real_text.judged(runs())
+    assert list(told["paid more"]) == ["3 of 3"] * 4 and set(told["of each seed"]) == {"+0.10, +0.11, +0.12"}
 
 
 def broken(letter: str) -> list[dict]:
