@@ -29,7 +29,7 @@ def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree")
     for name in ("lib", "notebooks", "data/samples", "data/published"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("_toc.yml", "data/claims.yml"):
+    for name in ("_toc.yml", "data/claims.yml", "data/foretold.yml"):
         shutil.copy(ROOT / name, root / name)
     torch.manual_seed(0)
     tokenizer = build_tokenizer([(ROOT / SAMPLES).read_text()], 320)
@@ -38,7 +38,7 @@ def tree(tmp_path_factory):
     made_at = {"commit": "c0ffee", "device": "cpu", "tokens": 9, "peak_rss_mib": 1.0}
     for record in records(("sft", "bandit", "segment"), seeds=(0, 1)):
         record["provenance"] |= made_at
-        for folder in ("small", "cpu", "cpu-0.1", "map", "real_text"):
+        for folder in ("small", "brief", "cpu", "cpu-0.1", "map", "real_text"):
             write_record(root / "data" / "results" / folder / "runs.jsonl", record)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root / "lib"))
@@ -185,7 +185,7 @@ def test_a_bad_parameter_stops_the_notebook_with_one_line(tree):
     with pytest.raises(RuntimeError) as stop:
         executed(tree, "segment_ppo", profile="large")
     lines = str(stop.value).strip().splitlines()
-    assert lines[-1].startswith("ValueError: unknown profile 'large'; choose one of smoke, small, cpu, gpu, ")
+    assert lines[-1].startswith("ValueError: unknown profile 'large'; choose one of smoke, brief, small, cpu, gpu, ")
     assert not any("Traceback" in line or "File " in line for line in lines)
 
 

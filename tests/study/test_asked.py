@@ -104,7 +104,6 @@ def test_the_labels_page_says_what_the_record_of_their_cost_holds():
     record = read_records(ROOT / "data/results/label_cost.jsonl")[-1]
     page = " ".join((ROOT / "book" / "labels.md").read_text().split())
     assert (record["pairs"], record["report"]["kept"]) == (1000, 1000)
-    seconds, peak = record["seconds"], record["provenance"]["peak_rss_mib"]
-    for said in (f"{record['tokens']:,} tokens", f"takes {seconds['tokenise']:.1f} seconds", f"{peak:.0f} MiB"):
-        assert said in page
-    assert f"comparing and labelling {seconds['label']:.1f};" in page
+    seconds = record["seconds"]
+    assert f"takes {seconds['tokenise']:.1f} seconds" in page
+    assert f"comparing and labelling {seconds['label']:.1f} (" in page

@@ -158,10 +158,12 @@ def test_the_pages_sentences_are_those_of_the_record():
     root = Path(__file__).parents[2]
     page = (root / "book" / "labels.md").read_text()
     records = [json.loads(line) for line in (root / "data" / "results" / "human_spans.jsonl").read_text().splitlines()]
-    for name, of, gain in (("precision", "blocks", 0.06), ("recall", "blocks", 0.02), ("precision", "indel", 0.05)):
+    for name, of, gain in (("precision", "blocks", 0.06), ("recall", "blocks", 0.02)):
         assert all(abs(r[of][name][0] - r["edit"][name][0] - gain) < 0.006 for r in records) and f"{gain:g}"[1:] in page
-    assert all(abs(r["indel"]["recall"][0] - r["edit"]["recall"][0]) < 0.01 for r in records)
-    assert ".632, .630 and .631" in page and [round(r["expected"], 3) for r in records] == [0.632, 0.63, 0.631]
+    for r in records:  # without replacement: nearly as much precision as by blocks, and no recall
+        assert 0.8 < (r["indel"]["precision"][0] - r["edit"]["precision"][0]) / 0.06 < 1
+        assert abs(r["indel"]["recall"][0] - r["edit"]["recall"][0]) < 0.01
+    assert "is .63 for each tokenizer" in page and {round(r["expected"], 2) for r in records} == {0.63}
 
 
 def test_what_the_page_says_of_parts_of_the_answers_is_so_today():
@@ -172,21 +174,16 @@ def test_what_the_page_says_of_parts_of_the_answers_is_so_today():
         pytest.skip(f"no feedback at {path}")
     rows, gpt2 = read(path), released("gpt2")
     page = (Path(__file__).parents[2] / "book" / "labels.md").read_text()
-    parts = {"379": [r for r in rows if r["missing"]], "102": [r for r in rows if not r["missing"]]}
-    for n, of in parts.items():
+    gains = []
+    for of in ([r for r in rows if r["missing"]], [r for r in rows if not r["missing"]]):
         found = agreement(of, gpt2, 0)
-        values = [f"{found[name]['precision'][0]:.3f}"[1:] for name in ("edit", "blocks")]
-        assert found["answers"] == int(n) and values[0] in page and values[1] in page
+        gains.append(found["blocks"]["precision"][0] - found["edit"]["precision"][0])
+    assert gains[0] > 0.05 > 0.03 > gains[1] and "largest where people also added what was missing" in page
     none = agreement([r for r in rows if not r["spans"]], gpt2, 0)
     assert f"of {none['answers']} that are corrected" in page
     assert f"{none['negative']} of {none['tokens']:,} tokens go" in page
-    for name, of, share in (
-        ("gpt2", (" the", ".", ","), "39%"),
-        ("phi-3-mini", "120", "11"),
-        ("qwen2.5", "120", "12%"),
-    ):
-        missed = agreement(rows, released(name), 0)["missed"]
-        assert f"{100 * sum(missed[x] for x in of) / missed.total():.0f}" == share.rstrip("%") and share in page
+    missed = agreement(rows, gpt2, 0)["missed"]
+    assert f"{100 * sum(missed[x] for x in (' the', '.', ',')) / missed.total():.0f}% of the missed tokens" in page
 
 
 def test_other_ways_to_count_edits_keep_what_both_share():
