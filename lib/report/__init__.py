@@ -33,6 +33,7 @@ partition_figures.py   the error decomposition
 preference_figures.py  win rates, calibration, policies under other rewards
 process_figures.py     best of n
 smollm2.py             a real pretrained model: predictions, figures
+real_text.py           real text: reward models and their judge, predictions
 horizon_figures.py     length, data, reviser's error
 judging_figures.py     edit labels on real answers, length control, the alignment tax
 tried.py               a language model that was tried as reviser and judge

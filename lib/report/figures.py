@@ -147,10 +147,13 @@ def reward_models(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
     return dots(records, {n: t for n, t in panels.items() if len(values(records, n))}, marks, (0, 1.02))
 
 
-def return_against_kl(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
-    """Over-optimisation: where each method's mean curve goes in the plane of KL and true return, and below, of KL
-    and what it was paid (`summary.curve`: proxies share no scale, only shapes); the large marker is its end."""
-    keys, rows = ["method", "rollout"], {"true_return": "true return\n(credit)", "proxy_reward": CURVES["proxy_reward"]}
+def return_against_kl(
+    records: list[dict], judge: str = "true_return", unit: str = CURVES["true_return"]
+) -> tuple[Figure, pd.DataFrame]:
+    """Over-optimisation: where each method's mean curve goes in the plane of KL and of `judge` (axis label `unit`), and
+    below, of KL and what it was paid (`summary.curve`: proxies share no scale, only shapes); the large marker is its
+    end."""
+    keys, rows = ["method", "rollout"], {judge: unit, "proxy_reward": CURVES["proxy_reward"]}
     numbers = curve(records, "kl").rename(columns={"mean": "kl"})[[*keys, "kl"]]
     for name in rows:
         numbers = numbers.merge(curve(records, name).rename(columns={"mean": name})[[*keys, name]], on=keys)

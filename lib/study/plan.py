@@ -2,6 +2,7 @@
 is told how long it will take.
 
     sft -> preferences (per seed) -> scorer (per seed and training) -> run (per seed and method)
+       \\-> heldout (per seed: on text, the pairs and scorer of the held-out proxy) --/
 
 A masked method's run waits for two scorers, its own and its mask's.
 RTO's run also waits for DPO's, whose policy it is paid by, and a pupil's for its teacher's, where both are asked for.
@@ -29,7 +30,8 @@ from tqdm import tqdm
 from study.deciding import row_of
 from study.methods import LEARNED, METHODS, Method
 
-SECONDS = {"sft": 120.0, "preferences": 60.0, "scorer": 150.0, "run": 110.0}  # first guess, on one core
+# first guess, on one core
+SECONDS = {"sft": 120.0, "preferences": 60.0, "scorer": 150.0, "heldout": 210.0, "run": 110.0}
 KINDS = tuple(SECONDS)  # in the order in which they need each other
 NOTHING = nullcontext()
 PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -65,8 +67,11 @@ def plan(runs: list) -> dict[str, Task]:
             needs = (add(Task(f"preferences, seed {run.seed}", "preferences", row.name, run.seed, needs)),)
         learned = [r for r in (row, row_of(row)) if r and r.scorer in LEARNED and not run.committed]
         shared, needs = needs, () if learned else needs
-        if run.profile.heldout_proxy and run.testbed:
+        if run.profile.heldout_proxy:
             before = needs[:0] if run.committed or run.model else (add(Task("sft", "sft", row.name, run.seed)),)
+        if run.profile.heldout_proxy and not run.testbed:
+            needs += (add(Task(f"heldout, seed {run.seed}", "heldout", row.name, run.seed, before)),)
+        elif run.profile.heldout_proxy:
             pairs = add(Task(f"preferences, seed {run.seed + 1}", "preferences", "bandit", run.seed + 1, before))
             needs += (
                 add(Task(scorer_name(METHODS["bandit"], run.seed + 1), "scorer", "bandit", run.seed + 1, (pairs,))),

@@ -181,7 +181,8 @@ TEXT = {
     "smoke": {"vocab_size": 1024, "max_prompt_length": 128, "max_completion_length": 64, "width": 64},
     **dict.fromkeys(
         ("small", "cpu"),
-        {"vocab_size": 4096, "max_prompt_length": 160, "max_completion_length": 96, "rounds": 12, "rollouts": 32},
+        {"vocab_size": 4096, "max_prompt_length": 160, "max_completion_length": 96}
+        | {"rounds": 12, "rollouts": 32, "critic_warmup": 4},  # the testbed's warm-up would be half of all rounds
     ),
     "gpu": {"vocab_size": 8192, "max_prompt_length": 512, "max_completion_length": 256, "rounds": 40, "rollouts": 128},
     "smollm2": {"max_prompt_length": 128, "max_completion_length": 96, "rm_learning_rate": 1e-4, "rm_scale": 1.0},

@@ -46,6 +46,8 @@ def record(run: Run) -> dict:
             found["gate"] = "no reward model" if passed is None else "passed" if passed else "failed"
     if run.testbed and trainer in signals.TRAINERS:  # losses on pairs and likelihoods have no advantages
         found["credit"] = measure.credit_of(run)
+    if run.heldout:
+        found["heldout"] = load_json(run.heldout / "metrics.json")
     found["final"] = measure.evaluate(run)
     if run.engine != "alone":
         found["engine"] = {"name": run.engine, "processes": run.processes}

@@ -50,6 +50,7 @@ class Run:
     tuned: Yes = False  # whether the profile holds what tuning chose for this run's row
     root: Annotated[Path, Field(description="a path")] = ROOT / "runs"
     row: Annotated[Method, Field(description="a row of methods.py")] = METHODS["sft"]
+    part: one_of("preference", "gold") = "preference"  # whose pairs train reward models; on text a judge's are gold
     # how it is run, which determines nothing of what is learnt but for rounding
     engine: Annotated[str, Field(description=engines.MEND)] = engines.ALONE
     processes: Count = 1
@@ -59,6 +60,8 @@ class Run:
     def __post_init__(self):
         if self.contrast and not self.testbed:
             raise ValueError(f"contrast is {self.contrast}, of {self.dataset}; only the testbed has contrast pairs")
+        if self.part == "gold" and self.testbed:
+            raise ValueError("part is 'gold', of the testbed; there another seed has other pairs")
 
     def of(self, row: Method | str) -> "Run":
         """The same run of another row; what both share is not looked up again."""

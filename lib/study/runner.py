@@ -48,8 +48,8 @@ GROUPS = {
 
 
 def prepare(run: Run, until: str) -> None:
-    """The stages that a run shares with others, up to `until`: "sft", "preferences" or "scorer"."""
-    shared = [run.sft] if until == "sft" else [run.preferences] if until == "preferences" else [run.scorer]
+    """The stages that a run shares with others, up to `until`: "sft", "preferences", "scorer" or "heldout"."""
+    shared = [getattr(run, until)]
     shared += [run.mask.scorer] if until == "scorer" and run.mask else []
 
 
@@ -134,7 +134,8 @@ def main(
         bool, typer.Option(help="with the learning rate and KL coefficient chosen for each method")
     ] = False,
     until: Annotated[
-        Literal["sft", "preferences", "scorer", "run"], typer.Option(help="stop after this stage; run is all")
+        Literal["sft", "preferences", "scorer", "heldout", "run"],
+        typer.Option(help="stop after this stage; run is all"),
     ] = "run",
     model: Annotated[str | None, typer.Option(help="folder or hub name of a pretrained causal LM")] = None,
     engine: Annotated[str, typer.Option(help=engines.MEND)] = engines.ALONE,

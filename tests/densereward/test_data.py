@@ -382,7 +382,7 @@ def test_the_real_test_sets_are_read_and_counted():
     parts, report = data.load(str(HH), seed=1)
     assert (report.read, report.kept, report.identical, report.early_divergence) == (8552, 8485, 36, 17)
     assert {name: len(part) for name, part in parts.items()} == {
-        "sft": 1387, "preference": 2932, "ppo": 2928, "validation": 451, "test": 787
+        "sft": 1387, "preference": 2932, "ppo": 2928, "validation": 451, "test": 787, "gold": 2928
     }  # fmt: skip
 
 
@@ -409,7 +409,8 @@ def many(n: int) -> list[dict]:
 
 def test_no_conversation_is_in_two_splits_and_none_is_lost():
     parts = data.splits(many(400), seed=0)
-    assert list(parts) == list(data.SHARES)
+    assert tuple(parts) == data.PARTS
+    gold = parts.pop("gold")
     assert (
         sum(len(openings(part)) for part in parts.values()) == len(set().union(*map(openings, parts.values()))) == 400
     )
@@ -417,7 +418,10 @@ def test_no_conversation_is_in_two_splits_and_none_is_lost():
         assert abs(len(part) / 800 - data.SHARES[name]) < 0.06
         assert len(part) == 2 * len(openings(part))
     assert parts["sft"].column_names == ["prompt", "completion"] and parts["ppo"].column_names == ["prompt"]
-    assert parts["test"].column_names == ["prompt", "chosen", "rejected"]
+    assert parts["test"].column_names == gold.column_names == ["prompt", "chosen", "rejected"]
+    judged, rolled_out = ({str(row["prompt"]) for row in part} for part in (gold, parts["ppo"]))
+    assert judged == rolled_out, "the judge's pairs are not those of the prompts that are rolled out"
+    assert openings(gold).isdisjoint(openings(parts["preference"])), "the judge learns from what the judged learn from"
 
 
 def test_a_seed_or_more_data_or_another_file_order_never_moves_a_prompt_to_another_split():
@@ -456,7 +460,7 @@ def test_too_little_data_for_every_split_is_an_error(tmp_path):
 def test_sizes_choose_splits_cap_them_and_are_checked():
     parts, _ = data.load(str(SAMPLES), seed=3, preference=2, sft=10**6)
     full, _ = data.load(str(SAMPLES), seed=3)
-    assert set(parts) == {"preference", "sft"} and set(full) == set(data.SHARES)
+    assert set(parts) == {"preference", "sft"} and set(full) == set(data.PARTS)
     assert parts["preference"].to_list() == full["preference"].to_list()[:2] and len(parts["sft"]) == len(full["sft"])
     for sizes in ({"train": 5}, {"test": 0}, {"test": 0.5}):
         with pytest.raises(ValueError, match="size .* give one of sft"):
@@ -466,7 +470,7 @@ def test_sizes_choose_splits_cap_them_and_are_checked():
 def test_the_testbed_comes_in_the_same_columns_with_the_same_report():
     sizes = {"sft": 5, "preference": 6, "ppo": 3, "validation": 2, "test": 2}
     parts, report = build.load(world.World(), 1, **sizes)
-    real, _ = data.load(str(SAMPLES))
+    real, _ = data.load(str(SAMPLES), **dict.fromkeys(sizes, 5))
     assert {name: len(part) for name, part in parts.items()} == sizes
     assert {name: part.features for name, part in parts.items()} == {name: part.features for name, part in real.items()}
     assert report == data.Report(read=10, kept=10)

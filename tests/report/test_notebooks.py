@@ -38,7 +38,7 @@ def tree(tmp_path_factory):
     made_at = {"commit": "c0ffee", "device": "cpu", "tokens": 9, "peak_rss_mib": 1.0}
     for record in records(("sft", "bandit", "segment"), seeds=(0, 1)):
         record["provenance"] |= made_at
-        for folder in ("small", "brief", "cpu", "cpu-0.1", "map"):
+        for folder in ("small", "brief", "cpu", "cpu-0.1", "map", "real_text"):
             write_record(root / "data" / "results" / folder / "runs.jsonl", record)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(root / "lib"))

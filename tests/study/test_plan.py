@@ -35,6 +35,15 @@ def test_what_methods_share_is_one_task():
     assert needs["segment, seed 0"] == needs["normaliser-none, seed 0"] == needs["segment-as-bandit, seed 0"]
 
 
+def test_on_text_a_seed_has_one_judge_for_all_its_runs():
+    text = [replace(run, dataset="pairs.jsonl") for run in runs("sft bandit token", seeds=(0, 1))]
+    tasks = plan.plan(text)
+    assert [t.kind for t in tasks.values()].count("heldout") == 2 and "preferences, seed 2" not in tasks
+    assert tasks["heldout, seed 1"].needs == ("sft",)
+    assert all("heldout, seed 1" in tasks[f"{name}, seed 1"].needs for name in ("sft", "bandit", "token"))
+    assert plan.up_to(tasks, "heldout").keys() == {name for name in tasks if tasks[name].kind != "run"}
+
+
 def test_nothing_is_trained_for_committed_models():
     run = Run(profile("smoke"), 0)
     assert run.committed and {t.kind for t in plan.plan([run.of("segment")]).values()} == {

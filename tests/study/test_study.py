@@ -18,6 +18,7 @@ from densereward.labels import labeling
 from densereward.reward import shaping
 from densereward.text import data
 from densereward.text.models import load_causal_lm
+from densereward.text.tokens import tokenize_prompt
 from report import tables
 from study import export, identity, plan, profiles, runner, tuning
 from study.cache import load_json
@@ -120,6 +121,27 @@ def test_real_text_goes_the_same_way_without_the_oracle(root):
     assert "credit" not in record and "true_return" not in record["final"]
     assert 0 <= record["reward_model"]["accuracy_test"] <= 1 and "style_test" not in record["reward_model"]
     assert record["final"]["length"] > 0 and len(record["curves"]) == 2
+    assert "heldout" not in record and "heldout_proxy" not in record["curves"][0]
+
+
+def test_on_text_other_pairs_train_the_judge_and_records_say_how_good_it_is(root):
+    """A judge that learnt from the pairs of those it judges would see through none of their errors."""
+    sizes = {k: v for k, v in TINY.items() if k != "max_completion_length"} | {"rm_scale": 64.0}
+    p = profile("smoke", str(SAMPLES), heldout_proxy=True, **sizes)
+    runs = [Run(p, 0, dataset=str(SAMPLES), root=root, row=method(name)) for name in ("sft", "bandit")]
+    sft, bandit = map(recorded, runs)
+    tokenizer = load_causal_lm(runs[0].sft)[1]
+    rolled_out = {tuple(tokenize_prompt(tokenizer, row)[-128:]) for row in runs[0].splits(ppo=99)["ppo"]["prompt"]}
+    ours, theirs = (
+        {tuple(ids) for ids in load_from_disk(run.preferences.path / "preference")["prompt_ids"]}
+        for run in (runs[1], replace(runs[1], part="gold"))
+    )
+    assert theirs <= rolled_out and ours.isdisjoint(theirs)
+    assert sft["heldout"] == bandit["heldout"] and 0 <= bandit["heldout"]["accuracy_test"] <= 1
+    assert runs[1].heldout == runs[0].heldout != runs[1].scorer, "judged by its own reward model"
+    assert {row["heldout_proxy"] for row in bandit["curves"]} and bandit["final"]["heldout_proxy_se"] >= 0
+    with pytest.raises(ValueError, match="another seed has other pairs"):
+        Run(profile("smoke"), part="gold")
 
 
 def test_a_killed_study_goes_on_where_it_stopped(tmp_path):
@@ -196,7 +218,7 @@ def test_failed_runs_of_several_jobs_are_a_failed_study(tmp_path, monkeypatch, c
         runner.main(*given, until=until)
     if code:
         assert stop.value.code == code and "1 failed: bandit, seed 0\n" in capsys.readouterr().err
-    wanted = [kind for kind in plan.KINDS if kind != "run" or until == "run"]
+    wanted = [kind for kind in ("sft", "preferences", "scorer", "run") if kind != "run" or until == "run"]
     assert sorted(told) == sorted(wanted), "a stage that was not asked for, or not all that were"
 
 

@@ -34,6 +34,7 @@ BESIDE = ("history", "input", "context", "images", "tools")  # what other format
 ROLES = {"Human": "user", "Assistant": "assistant"}
 # Of the conversations. What is not held out goes 20 / 40 / 40% to SFT, rewards and RL (tlcr Section 5).
 SHARES = {"sft": 0.17, "preference": 0.34, "ppo": 0.34, "validation": 0.05, "test": 0.10}
+PARTS = (*SHARES, "gold")  # the last: the pairs whose prompts are `ppo`, for a reward model that only judges
 
 
 @dataclass
@@ -68,10 +69,10 @@ def load(
     `formats.as_pairs`.
 
     `sizes` names the splits and the most rows of each (`preference=500`); without any, all splits come. `sft` has
-    columns prompt, completion; `preference`, `validation`, `test` prompt, chosen, rejected; `ppo` prompt. Raises
-    ValueError for a bad dataset, size or record.
+    columns prompt, completion; `preference`, `validation`, `test`, `gold` prompt, chosen, rejected; `ppo` prompt.
+    Raises ValueError for a bad dataset, size or record.
     """
-    check_sizes(sizes)
+    check_sizes(sizes, PARTS)
     pairs, report = read_pairs(dataset, columns)
     return {
         name: part.select(range(min(len(part), sizes.get(name, len(part)))))
@@ -80,11 +81,11 @@ def load(
     }, report
 
 
-def check_sizes(sizes: dict[str, int]) -> None:
-    """Raises ValueError for a split that there is not, and for a size below 1."""
+def check_sizes(sizes: dict[str, int], names: Iterable[str] = SHARES) -> None:
+    """Raises ValueError for a split that is none of `names`, and for a size below 1."""
     for name, size in sizes.items():
-        if name not in SHARES or not isinstance(size, int) or size < 1:
-            raise ValueError(f"size {name}={size!r}: give one of {', '.join(SHARES)} a whole number above 0")
+        if name not in names or not isinstance(size, int) or size < 1:
+            raise ValueError(f"size {name}={size!r}: give one of {', '.join(names)} a whole number above 0")
 
 
 def read_pairs(path: str | Path, columns: dict[str, str] | None = None) -> tuple[list[dict], Report]:
@@ -369,7 +370,8 @@ def check_splits(parts: dict[str, Iterable[dict]]) -> tuple[dict[str, Dataset], 
 
 
 def splits(pairs: list[dict], seed: int) -> dict[str, Dataset]:
-    """Pairs as the splits of `load`, whole conversations together: no opening turn, hence no prompt, is in two of them.
+    """Pairs as the splits of `load`, whole conversations together: no opening turn, hence no prompt, is in two of them,
+    but for `gold`, the pairs that `ppo` has the prompts of.
 
     A hash of the opening user turn alone decides the split, so neither a seed nor further data move a test prompt into
     training. The seed orders `preference` and `ppo` (each prompt once); the others have one order for all seeds.
@@ -381,6 +383,7 @@ def splits(pairs: list[dict], seed: int) -> dict[str, Dataset]:
         draw = _hash(" ".join(opening.casefold().split())) * bounds[-1]
         parts[list(SHARES)[np.searchsorted(bounds, draw, side="right")]].append(pair)
     parts["sft"] = [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in parts["sft"]]
+    parts["gold"] = parts["ppo"]
     parts["ppo"] = [
         {"prompt": prompt} for prompt in {str(pair["prompt"]): pair["prompt"] for pair in parts["ppo"]}.values()
     ]

@@ -53,8 +53,10 @@ def evaluate(run: Run, split: str = "test") -> dict:
         for c, a in zip(conversations, answers, strict=True)
     ]
     if run.heldout:
-        proxy = watched.heldout_proxy(run.heldout, tokenizer)
-        result["heldout_proxy"] = float(np.mean(proxy(prompts=conversations, completion_ids=answers)))
+        proxy = watched.heldout_proxy(run.heldout, tokenizer, p.max_prompt_length)
+        scores = np.array(proxy(prompts=conversations, completion_ids=answers))
+        result["heldout_proxy"] = float(scores.mean())
+        result["heldout_proxy_se"] = float(scores.std(ddof=1) / len(scores) ** 0.5)
     if run.testbed:
         rows = [oracle.summary(s["prompt"], s["response"]) for s in samples]
         held = np.array([monte_carlo.is_held_out(s["prompt"]) for s in samples])

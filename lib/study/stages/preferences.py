@@ -1,4 +1,5 @@
-"""Preference pairs, tokenised, with the SFT model's entropies. Needs the SFT model."""
+"""Preference pairs, tokenised, with the SFT model's entropies. Needs the SFT model. The training pairs are those of
+`run.part`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,17 +25,18 @@ def preferences(run) -> Artifact:
     def build_preferences(folder: Path) -> None:
         model, tokenizer = load_causal_lm(run.sft, run.dtype)
         model = to_device(model).eval()
-        sizes = {"preference": p.pairs, "validation": p.heldout_pairs, "test": p.heldout_pairs}
+        sizes = {run.part: p.pairs, "validation": p.heldout_pairs, "test": p.heldout_pairs}
         parts, report = run.read(**sizes)
         reports = {"read": asdict(report)}
         run.refuse_long_prompts(tokenizer)
-        for name, rows in parts.items():
+        for name, rows in zip(SPLITS, (parts[name] for name in sizes), strict=True):
             rows, report = tokens.tokenize_pairs(rows, tokenizer, p.max_prompt_length, p.max_completion_length)
             reports[name] = asdict(report)
             with_entropies(model, tokenizer, rows).save_to_disk(folder / name)
         save_json(folder / "report.json", reports)
 
-    return run.stage("preferences", build_preferences, run.key(*FIELDS), [*DATA, logprobs, sampling], [run.sft])
+    key = run.key(*FIELDS, **({"part": run.part} if run.part != SPLITS[0] else {}))
+    return run.stage("preferences", build_preferences, key, [*DATA, logprobs, sampling], [run.sft])
 
 
 def with_entropies(model, tokenizer, pairs: Dataset, batch_size: int = 32) -> Dataset:

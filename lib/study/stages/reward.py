@@ -68,13 +68,14 @@ def shaped(run, reward_fn: Callable, net, tokenizer=None) -> Callable:
     )
 
 
-def per_response(reward_fn: Callable[[dict], torch.Tensor], tokenizer) -> Callable:
+def per_response(reward_fn: Callable[[dict], torch.Tensor], tokenizer, longest: int = 0) -> Callable:
     """A reward function in TRL's sense, `proxy_reward`: the total that `reward_fn` pays each response, from
-    conversational prompts and the responses' token ids. For rows that need no entropies of the SFT model."""
+    conversational prompts (their last `longest` tokens; 0: all) and the responses' token ids. For rows that need no
+    entropies of the SFT model."""
 
     @torch.no_grad()
     def proxy_reward(prompts, completion_ids, **unused) -> list[float]:
-        ids, pad = [tokenize_prompt(tokenizer, prompt) for prompt in prompts], tokenizer.pad_token_id
+        ids, pad = [tokenize_prompt(tokenizer, prompt)[-longest:] for prompt in prompts], tokenizer.pad_token_id
         sides = {"prompt": pad_batch(ids, pad, "left"), "completion": pad_batch(completion_ids, pad)}
         batch = {
             f"{side}_{what}": to_device(x) for side, pair in sides.items() for what, x in zip(("ids", "mask"), pair)

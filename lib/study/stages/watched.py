@@ -1,8 +1,9 @@
 """What curves record beside training and no method learns from: the truth, a held-out proxy, and how often a policy's
 answer beats the reference's, which adaptive-mask Figure 5 draws.
 
-The held-out proxy is what one would choose a checkpoint by: the bandit's reward model of the next seed, trained on
-other pairs, the same for all methods of a seed.
+The held-out proxy is what one would choose a checkpoint by: the bandit's reward model trained on other pairs, the same
+for all methods of a seed. On the testbed it is the next seed's; on text, which no seed draws anew, it is trained on
+the pairs whose prompts PPO samples (`data.PARTS`'s `gold`), and nothing else judges there: the gold reward model.
 
 The reference, the SFT model, answers every prompt of a seed's rollouts once, sampled as the policy is: trainers in
 rounds have a temperature of their own (`rounds.SAMPLING`). So an untrained policy stands at one half, and what trains
@@ -66,28 +67,28 @@ def sampled_in_rounds(
 
 
 def heldout_scorer(run) -> Path | None:
-    """The folder of the held-out proxy, trained where it is not there yet; None for a profile without one, and on
-    text."""
-    if not (run.profile.heldout_proxy and run.testbed):
+    """The folder of the held-out proxy, trained where it is not there yet; None for a profile without one."""
+    if not run.profile.heldout_proxy:
         return None
-    return replace(run, seed=run.seed + 1, row=METHODS["bandit"]).scorer
+    other = {"seed": run.seed + 1} if run.testbed else {"part": "gold"}
+    return replace(run, row=METHODS["bandit"], **other).scorer
 
 
-def heldout_proxy(folder: Path, tokenizer) -> Callable:
-    """The score e(x, y) of the held-out proxy in `folder`, as a metric of TRL's."""
+def heldout_proxy(folder: Path, tokenizer, longest: int = 0) -> Callable:
+    """The score e(x, y) of the held-out proxy in `folder`, as a metric of TRL's; `longest` as in `per_response`."""
     net = to_device(TokenScorer.from_pretrained(folder, dtype=torch.float32))
     raw = rewards.Normaliser("none", 0.0, 0.0, 0.0, 1.0, unit=1 / net.config.scale)
-    metric = per_response(dense.reward_function(METHODS["bandit"], net, raw, tokenizer), tokenizer)
+    metric = per_response(dense.reward_function(METHODS["bandit"], net, raw, tokenizer), tokenizer, longest)
     metric.__name__ = "heldout_proxy"
     return metric
 
 
 def metrics(run, in_rounds: bool = False) -> list[Callable]:
     """What curves record of every rollout batch, by TRL's reward-function interface, never trained on: `truth.metrics`,
-    `heldout_proxy` where the profile has one, and `win_rate`. None of it without the testbed."""
-    if not run.testbed:
-        return []
+    `heldout_proxy` where the profile has one, and `win_rate`. Without the testbed the second alone."""
     held = [heldout_proxy(run.heldout, load_causal_lm(run.sft)[1])] if run.heldout else []
+    if not run.testbed:
+        return held
     theirs, returns = reference_returns(run, in_rounds), run.profile.world.returns
 
     def win_rate(prompts, completions, **unused) -> list[float]:
