@@ -226,7 +226,7 @@ def test_failed_runs_of_several_jobs_are_a_failed_study(tmp_path, monkeypatch, c
     "arguments, message",
     [
         (["--profile", "huge"], "Error: unknown profile 'huge'; choose one of smoke, brief, small, cpu, gpu"),
-        (["--until", "prefrences"], "'prefrences' is not one of 'sft', 'preferences', 'scorer', 'run'"),
+        (["--until", "prefrences"], "'prefrences' is not one of 'sft', 'preferences', 'scorer', 'heldout', 'run'"),
         (["--jobs", "0"], "Invalid value for '--jobs': Input should be greater than or equal to 1"),
         (["--nope"], "No such option: --nope"),
     ],
