@@ -2,7 +2,7 @@
 
     came       ahead, behind: the interval is clear of zero on that side; level: it lies within LEVEL of zero
     opposite   ahead, behind: it is clear on the other side; level: it is clear of LEVEL
-    open       neither
+    open       neither, or one seed
 
 Two or three seeds say little of their own spread, so it is pooled over the lines of a part (`summary.pooled`).
 Left out: a correction for the number of lines; in a hundred of them a few come by luck.
@@ -52,6 +52,8 @@ def verdicts(runs: list[dict], lines: pd.DataFrame | None = None) -> pd.DataFram
 
 
 def _verdict(line) -> str:
+    if line.seeds < 2:
+        return "open"
     if line.says == "level":
         within, clear = -LEVEL < line.low and line.high < LEVEL, line.low > LEVEL or line.high < -LEVEL
     else:

@@ -130,11 +130,7 @@ CHECKS = (  # (of what kind, prediction, records -> (what was measured, whether 
     (EXPECTED, "at least one granularity predicts held-out labels better than a coin", _learnt),
     (EXPECTED, "so few pairs tell no two granularities apart", _apart),
     (EXPECTED, "any two granularities pick the same answer of a prompt more often than by chance", _agree),
-    (
-        EXPECTED,
-        "ten rounds of PPO at this learning rate move the policy, by less than a nat",
-        _moved,
-    ),  # of the second run
+    (EXPECTED, "ten rounds of PPO at this learning rate move the policy, by less than a nat", _moved),
 )
 
 

@@ -16,8 +16,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from densereward.training.launch import launch
 from study.backbones import BACKBONES
 from study.records import ROOT
@@ -74,9 +72,6 @@ def build_if_asked(name: str, build: Callable[[Path], object]) -> None:
     wanted, _, folder = os.environ.get(ASKED, "").partition(":")
     if wanted == name:
         build(Path(folder))
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()  # gloo's threads, left running, abort a process that ends
         sys.exit(0)
 
 

@@ -38,7 +38,10 @@ from testbed.world import World
         ('{"minibatches": 3}', "minibatches is 3, of 16 rollouts; give a divisor of them"),
         ('{"critic_warmup": 99}', "critic_warmup is 99, of 3 rounds; give at most 3"),
         ('{"width": 63}', "width is 63; give a multiple of 16"),
-        ('{"committed_models": "../../etc"}', "committed_models is '../../etc'; give null or one of smoke, brief"),
+        (
+            '{"committed_models": "../etc"}',
+            "committed_models is '../etc'; give null or one of smoke, brief, small, cpu",
+        ),
         ('{"world": 3}', "world is 3; give an object of its fields"),
         ('{"world": {"kind": 3}}', "world has no field 'kind'; it has kinds, parts"),
         ('{"world": {"kinds": "3"}}', "kinds is '3'; give a whole number"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -91,13 +91,15 @@ def test_every_pair_has_one_shared_prompt_that_ends_with_the_user(pairs):
         assert all(m["content"] and m["content"] == m["content"].strip() for m in pair["prompt"] + pair["chosen"])
 
 
-contents = st.text().map(str.strip).filter(lambda text: not data.TURN.search(text) and "\r\n" not in text)
+contents = st.text().map(str.strip).filter(lambda text: not data.TURN.search(text))
 
 
 @given(st.lists(st.tuples(st.sampled_from(["Human", "Assistant"]), contents), min_size=1))
+@example([("Human", "0\r\n0")])
 def test_parsing_gives_back_the_turns_of_any_rendered_dialogue(turns):
     text = "".join(f"\n\n{name}: {said}" for name, said in turns)
-    assert [(m["role"], m["content"]) for m in data.parse(text)] == [(data.ROLES[name], said) for name, said in turns]
+    told = [(data.ROLES[name], said.replace("\r\n", "\n")) for name, said in turns]  # one kind of line end
+    assert [(m["role"], m["content"]) for m in data.parse(text)] == told
 
 
 def test_a_marker_within_a_line_or_after_one_newline_is_text():

@@ -31,6 +31,33 @@ def test_the_error_that_came_first_is_on_top_and_the_other_process_is_ended(tmp_
     assert {line.strip() for line in told} >= {f"process {i} of 2 was told --seed 3" for i in "01"}
 
 
+GROUP = """
+import atexit, sys
+import torch.distributed as dist
+atexit.register(lambda: print("held\\n" if dist.is_initialized() else "left\\n", end="", flush=True))
+dist.init_process_group("gloo")
+"""
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)"])
+def test_processes_leave_their_group_before_they_end_whichever_way_they_do(end, tmp_path):
+    """Threads of a group that is still held abort its process now and then."""
+    script, told = tmp_path / "train.py", []
+    script.write_text(GROUP + end)
+    launch([str(script)], DDP, 2, say=told.append)
+    assert sum("left" in line for line in told) == 2 and not any("held" in line for line in told)
+
+
+def test_a_process_that_its_runtime_aborts_or_that_exits_with_a_code_is_no_success(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text("import os\nos.abort()\n")
+    with pytest.raises(RuntimeError, match=r"(?s)no error of Python's.*Fatal Python error: Aborted.*train\.py"):
+        launch([str(script)], DDP, 2, say=lambda line: None)
+    script.write_text("raise SystemExit(3)\n")
+    with pytest.raises(RuntimeError, match="failed"):
+        launch([str(script)], DDP, 2, say=lambda line: None)
+
+
 def test_several_nodes_are_those_of_the_hostfile(tmp_path):
     hosts = tmp_path / "hostfile"
     hosts.write_text("# two nodes\none slots=8\n\ntwo slots=8  # the other\n")

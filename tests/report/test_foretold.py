@@ -56,6 +56,12 @@ def test_spread_is_pooled_over_a_part_and_other_parts_leave_it_alone():
     pd.testing.assert_frame_equal(foretold.verdicts(told, apart).iloc[:2].set_index("method"), joined)
 
 
+def test_one_seed_decides_nothing_whatever_the_spread_of_other_lines():
+    told = runs(segment=[9], token=[3, 3.01], bandit=[2, 2])
+    found = foretold.verdicts(told, lines(("segment", "ahead", "bandit"), ("token", "ahead", "bandit")))
+    assert dict(zip(found.method, found.verdict)) == {"segment": "open", "token": "came"}
+
+
 def test_rows_without_a_seed_in_common_are_left_out_and_no_record_is_an_empty_table():
     told = lines(("segment", "ahead", "bandit"), ("token", "behind", "bandit"))
     found = foretold.verdicts(runs(segment=[1, 2], bandit=[0, 0]), told)

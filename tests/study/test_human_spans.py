@@ -160,8 +160,8 @@ def test_the_pages_sentences_are_those_of_the_record():
     records = [json.loads(line) for line in (root / "data" / "results" / "human_spans.jsonl").read_text().splitlines()]
     for name, of, gain in (("precision", "blocks", 0.06), ("recall", "blocks", 0.02)):
         assert all(abs(r[of][name][0] - r["edit"][name][0] - gain) < 0.006 for r in records) and f"{gain:g}"[1:] in page
-    for r in records:  # without replacement: nearly as much precision as by blocks, and no recall
-        assert 0.8 < (r["indel"]["precision"][0] - r["edit"]["precision"][0]) / 0.06 < 1
+    for r in records:  # "nearly as much in precision, and nothing in recall"
+        assert abs(r["indel"]["precision"][0] - r["edit"]["precision"][0] - 0.05) < 0.006
         assert abs(r["indel"]["recall"][0] - r["edit"]["recall"][0]) < 0.01
     assert "is .63 for each tokenizer" in page and {round(r["expected"], 2) for r in records} == {0.63}
 

@@ -104,12 +104,15 @@ def _process(errors: str, *command: str) -> None:
         else:
             sys.path.insert(0, str(Path(sys.argv[0]).parent))
             runpy.run_path(sys.argv[0], run_name="__main__")
-        if dist.is_initialized():  # a process whose group goes away while it still holds it may be aborted at its exit
-            dist.barrier()
-            dist.destroy_process_group()
+    except SystemExit as end:
+        if end.code:
+            raise
     except Exception:
         Path(errors, f"process {os.environ.get('RANK', '0')}").write_text(traceback.format_exc())
         raise
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()  # gloo's threads, left running, abort a process that ends
 
 
 if __name__ == "__main__":
