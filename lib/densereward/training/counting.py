@@ -40,7 +40,8 @@ class ReportCurves(TrainerCallback):
     def _tell(self, args, state, control, complete: int):
         for row in self.trainer.curves[self.told : complete]:
             numbers = {f"curves/{name}": x for name, x in row.items() if isinstance(x, int | float)}
-            self.trainer.callback_handler.on_log(args, state, control, numbers)
+            # not the handler's on_log, which would take the step's own log, still to come, for done
+            self.trainer.callback_handler.call_event("on_log", args, state, control, logs=numbers)
         self.told = max(self.told, complete)
 
 
