@@ -10,8 +10,8 @@ Intervals are those of a claim alone.
     one seed, no record  there is no test
     no row, no measure   nothing here can test it
 
-A claim of true return is also read where that would be fairer: where both policies have moved equally far from the SFT
-model, and with each method's own settings.
+A claim of true return is also read elsewhere: where both policies have moved equally far from the SFT model, with each
+method's own settings, and at another size.
 """
 
 from dataclasses import replace
@@ -138,19 +138,14 @@ def _duels(answers: dict, claim: Claim) -> dict:
     return {claim.better: _rates(answers.get(claim.better, {}), answers.get(claim.worse, {}))}
 
 
-def side_by_side(runs: list[dict], tuned: list[dict]) -> pd.DataFrame:
-    """A line per claim of true return with its verdict, difference (credit) and Holm's p in each comparison: at the
-    settings that all share, at a KL of `KL` nats, and with each method's own settings (`summary.study(records,
-    tuned=True)`)."""
-    where = {
-        "settings of all": tested(runs),
-        f"at KL {KL:g} nats": tested(runs, KL),
-        "own settings": tested(tuned),
-    }
-    where = {heading: of_returns(found) for heading, found in where.items()}
-    frame = where["settings of all"][["paper", "place", "says"]].copy()
-    for heading, found in where.items():
-        frame[heading] = [_told(row) for row in found.itertuples()]
+def side_by_side(comparisons: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A line per claim of true return with its verdict, difference (credit) and Holm's p in each comparison, `tested`
+    by its heading; one in which nothing was run is left out."""
+    told = {heading: of_returns(found) for heading, found in comparisons.items()}
+    frame = next(iter(told.values()))[["paper", "place", "says"]].copy()
+    for heading, found in told.items():
+        if found.seeds.any():
+            frame[heading] = [_told(row) for row in found.itertuples()]
     return frame
 
 

@@ -49,7 +49,7 @@ def systems(runs: list[dict]) -> list[dict]:
     return measured([r for r in runs if r["method"] in EVERY])
 
 
-def returns(runs: list[dict], zoom: tuple[float, float] = (-1.0, 2.7)) -> tuple[Figure, pd.DataFrame]:
+def returns(runs: list[dict], zoom: tuple[float, float] = (-1.0, 4.4)) -> tuple[Figure, pd.DataFrame]:
     """True return after training of every recorded system, grouped by SYSTEMS: all of it, and the part within `zoom`
     (credit) once more; a mean below is written at the edge. Dots are seeds, hollow where the gate was failed; bars
     are t intervals. The dashed line is the bandit's mean."""

@@ -139,8 +139,9 @@ def test_what_pages_show_is_of_the_same_lines():
     told = told[(told.paper == "adaptive-mask") & (told.says == "a mask helps PPO")].iloc[0]
     assert (told["p"], told["p (Holm)"]) == (f"{row.p:.3f}", f"{row.holm:.3f}")
     assert told.prediction == "true return: APPO above Bandit (sequence)" and told["matters from"] == 0.3
-    both = claims.side_by_side(runs, [])
-    cell = both[both.says == "a mask helps PPO"]["settings of all"].item()
+    both = claims.side_by_side({"here": frame, "nowhere": claims.tested([])})
+    cell = both[both.says == "a mask helps PPO"]["here"].item()
+    assert "nowhere" not in both
     assert cell == f"{row.verdict}: 1.50 ± {row.high - 1.5:.2f}, p {row.holm:.3f}"
     assert len(both) == len(claims.of_returns(frame)) == len(claims.win_rates(runs))
     assert "intervals clear of zero, each alone: " in claims.sentence(frame, "adaptive-mask")
@@ -164,7 +165,7 @@ def test_win_rates_are_those_of_the_row_that_is_claimed_to_be_ahead():
     assert np.isnan(line(found, "bandit", "bandit-synthetic")["win rate"])
 
 
-@pytest.mark.parametrize("profile", ["small", "cpu", "cpu-0.1", None])
+@pytest.mark.parametrize("profile", ["brief", "small", "cpu", "cpu-0.1", None])
 def test_verdicts_counted_by_paper_add_up(profile):
     runs = [] if profile is None else read_records(ROOT / "data" / "results" / profile / "runs.jsonl")
     newest = {(r["method"], r["seed"]): r for r in runs if r["kind"] == "run" and r["dataset"] == "testbed"}
