@@ -132,4 +132,8 @@ def test_committed_records_hold_what_the_page_draws():
         pytest.skip("no records of the pretrained model here")
     records = read_records(folder)
     assert set(report.checks(records).query("kind == @report.INSTRUMENT").holds) == {"yes"}
+    expected = report.checks(records).query("kind == @report.EXPECTED").holds
+    words = dict(enumerate("zero one two three four five six seven eight nine".split()))
+    page = (ROOT / "book" / "smollm2.md").read_text()
+    assert f"{words[(expected == 'yes').sum()]} of {words[len(expected)]} expectations" in page
     assert all(r["provenance"]["dirty"] is False for r in records)
