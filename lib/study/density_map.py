@@ -42,7 +42,7 @@ HORIZONS = (  # about 32 and 56 tokens an answer
     {"world": {"kinds": 4, "parts": 2}, "max_completion_length": 192},
 )
 PAIRS, PRICES, LAMBDAS = (4_000, 500), (-1.0, -0.2, 0.0, 0.2), (1.0, 0.8)
-METHODS_OF_MAP = ("sft", "oracle-dense", "bandit", "segment", "token")
+METHODS_OF_MAP = ("sft", "oracle-dense", "oracle-sequence", "bandit", "segment", "token")
 
 
 def cells() -> list[dict]:
