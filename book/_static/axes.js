@@ -22,7 +22,7 @@ function chosen(box, number) {
   let row = 0;
   const shown = { across: axes.length - 1, down: 0 };
   const held = axes.map(() => -1);
-  const choices = make("fieldset", make("legend", "Method"), { className: "choose" });
+  const choices = make("fieldset", make("legend", "Gain"), { className: "choose" });
   rows.forEach((text, i) => {
     const input = make("input", [], { type: "radio", name: `axes-${number}`, checked: i === row });
     input.addEventListener("change", () => { row = i; draw(); });
@@ -54,7 +54,7 @@ function chosen(box, number) {
     const rest = axes.map((_, axis) => axis).filter((axis) => !Object.values(shown).includes(axis));
     others.forEach((label, axis) => { label.hidden = !rest.includes(axis); });
     const told = rest.map((axis) => (held[axis] < 0 ? `averaged over ${name(axis)}` : `${name(axis)} ${axes[axis][1][held[axis]]}`));
-    said.textContent = `${rows[row]}, less one reward per answer: true return in credit with its 95% interval; ${told.join("; ")}.`;
+    said.textContent = `${rows[row]}: true return in credit with its 95% interval; ${told.join("; ")}.`;
     const [across, down] = [axes[shown.across], axes[shown.down]];
     const head = make("thead", [
       make("tr", [make("th", down[0], { rowSpan: 2, scope: "col" }), make("th", across[0], { colSpan: across[1].length, scope: "colgroup" })]),

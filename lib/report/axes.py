@@ -13,23 +13,25 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from report.density_map import AXES, FINER, GROUND, LEVELS, gains, paired, signed, verdict, word
+from report.density_map import AXES, GAINS, GROUND, LEVELS, gains, paired, signed, verdict, word
 from report.look import variable
-from study.summary import POOLED, label
+from study.density_cells import PAIRS, learned
+from study.summary import POOLED
 
 TITLES = {"horizon": "horizon", "pairs": "preference pairs", "lam": "λ of GAE"}
 TITLES |= {"price": "price of an item too many (credit)"}
 
 
-def averages(frame: pd.DataFrame, method: str, over: tuple[str, ...]) -> pd.DataFrame:
+def averages(frame: pd.DataFrame, pair: tuple[str, str], over: tuple[str, ...]) -> pd.DataFrame:
     """As `density_map.gains`, averaged in credit over the axes `over`, of seeds that have all their cells. A gain's
     unit is sqrt(gain^2 + POOLED^2), by which the map's asinh scale is locally divided; an average's, their root mean
     square."""
     axes = [axis for axis in AXES if axis not in over]
-    cells = paired(frame, method).to_frame()
+    cells = paired(frame, pair).to_frame()
     cells["square"] = cells.groupby(AXES).gain.transform("mean") ** 2 + POOLED**2
     by = cells.groupby([*axes, "seed"])
-    seeds = by.mean()[by.size() == math.prod(len(LEVELS[axis]) for axis in over)]
+    levels = LEVELS if any(map(learned, pair)) else LEVELS | {"pairs": PAIRS[:1]}
+    seeds = by.mean()[by.size() == math.prod(len(levels[axis]) for axis in over)]
     by = seeds.groupby(axes)
     found = by.mean().assign(seeds=by.size())
     free = int((found.seeds - 1).sum())
@@ -41,23 +43,24 @@ def averages(frame: pd.DataFrame, method: str, over: tuple[str, ...]) -> pd.Data
 
 
 def cells(frame: pd.DataFrame) -> list[list]:
-    """Every cell of every choice: the row's place in FINER, the level's place on each of AXES (-1: averaged over);
+    """Every cell of every choice: the gain's place in GAINS, the level's place on each of AXES (-1: averaged over);
     gain, low and high as text (credit; empty where no cell has two seeds); the verdict's place in GROUND."""
     found, verdicts = [], list(GROUND)
-    for method, count in itertools.product(FINER, range(len(AXES) - 1)):
+    for (i, pair), count in itertools.product(enumerate(GAINS.values()), range(len(AXES) - 1)):
         for over in itertools.combinations(AXES, count):
-            lines = averages(frame, method, over) if over else gains(frame, method)
+            lines = averages(frame, pair, over) if over else gains(frame, pair)
             for cell in lines.to_dict("records"):
-                at = [-1 if axis in over else LEVELS[axis].index(cell[axis]) for axis in AXES]
                 said = ["" if np.isnan(cell[name]) else signed(cell[name]) for name in ("gain", "low", "high")]
-                found.append([FINER.index(method), *at, *said, verdicts.index(cell["verdict"])])
+                for pairs in [cell.get("pairs")] if "pairs" in over or any(map(learned, pair)) else PAIRS:
+                    at = [-1 if axis in over else LEVELS[axis].index((cell | {"pairs": pairs})[axis]) for axis in AXES]
+                    found.append([i, *at, *said, verdicts.index(cell["verdict"])])
     return found
 
 
 def chooser(frame: pd.DataFrame) -> str:
     """The map as HTML that `axes.js` makes choosable, hidden until then."""
     told = {
-        "rows": [label(method) for method in FINER],
+        "rows": list(GAINS),
         "axes": [[TITLES[axis], [word(axis, level) for level in LEVELS[axis]]] for axis in AXES],
         "grounds": [[name, variable(colour)] for name, colour in GROUND.items()],
         "cells": cells(frame),

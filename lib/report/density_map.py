@@ -1,4 +1,6 @@
-"""Where density pays: gains over the bandit in every cell of `study/density_cells.py`'s grid, and what was foretold.
+"""Where density pays: gains in every cell of `study/density_cells.py`'s grid, and what was foretold.
+
+The truth in time leads the bandit by being true and by being dense; the truth at the end tells the two apart.
 
 Intervals pool the spread over all cells of a row (`summary.pooled`).
 
@@ -24,7 +26,13 @@ LEVELS = {"horizon": range(1, len(HORIZONS) + 1), "pairs": PAIRS, "lam": LAMBDAS
 AXES = list(LEVELS)
 GRID = list(itertools.product(*LEVELS.values()))
 KINDS = {1: "one kind", 2: "two kinds"}
-FINER = ("oracle-dense", "token", "segment")
+PANELS = {  # of the figure: a row, and what it is less
+    "Truth at the end, less bandit": ("oracle-sequence", "bandit"),
+    "Truth: in time, less at the end": ("oracle-dense", "oracle-sequence"),
+    "Tokens, less bandit": ("token", "bandit"),
+    "Segments, less bandit": ("segment", "bandit"),
+}
+GAINS = {"Truth in time, less bandit": ("oracle-dense", "bandit")} | PANELS
 LEVEL = 0.1  # credit: a gain that is not worth a name
 GROUND = {"ahead": "#6fafe1", "leans ahead": "#d6e9f8", "level": "#e2e2e2"}
 GROUND |= {"leans behind": "#fbe3c6", "behind": "#ea9f51"}
@@ -61,17 +69,19 @@ def _price(world: dict) -> float | None:
     return float(world["returns"].removeprefix("excess")) if world["returns"].startswith("excess") else None
 
 
-def gains(frame: pd.DataFrame, method: str, column: str = "value") -> pd.DataFrame:
-    """A line per cell that both are in: the AXES, gain of `method` over the bandit paired by seed (credit), low, high
-    (see above; nan where no cell has two seeds), seeds, and its verdict: one of GROUND."""
-    found = pooled(paired(frame, method, column).reset_index(), AXES)
+def gains(frame: pd.DataFrame, pair: tuple[str, str], column: str = "value") -> pd.DataFrame:
+    """A line per cell that both rows of a pair of GAINS are in: the AXES, gain of the first over the second paired by
+    seed (credit), low, high (see above; nan where no cell has two seeds), seeds, and its verdict: one of GROUND."""
+    found = pooled(paired(frame, pair, column).reset_index(), AXES)
     found["verdict"] = [verdict(x) for x in found.itertuples()]
     return found
 
 
-def paired(frame: pd.DataFrame, method: str, column: str = "value") -> pd.Series:
-    """The gain of `method` over the bandit (credit) at every one of AXES and seed that both are in."""
-    both = [frame[frame.method == m].set_index([*AXES, "seed"])[column] for m in (method, "bandit")]
+def paired(frame: pd.DataFrame, pair: tuple[str, str], column: str = "value") -> pd.Series:
+    """The gain of a pair's first row over its second (credit) at every one of AXES and seed that both are in; where
+    neither learns from pairs, at the larger number of them alone."""
+    frame = frame if any(map(learned, pair)) else frame[frame.pairs == max(PAIRS)]
+    both = [frame[frame.method == m].set_index([*AXES, "seed"])[column] for m in pair]
     return (both[0] - both[1]).dropna().rename("gain")
 
 
@@ -83,11 +93,11 @@ def verdict(cell) -> str:
 
 
 def counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """In how many cells each finer reward is ahead of the bandit, level with it, behind it."""
+    """In how many cells each of GAINS is ahead, level, behind."""
     rows = []
-    for method in FINER:
-        verdicts = gains(frame, method).verdict
-        rows.append({"method": label(method)} | {name: int((verdicts == name).sum()) for name in GROUND})
+    for title, pair in GAINS.items():
+        verdicts = gains(frame, pair).verdict
+        rows.append({"gain": title} | {name: int((verdicts == name).sum()) for name in GROUND})
     return pd.DataFrame(rows)
 
 
@@ -108,7 +118,7 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
         frame.groupby(["method", *AXES])[column].mean().unstack("method").reindex(grid).reindex(columns=METHODS_OF_MAP)
         for column in ("value", "regularised")
     )
-    lead = mean[list(FINER)].sub(mean["bandit"], axis=0)
+    lead = mean[["oracle-dense", "token", "segment"]].sub(mean["bandit"], axis=0)
     alone = mean.xs(max(PAIRS), level="pairs")  # of what learns from no pairs, each run once
     truth, once = mean["oracle-dense"], mean["bandit"].xs(1.0, level="lam")
     rewards = ("bandit", "token", "segment")
@@ -127,6 +137,14 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
     told += [
         (f"6. at λ 0.8 not above the bandit at 1: {label(m)}", once - mean[m].xs(0.8, level="lam"), -LEVEL)
         for m in ("token", "segment")
+    ]
+    dense = alone["oracle-dense"] - alone["oracle-sequence"]
+    told += [
+        ("7. at λ 1 the truths are level", LEVEL - dense.xs(1.0, level="lam").abs(), 0.0),
+        ("7. truth at the end above the bandit", mean["oracle-sequence"] - mean["bandit"], 0.0),
+        ("8. at λ 0.8 truth in time above truth at the end", dense.xs(0.8, level="lam"), 0.0),
+        ("8. by more for two kinds", _change(dense.xs(0.8, level="lam"), "horizon"), 0.0),
+        ("8. truth at the end worse at λ 0.8", _change(alone["oracle-sequence"], "lam"), 0.0),
     ]
     found = []
     for text, gap, least in told:
@@ -155,19 +173,21 @@ def signed(credit: float, how: str = "") -> str:
 
 
 def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataFrame]:
-    """A panel for each of FINER, its gain in `column` over the bandit (credit) in every cell: prices across; horizon,
-    pairs and lambda down. Bold where the interval is clear of zero; empty where a run is missing."""
-    figure, axes = canvas(1, len(FINER), 4.1, sharey=True)
+    """One of PANELS each, its gain in `column` (credit) in every cell: prices across; horizon, pairs and lambda down.
+    Bold where the interval is clear of zero; empty where a run is missing. What learns from no pairs is written at
+    every number of them."""
+    figure, axes = canvas(2, 2, 3.4, sharey=True, sharex=True)
     rows, numbers = list(itertools.product(range(1, len(HORIZONS) + 1), PAIRS, LAMBDAS)), []
-    for ax, method in zip(axes[0], FINER):
-        found = gains(frame, method, column)
-        numbers.append(found.assign(method=method))
+    for ax, (title, pair) in zip(axes.flat, PANELS.items()):
+        found = gains(frame, pair, column)
+        numbers.append(found.assign(gain_of=title))
         for cell in found.itertuples():
-            x, y = PRICES.index(cell.price), rows.index((cell.horizon, cell.pairs, cell.lam))
-            ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=GROUND[cell.verdict], linewidth=0))
-            weight = "bold" if cell.verdict in ("ahead", "behind") else "normal"
-            ax.text(x, y, signed(cell.gain), ha="center", va="center", fontsize=8, color="#1b1b1b", weight=weight)
-        ax.set_title(f"{label(method)}", loc="left")
+            for pairs in [cell.pairs] if any(map(learned, pair)) else PAIRS:
+                x, y = PRICES.index(cell.price), rows.index((cell.horizon, pairs, cell.lam))
+                ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=GROUND[cell.verdict], linewidth=0))
+                weight = "bold" if cell.verdict in ("ahead", "behind") else "normal"
+                ax.text(x, y, signed(cell.gain), ha="center", va="center", fontsize=8, color="#1b1b1b", weight=weight)
+        ax.set_title(title, loc="left")
         ax.set_xticks(range(len(PRICES)), [word("price", price) for price in PRICES])
         ax.set_xlim(-0.5, len(PRICES) - 0.5)
         ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -176,6 +196,8 @@ def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataF
         ax.axhline(len(rows) / 2 - 0.5, color="#444444", linewidth=1)
         for side in ("left", "bottom"):
             ax.spines[side].set_visible(False)
-    axes[0, len(FINER) // 2].set_xlabel("price of an item too many (credit)")
-    axes[0, 0].set_yticks(range(len(rows)), [f"{KINDS[h]}, {pairs:,} pairs, λ {lam:g}" for h, pairs, lam in rows])
+    for ax in axes[-1]:
+        ax.set_xlabel("price of an item too many (credit)")
+    for ax in axes[:, 0]:
+        ax.set_yticks(range(len(rows)), [f"{KINDS[h]}, {pairs:,} pairs, λ {lam:g}" for h, pairs, lam in rows])
     return figure, pd.concat(numbers)
