@@ -12,6 +12,7 @@ import pandas as pd
 
 from report import outcomes
 from study import summary
+from study.methods import METHODS
 from study.stats import mean_interval, paired_contrast
 
 HEADROOM = 0.8  # of the way from the SFT model to a perfect answer that the causal oracle must cover
@@ -98,3 +99,20 @@ def _line(control: Control, runs: list[dict], sft: dict[int, float]) -> dict:
         mean, low, high = mean_interval([better[s] - control.level for s in seeds])
     verdict = "one seed" if len(seeds) == 1 else "holds" if low > 0 else "fails" if high < 0 else "open"
     return line | {"difference": mean, "low": low, "high": high, "verdict": verdict}
+
+
+def gate(runs: list[dict]) -> str:
+    """In a sentence, how many runs have a scorer that passes the gate, of those whose scorer learns from preference
+    pairs; the gate is no verdict on what learns from revisions."""
+    rows = [METHODS.get(r["method"]) for r in runs]
+    learned = [r for r, row in zip(runs, rows) if row and row.scorer == "bradley-terry" and not row.revisions]
+    found = summary.to_frame([r for r in learned if r.get("reward_model")])
+    if found.empty:
+        return "No run here has a scorer of preference pairs."
+    said = found[[f"reward_model.{name}" for name in ("accuracy_test", "gate_test", "ceiling_test")]].mean()
+    passed = int((found["gate"] == "passed").sum())
+    return (
+        f"Of {len(found)} runs whose scorer learns from preference pairs {passed} have one that passes the gate: on "
+        f"average scorers agree with {said.iloc[0]:.2f} of held-out labels, where the gate asks for {said.iloc[1]:.2f} "
+        f"and labels allow {said.iloc[2]:.2f}."
+    )

@@ -13,7 +13,7 @@ import torch
 
 from densereward.reward import rewards
 from densereward.text.models import build_tokenizer
-from report import diagnostics, figures, look, strips
+from report import controls, diagnostics, figures, look, strips
 from report.notebooks import ROOT
 from study import summary
 from study.methods import CORE, METHODS
@@ -440,3 +440,13 @@ def test_spans_show_each_credit_of_the_oracle():
     prompt, text = "please name three fruits.", "sure: apple, hammer, zzz."
     page = strips.spans(prompt, text, oracle.parse(prompt, text))
     assert [float(x) for x in re.findall(r"credit (\S+?)\"", page)] == [s.credit for s in oracle.parse(prompt, text)]
+
+
+def test_how_many_scorers_pass_the_gate_is_said_of_those_it_judges():
+    made = [
+        *records(("bandit", "segment", "tlcr", "bandit-synthetic", "sft")),
+        record("bandit", 3) | {"gate": "failed"},
+    ]
+    assert controls.gate(made).startswith("Of 7 runs whose scorer learns from preference pairs 5 have one that passes")
+    assert "the gate asks for 0.73 and labels allow 0.82." in controls.gate(made)
+    assert controls.gate(records(("sft", "tlcr"))) == "No run here has a scorer of preference pairs."
