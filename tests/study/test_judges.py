@@ -2,7 +2,6 @@
 that does not see what it judges."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,7 +10,6 @@ from densereward.labels.llm import Chat
 from densereward.labels.replies import OUTCOMES
 from study.measures import judges
 from study.measures.judge_prompts import PROMPTS, fill, read_prompts
-from study.measures.leaderboard_files import alpaca_outputs, arena_hard_answers, mt_bench_answers
 from study.measures.verdicts import mt_bench, position_bias
 from study.measures.winrate import alpaca_preferences, arena_hard, win_rate
 from test_llm import completion
@@ -218,7 +216,7 @@ def test_the_json_judge_is_read_and_a_panel_asks_its_expert_only_where_votes_tie
     assert (lost["winner"], lost["outcome"], lost["unread"]) == (None, "unreadable", 4)
 
 
-# --- prompts and files -----------------------------------------------------------------------------------------------
+# --- prompts ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_readers_own_copy_takes_the_place_of_our_words(chat, endpoint, tmp_path):
@@ -253,36 +251,3 @@ def test_the_readers_own_copy_takes_the_place_of_our_words(chat, endpoint, tmp_p
     for name in ("own.jsonl", "none.txt"):
         with pytest.raises(ValueError, match=f"{name}' cannot be read"):
             read_prompts(tmp_path / name)
-
-
-def test_style_is_counted_as_arena_hard_counts_it(tmp_path: Path):
-    """Counted by hand: code is no style, seven marks are no header."""
-    said = (
-        "# One\n## Two\n## Three\n####### none\n1. a\n 2. b\n- c\n* **d** and __e__\n```\n# code\n- code\n```\n**f\ng**"
-    )
-    headers = {"h1": 1, "h2": 2, "h3": 0, "h4": 0, "h5": 0, "h6": 0}
-    told = {"header_count": headers, "list_count": {"ordered": 2, "unordered": 2}, "bold_count": {"**": 1, "__": 1}}
-    arena_hard_answers(tmp_path / "h.jsonl", "m", {"u1": ("Ask", said)}, tokens=lambda text: len(text.split()))
-    (row,) = lines(tmp_path / "h.jsonl")
-    assert row["metadata"] == {"token_len": len(said.split())} | told
-
-
-def test_answers_are_written_as_the_leaderboards_tools_read_them(tmp_path: Path):
-    alpaca_outputs(tmp_path / "a" / "outputs.json", "m", {"Do.": "Done – it is."})
-    assert json.loads((tmp_path / "a" / "outputs.json").read_text()) == [
-        {"instruction": "Do.", "output": "Done – it is.", "generator": "m"}
-    ]
-    mt_bench_answers(tmp_path / "m.jsonl", "m", {82: BAD, 81: GOOD})
-    rows = lines(tmp_path / "m.jsonl")
-    assert [(row["question_id"], row["choices"][0]["turns"]) for row in rows] == [(81, GOOD), (82, BAD)]
-    arena_hard_answers(tmp_path / "h.jsonl", "m", {"u1": ("Ask", "Said")})
-    (row,) = lines(tmp_path / "h.jsonl")
-    assert (row["uid"], row["model"], row["messages"][-1]["content"]["answer"]) == ("u1", "m", "Said")
-    with pytest.raises(ValueError, match="question 81 has not two answers"):
-        mt_bench_answers(tmp_path / "m.jsonl", "m", {81: "one"})
-    with pytest.raises(ValueError, match="no instruction was answered"):
-        alpaca_outputs(tmp_path / "o.json", "m", {})
-    theirs = lines(JUDGMENTS.parent / "model_answer" / "phi-3.jsonl.gz")[0]
-    mine = lines(tmp_path / "m.jsonl")[0]
-    assert {key: type(value) for key, value in mine.items()} == {key: type(value) for key, value in theirs.items()}
-    assert mine["choices"][0].keys() == theirs["choices"][0].keys()

@@ -29,7 +29,6 @@ cuts.py               where segmentations cut real text
 token_lengths.py      tokens per answer of a sweep
 judges.py             MT-Bench, Arena-Hard, AlpacaEval and adaptive-mask's judge, asked
 judge_prompts.py      what they are asked
-leaderboard_files.py  answers in the files of the leaderboards' own tools
 judged.py             testbed policies before the oracle, a judge that likes length, a language model
 stored_verdicts.py    what published verdicts add up to, and what judging costs
 benchmarks.py         what training costs elsewhere: the papers' benchmarks, tasks of the testbed
