@@ -38,5 +38,5 @@ asked.py              a language model as reviser and judge of real text
 weighed.py            a language model made to choose one of two letters
 tax_records.py        the latter as records, of trained policies on disk
 verdicts.py           MT-Bench means, position bias, agreement with labels
-winrate.py            win rates from verdicts: AlpacaEval 2, controlled for length, Arena-Hard
+winrate.py            AlpacaEval 2's win rates from verdicts, controlled for length
 """

@@ -79,7 +79,7 @@ def arena_hard_games(
     chat: Chat, uid: str, question: str, model: str, answer: str, baseline: str, baseline_answer: str, prompts=PROMPTS
 ) -> list[dict]:
     """Two games of a model against the baseline, the baseline first and then the model: {prompt, model_a, model_b,
-    verdict (one of five, as A>>B), outcome}, what `winrate.arena_hard` takes."""
+    verdict (one of five, as A>>B), outcome}."""
     sides, rows = [(baseline, baseline_answer), (model, answer)], []
     for (name_a, a), (name_b, b) in (sides, sides[::-1]):
         messages = fill(prompts, "arena-hard", {"QUESTION": question, "ANSWER_A": a, "ANSWER_B": b})
