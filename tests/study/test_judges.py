@@ -166,31 +166,10 @@ def test_a_letter_that_is_missing_has_no_weight_and_none_is_unreadable(chat, end
     assert win_rate(alpaca_preferences([row["preference"] for row in rows])).unreadable == 3
 
 
-def test_the_ranking_annotator_reads_json_as_text_and_as_a_tool_call(chat, endpoint):
-    def ranking(body) -> str:
-        best, worst = better(body, "m", "M"), better(body, "M", "m")
-        return json.dumps({"ordered_models": [{"model": best, "rank": 1}, {"model": worst, "rank": 2}]})
-
-    def tool(body):
-        status, headers, told = completion(None)
-        call = {"id": "1", "type": "function", "function": {"name": "rank", "arguments": ranking(body)}}
-        told["choices"][0]["message"]["tool_calls"] = [call]
-        told["choices"][0]["finish_reason"] = "tool_calls"
-        return status, headers, told
-
-    endpoint.reply = lambda body: completion(f"```json\n{ranking(body)}\n```")
-    rows = [judges.alpaca_ranked(chat, f"Do {i}.", GOOD[0], BAD[0]) for i in range(4)]
-    endpoint.reply = tool
-    rows += [judges.alpaca_ranked(chat, f"Do {i}.", BAD[0], GOOD[0]) for i in range(4)]
-    assert [row["preference"] for row in rows] == [2.0] * 4 + [1.0] * 4
-    both = '[{"model": "m", "rank": 1}, {"model": "M", "rank": 1}]'
-    assert [judges.read_ranking(text) for text in (both, "m", '{"ordered_models": 3}', "")] == [None] * 4
-
-
 # --- adaptive-mask ---------------------------------------------------------------------------------------------------
 
 
-def test_the_json_judge_is_read_and_a_panel_asks_its_expert_only_where_votes_tie(chat, endpoint):
+def test_the_judge_that_answers_in_json_is_read(chat, endpoint):
     endpoint.reply = lambda body: completion(
         "'''json\n" + json.dumps({"judge": f"[{better(body, 'A', 'B')}]", "tag": ["Help"], "reason": "[B] is bad"})
     )
@@ -199,19 +178,6 @@ def test_the_json_judge_is_read_and_a_panel_asks_its_expert_only_where_votes_tie
     endpoint.reply = lambda body: completion('{"judge": "[A or B]"}')
     rows.append(judges.adaptive_mask(chat, "Which?", GOOD[0], BAD[0]))
     assert rows[-1] == {"winner": None, "outcome": "unreadable"}
-
-    def vote(winner):
-        return {"winner": winner, "outcome": None if winner else "unreadable"}
-
-    def never():
-        raise AssertionError("the expert was asked without need")
-
-    assert judges.panel([vote("A"), vote("B"), vote("A"), rows[0]], never)["winner"] == "A"
-    assert judges.panel([vote("B"), vote(None), vote(None), rows[2]], never)["winner"] == "B"
-    tied = judges.panel([vote("A"), vote("A"), vote("B"), rows[1]], lambda: vote("B"))
-    assert (tied["winner"], tied["by"], tied["a"], tied["b"]) == ("B", "expert", 2, 2)
-    lost = judges.panel([vote(None)] * 4, lambda: vote(None))
-    assert (lost["winner"], lost["outcome"], lost["unread"]) == (None, "unreadable", 4)
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------

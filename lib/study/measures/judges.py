@@ -7,7 +7,8 @@ what the client says of the reply (cut, filtered, refused, over_context, unanswe
 None, and never a tie; `faults` counts them. What the rows add up to: `verdicts.py`, `winrate.py`.
 
 Many at once: hand the calls to a ThreadPoolExecutor; the client bounds what is under way. Left out: images, asking
-again after an unreadable verdict (at temperature 0 the same would come), Arena-Hard 2's style control.
+again after an unreadable verdict (at temperature 0 the same would come), Arena-Hard 2's style control, AlpacaEval's
+ranking in JSON, adaptive-mask's panel of annotators.
 
 Book: judging.md
 """
@@ -88,31 +89,18 @@ def arena_hard_games(
     return rows
 
 
-def alpaca_ranked(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0, prompts=PROMPTS) -> dict:
-    """AlpacaEval's annotator that ranks two outputs in JSON, as text or as a tool call's arguments: {instruction,
-    preference (1 the baseline's, 2 the model's, as in its files), outcome}. Which output comes first is drawn per
-    instruction."""
-    return _alpaca(chat, "alpaca_eval_fn", instruction, answer, baseline_answer, seed, prompts)
-
-
 def alpaca_weighted(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0, prompts=PROMPTS) -> dict:
-    """AlpacaEval 2's own annotator: as `alpaca_ranked`, the preference between 1 and 2 by the probabilities of the two
-    letters in place of the reply's first token. `chat` samples with WEIGHTED; an endpoint that gives no
+    """AlpacaEval 2's own annotator, read by the probabilities of two letters in place of the reply's first token:
+    {instruction, preference (from 1, the baseline's, to 2, the model's, as in its files), outcome}. Which output comes
+    first is drawn per instruction. `chat` samples with WEIGHTED, else ValueError; an endpoint that gives no
     log-probabilities, or neither letter among the likeliest, is unreadable."""
-    return _alpaca(chat, "alpaca_eval_clf", instruction, answer, baseline_answer, seed, prompts)
-
-
-def _alpaca(chat: Chat, name: str, instruction: str, answer: str, baseline_answer: str, seed: int, prompts) -> dict:
+    if not chat.sampling.get("logprobs"):
+        raise ValueError("this judge is read by its log-probabilities; make it with Chat(..., **WEIGHTED)")
     model_first = bool(seeding.derive(seed, "alpaca", instruction) % 2)
     outputs = (answer, baseline_answer) if model_first else (baseline_answer, answer)
     fields = {"instruction": instruction, "output_1": outputs[0], "output_2": outputs[1]}
-    messages = fill(prompts, name, fields)
-    if name == "alpaca_eval_fn":
-        for_second, outcome = _verdict(chat, messages, read_ranking)
-    elif chat.sampling.get("logprobs"):
-        for_second, outcome = _verdict(chat, messages, read_weights, enough="cut")  # one token was asked for
-    else:
-        raise ValueError("this judge is read by its log-probabilities; make it with Chat(..., **WEIGHTED)")
+    messages = fill(prompts, "alpaca_eval_clf", fields)
+    for_second, outcome = _verdict(chat, messages, read_weights, enough="cut")  # one token was asked for
     preference = None if for_second is None else 2 - for_second if model_first else 1 + for_second
     return {"instruction": instruction, "preference": preference, "outcome": outcome}
 
@@ -125,20 +113,6 @@ def adaptive_mask(
     fields["reference_answer"] = "(none: write one for yourself)" if reference is None else reference
     winner, outcome = _verdict(chat, fill(prompts, "adaptive-mask", fields), read_judge_field)
     return {"winner": winner, "outcome": outcome}
-
-
-def panel(votes: Sequence[dict], expert: Callable[[], dict]) -> dict:
-    """adaptive-mask Section 4.1: the votes of three annotators and the judge (rows with `winner` and `outcome`), one
-    each; the expert is asked only where as many were read for A as for B. {winner, outcome, by ("votes" or "expert"),
-    a, b, unread}."""
-    count = Counter(vote["winner"] for vote in votes)
-    told = {"a": count["A"], "b": count["B"], "unread": count[None]}
-    if unknown := set(count) - {"A", "B", None}:
-        raise ValueError(f"votes for {sorted(unknown)}; a vote is 'A', 'B', or None where it was not read")
-    if count["A"] != count["B"]:
-        return {"winner": max("AB", key=count.__getitem__), "outcome": None, "by": "votes"} | told
-    last = expert()
-    return {"winner": last["winner"], "outcome": last["outcome"], "by": "expert"} | told
 
 
 # --- reading a reply -------------------------------------------------------------------------------------------------
@@ -161,17 +135,6 @@ def read_five_way(text: str) -> str | None:
     labels = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
     found = {_SAME.get(label, label) for label in re.findall(r"\[\[([AB<>=]+)\]\]", text)}
     return found.pop() if len(found) == 1 and found <= set(labels) else None
-
-
-def read_ranking(text: str) -> float | None:
-    """1 where the second output (M) is ranked first of the two, 0 where m is, None where neither can be read."""
-    ranked = _json(text)
-    ranked = ranked.get("ordered_models") if isinstance(ranked, dict) else ranked
-    try:
-        ranks = {row["model"]: float(row["rank"]) for row in ranked}
-    except (TypeError, KeyError, ValueError):
-        return None
-    return {(1, 2): 0.0, (2, 1): 1.0}.get((ranks.get("m"), ranks.get("M"))) if len(ranked) == 2 else None
 
 
 def read_weights(text: str) -> float | None:
