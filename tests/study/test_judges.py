@@ -2,6 +2,7 @@
 that does not see what it judges."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from densereward.labels.llm import Chat
 from densereward.labels.replies import OUTCOMES
 from study.measures import judges
-from study.measures.judge_prompts import PROMPTS, fill, read_prompts
+from study.measures.judge_prompts import PROMPTS, fill
 from study.measures.verdicts import mt_bench, position_bias
 from study.measures.winrate import alpaca_preferences, win_rate
 from test_llm import completion
@@ -183,35 +184,18 @@ def test_the_judge_that_answers_in_json_is_read(chat, endpoint):
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_readers_own_copy_takes_the_place_of_our_words(chat, endpoint, tmp_path):
+def test_every_prompt_of_mt_bench_has_its_counterpart_with_the_same_fields():
     if not MT_BENCH.exists():
         pytest.skip(f"no judge prompts at {MT_BENCH}")
-    theirs = read_prompts(MT_BENCH / "judge_prompts.jsonl")
-    assert set(theirs) == {name for name in PROMPTS if "-v" in name}, "every prompt of MT-Bench has its counterpart"
+    theirs = {
+        row["name"]: row["system_prompt"] + row["prompt_template"] for row in lines(MT_BENCH / "judge_prompts.jsonl")
+    }
+    assert set(theirs) == {name for name in PROMPTS if "-v" in name}
     for name, prompt in theirs.items():
-        fields = {
-            word for m in prompt for word in ("question_1", "answer", "ref_answer_1") if f"{{{word}}}" in m["content"]
-        }
         ours = "\n".join(m["content"] for m in PROMPTS[name])
-        assert all(f"{{{field}}}" in ours for field in fields)
-    stored = next(j for j in lines(JUDGMENTS / "gpt-4_single.jsonl.gz") if j["question_id"] == 81 and j["turn"] == 1)
-    question = next(q for q in lines(MT_BENCH / "question.jsonl") if q["question_id"] == 81)
-    answers = next(a for a in lines(JUDGMENTS.parent / "model_answer" / "phi-3-dpo.jsonl.gz") if a["question_id"] == 81)
-    endpoint.reply = lambda body: completion("Rating: [[9]]")
-    judges.mt_bench_single(chat, question, answers["choices"][0]["turns"], prompts=PROMPTS | theirs)
-    assert endpoint.requests[0]["messages"][1]["content"] == stored["user_prompt"], "the very prompt that was sent"
+        assert set(re.findall(r"{(\w+)}", ours)) == set(re.findall(r"{(\w+)}", prompt)), name
 
-    (tmp_path / "alpaca_eval_clf.txt").write_text(
-        "<|im_start|>system\nChoose.\n<|im_end|>\n<|im_start|>user\n{instruction} {{x}} {output_1} {output_2}<|im_end|>"
-    )
-    own = read_prompts(tmp_path / "alpaca_eval_clf.txt")
-    filled = fill(own, "alpaca_eval_clf", {"instruction": "{output_1}", "output_1": "one", "output_2": "two"})
-    assert filled[1]["content"] == "{output_1} {{x}} one two", "what an instruction says is no field"
-    (tmp_path / "own.yaml").write_text('prompt_template: "{QUESTION} {ANSWER_A}"')
-    with pytest.raises(ValueError, match=r"'arena-hard' has no \{ANSWER_B\}; the judge would not see it"):
-        prompts = read_prompts(tmp_path / "own.yaml")
-        judges.arena_hard_games(chat, "1", "Q", "m", "a", "base", "b", prompts=prompts)
-    (tmp_path / "own.jsonl").write_text("{}\n")
-    for name in ("own.jsonl", "none.txt"):
-        with pytest.raises(ValueError, match=f"{name}' cannot be read"):
-            read_prompts(tmp_path / name)
+
+def test_what_an_instruction_says_is_no_field():
+    filled = fill("alpaca_eval_clf", {"instruction": "{output_1}", "output_1": "one", "output_2": "two"})
+    assert "<instruction>\n{output_1}\n" in filled[1]["content"] and "<output of m>\none\n" in filled[1]["content"]

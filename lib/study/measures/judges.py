@@ -23,7 +23,7 @@ import scipy
 
 from densereward import seeding
 from densereward.labels.llm import Chat
-from study.measures.judge_prompts import PROMPTS, fill
+from study.measures.judge_prompts import fill
 
 WITH_REFERENCE = ("math", "reasoning", "coding")  # MT-Bench's categories whose answers are held against a reference
 WEIGHTED = {"max_tokens": 1, "temperature": 1, "logprobs": True, "top_logprobs": 5}  # sampling of `alpaca_weighted`
@@ -40,7 +40,7 @@ def faults(rows: Iterable[dict]) -> dict[str, int]:
 
 
 def mt_bench_single(
-    chat: Chat, question: dict, answers: Sequence[str], reference: Sequence[str] | None = None, prompts=PROMPTS
+    chat: Chat, question: dict, answers: Sequence[str], reference: Sequence[str] | None = None
 ) -> list[dict]:
     """The grades of one model's answers to both turns of a question (question_id, category, turns, as in MT-Bench's
     file): {question, turn, score (1..10), outcome}, one per turn. Raises ValueError for a question of math, reasoning
@@ -48,7 +48,7 @@ def mt_bench_single(
     rows = []
     for turn in (1, 2):
         name, fields = _mt_bench("single", question, {"answer": answers}, reference, turn)
-        score, outcome = _verdict(chat, fill(prompts, name, fields), read_rating)
+        score, outcome = _verdict(chat, fill(name, fields), read_rating)
         rows.append({"question": question["question_id"], "turn": turn, "score": score, "outcome": outcome})
     return rows
 
@@ -60,7 +60,6 @@ def mt_bench_pair(
     one: Sequence[str],
     other: Sequence[str],
     reference: Sequence[str] | None = None,
-    prompts=PROMPTS,
 ) -> list[dict]:
     """Which of two models' answers to a turn is better, asked in both orders: {question, turn, order ("first": `one` is
     shown first, "second"), winner ("model_1" for `one`, "model_2", "tie"), outcome}, what `verdicts.position_bias`
@@ -68,7 +67,7 @@ def mt_bench_pair(
     rows = []
     for order, (a, b) in {"first": (one, other), "second": (other, one)}.items():
         name, fields = _mt_bench("pair", question, {"answer_a": a, "answer_b": b}, reference, turn)
-        label, outcome = _verdict(chat, fill(prompts, name, fields), read_choice)
+        label, outcome = _verdict(chat, fill(name, fields), read_choice)
         winners = {"A": "model_1", "B": "model_2", "C": "tie"}
         label = label.translate(_REVERSED) if label and order == "second" else label
         row = {"question": question["question_id"], "turn": turn, "order": order}
@@ -77,19 +76,19 @@ def mt_bench_pair(
 
 
 def arena_hard_games(
-    chat: Chat, uid: str, question: str, model: str, answer: str, baseline: str, baseline_answer: str, prompts=PROMPTS
+    chat: Chat, uid: str, question: str, model: str, answer: str, baseline: str, baseline_answer: str
 ) -> list[dict]:
     """Two games of a model against the baseline, the baseline first and then the model: {prompt, model_a, model_b,
     verdict (one of five, as A>>B), outcome}."""
     sides, rows = [(baseline, baseline_answer), (model, answer)], []
     for (name_a, a), (name_b, b) in (sides, sides[::-1]):
-        messages = fill(prompts, "arena-hard", {"QUESTION": question, "ANSWER_A": a, "ANSWER_B": b})
+        messages = fill("arena-hard", {"QUESTION": question, "ANSWER_A": a, "ANSWER_B": b})
         verdict, outcome = _verdict(chat, messages, read_five_way)
         rows.append({"prompt": uid, "model_a": name_a, "model_b": name_b, "verdict": verdict, "outcome": outcome})
     return rows
 
 
-def alpaca_weighted(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0, prompts=PROMPTS) -> dict:
+def alpaca_weighted(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0) -> dict:
     """AlpacaEval 2's own annotator, read by the probabilities of two letters in place of the reply's first token:
     {instruction, preference (from 1, the baseline's, to 2, the model's, as in its files), outcome}. Which output comes
     first is drawn per instruction. `chat` samples with WEIGHTED, else ValueError; an endpoint that gives no
@@ -99,19 +98,17 @@ def alpaca_weighted(chat: Chat, instruction: str, answer: str, baseline_answer: 
     model_first = bool(seeding.derive(seed, "alpaca", instruction) % 2)
     outputs = (answer, baseline_answer) if model_first else (baseline_answer, answer)
     fields = {"instruction": instruction, "output_1": outputs[0], "output_2": outputs[1]}
-    messages = fill(prompts, "alpaca_eval_clf", fields)
+    messages = fill("alpaca_eval_clf", fields)
     for_second, outcome = _verdict(chat, messages, read_weights, enough="cut")  # one token was asked for
     preference = None if for_second is None else 2 - for_second if model_first else 1 + for_second
     return {"instruction": instruction, "preference": preference, "outcome": outcome}
 
 
-def adaptive_mask(
-    chat: Chat, prompt: str, answer_a: str, answer_b: str, reference: str | None = None, prompts=PROMPTS
-) -> dict:
+def adaptive_mask(chat: Chat, prompt: str, answer_a: str, answer_b: str, reference: str | None = None) -> dict:
     """adaptive-mask Appendix C.1: {winner ("A" or "B"), outcome}, from a reply in JSON. There is no tie to choose."""
     fields = {"prompt": prompt, "answer_a": answer_a, "answer_b": answer_b}
     fields["reference_answer"] = "(none: write one for yourself)" if reference is None else reference
-    winner, outcome = _verdict(chat, fill(prompts, "adaptive-mask", fields), read_judge_field)
+    winner, outcome = _verdict(chat, fill("adaptive-mask", fields), read_judge_field)
     return {"winner": winner, "outcome": outcome}
 
 
