@@ -19,10 +19,11 @@ from densereward.reward.recipe import Recipe
 from densereward.text.models import TokenScorer
 
 
-def segment_ids(method: Recipe, batch: dict, tokenizer=None, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Segment ids [B, T] of a batch with completion_ids, completion_mask and ref_entropies, all [B, T] (nats)."""
+def segment_ids(segmentation: dict, batch: dict, tokenizer=None, generator: torch.Generator | None = None):
+    """Segment ids [B, T] of a batch with completion_ids, completion_mask and ref_entropies, all [B, T] (nats), by a
+    row's `segmentation`."""
     return S.segment(
-        **method.segmentation,
+        **segmentation,
         mask=batch["completion_mask"],
         completion_ids=batch["completion_ids"],
         entropies=batch.get("ref_entropies"),
@@ -61,8 +62,8 @@ def segment_scores(
     scores, mask = S.at_ends(read, ids)
     if method.scores == "head":
         return scores, mask
-    trained = replace(method, segmentation=method.trained_on)
-    ends = S.segment_ends(segment_ids(trained, batch, tokenizer, generator) if method.trained_with else ids)
+    own = method.trained_with
+    ends = S.segment_ends(segment_ids(own, batch, tokenizer, generator) if own else ids)
     inside = ends[:, None] & (ids[:, None] == torch.arange(mask.size(1), device=ids.device)[:, None])  # [B, S, T]
     if (bad := (mask & ~inside.any(2)).any(1)).any():
         raise ValueError(
@@ -116,7 +117,7 @@ def reward_function(
     scorer.eval()
 
     def rewards(batch: dict) -> torch.Tensor:
-        ids = segment_ids(method, batch, tokenizer, generator)
+        ids = segment_ids(method.segmentation, batch, tokenizer, generator)
         scores, segment_mask = segment_scores(method, scorer, batch, ids, None, tokenizer, generator)
         return dense_rewards(method, scores, segment_mask, ids, normaliser)
 

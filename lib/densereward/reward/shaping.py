@@ -21,8 +21,8 @@ from collections.abc import Callable
 
 import torch
 
+from densereward.reward.dense import segment_ids
 from densereward.reward.masks import segment_means
-from densereward.reward.segments import segment
 from densereward.text.logprobs import logprobs_and_entropy
 from densereward.text.models import TokenScorer
 
@@ -73,13 +73,7 @@ def by_segments(reward_fn: RewardFunction, segmentation: dict, tokenizer) -> Rew
 
     def rewards(batch: dict) -> torch.Tensor:
         paid = reward_fn(batch)
-        ids = segment(
-            **segmentation,
-            mask=batch["completion_mask"],
-            completion_ids=batch["completion_ids"],
-            entropies=batch.get("ref_entropies"),
-            tokenizer=tokenizer,
-        )
+        ids = segment_ids(segmentation, batch, tokenizer)
         if paid.masked_fill(ids >= 0, 0).any():
             raise ValueError("a token outside every segment is paid: pooling would lose it; set eos to 'paper'")
         return segment_means(paid, ids).to(paid.dtype)

@@ -115,7 +115,7 @@ def dense_rewards(run: Run, normaliser, batch: dict, tokenizer):
     net, row = to_device(TokenScorer.from_pretrained(run.scorer, dtype=torch.float32)), run.method
     batch = {name: tensor.to(net.device) for name, tensor in batch.items()}
     ids, again = (generator(run.seed, "segments", row.name) for _ in range(2))  # the same random cuts twice
-    cut = dense.segment_ids(row, batch, tokenizer, ids)
+    cut = dense.segment_ids(row.segmentation, batch, tokenizer, ids)
     return dense.reward_function(row, net, normaliser, tokenizer, again)(batch).cpu(), cut.cpu()
 
 
