@@ -282,6 +282,19 @@ def test_what_cannot_be_run_is_refused_before_any_work_and_leaves_no_record(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trainer": "dense-grpo", "interpolation": "none", "options": {"generations": 4}},
+        {"segmentation": {"kind": "token"}, "options": {"macro": {"kind": "random", "rate": 0.2}}},
+    ],
+)
+def test_random_segments_are_refused_where_rewards_and_trainer_would_cut_apart(tmp_path, changes):
+    row = replace(METHODS["random"], name="mine", **changes)
+    with pytest.raises(ValueError, match="method 'mine' has random segments, which cannot be cut twice alike"):
+        runner.check(Run(profile("smoke"), root=tmp_path, row=row))
+
+
 def test_a_malformed_pair_stops_the_study_with_its_line_and_no_record(tmp_path, capsys):
     lines = SAMPLES.read_text().splitlines(keepends=True)
     (tmp_path / "pairs.jsonl").write_text("".join([*lines[:5], '{"chosen": 3}\n', *lines[5:]]))
