@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densereward.reward.log_odds import READINGS
-from densereward.reward.rewards import Normaliser, fit_normaliser, normalise
+from densereward.reward.rewards import fit_normaliser, normalise
 from densereward.text.models import TokenScorer, build_tokenizer, scorer_from, tiny_llama
 from densereward.training.discriminator import (
     NO_LABEL,
@@ -87,7 +87,6 @@ def test_readings_are_signed_and_bounded_by_equation_7(p):
 def test_the_pipeline_reads_log_odds():
     scores, mask = torch.tensor([[2.0, -1.0, 0.0], [5.0, 0.0, 0.0]]), torch.tensor([[1, 1, 1], [1, 0, 0]])
     fitted = fit_normaliser("continuous", scores, mask)
-    assert Normaliser.from_dict(fitted.to_dict()) == fitted
     expected = (2 * scores.sigmoid() - 1) * mask
     torch.testing.assert_close(normalise(scores, mask, fitted), expected)
 

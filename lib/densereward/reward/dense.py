@@ -88,14 +88,12 @@ def fitted(method: Recipe, scores: torch.Tensor, lengths: torch.Tensor) -> R.Nor
 
     Its unit, what rewards are divided by, is 1, or with `scale` "totals" the deviation of the totals that these answers
     are paid: in it KL coefficient and value clip mean the same for every granularity. A bandit's z-scores deviate by 1
-    as they are; summed over segments they deviate by several. Ours; the papers pay the sums. ValueError for another
-    scale, and for totals that do not vary."""
+    as they are; summed over segments they deviate by several. Ours; the papers pay the sums. ValueError for
+    totals that do not vary."""
     mask = lengths > 0
     normaliser = R.fit_normaliser(scores=scores, segment_mask=mask, **method.normaliser)
     if method.scale == "none":
         return normaliser
-    if method.scale != "totals":
-        raise ValueError(f"scale {method.scale!r} of method {method.name!r}: choose none or totals")
     z = R.correct(R.normalise(scores, mask, normaliser), mask, **method.correction)
     later = torch.nn.functional.pad(mask[:, 1:], (0, 1))  # what "next" pays at all
     counted = {"repeat": lengths, "next": later}.get(method.interpolation, mask)

@@ -76,7 +76,6 @@ def decode(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
-    compact: int = COMPACT,
 ) -> list[list[int]]:
     """One continuation per prefix of token ids, in order, up to the first of `eos_ids`, which it includes.
 
@@ -119,7 +118,7 @@ def decode(
         finished = int(over.sum())
         if finished == len(over) or t == max_new_tokens - 1:
             break
-        if finished * compact >= len(over):
+        if finished * COMPACT >= len(over):
             keep = (~over).nonzero()[:, 0]
             cache.batch_select_indices(keep)
             alive, over, token, mask, position = (x[keep] for x in (alive, over, token, mask, position))

@@ -63,10 +63,10 @@ def train_discriminator(
 
 
 @torch.no_grad()
-def probabilities(net: TokenScorer, rows: Dataset, pad_id: int, size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+def probabilities(net: TokenScorer, rows: Dataset, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """D(a_t | x, a_<t) of every labelled token of the rows, and its label, both [N]."""
     net.eval()
-    found, labels = [], []
+    found, labels, size = [], [], 256
     for start in progress("probabilities, batches", range(0, len(rows), size)):
         batch = collate(rows.select(range(start, min(start + size, len(rows)))).to_list(), pad_id)
         batch = {name: x.to(net.device) for name, x in batch.items()}
