@@ -236,6 +236,7 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
         ref_logps, ref_entropies, _ = self._get_per_token_logps_and_entropies(self.ref_model, *passes)
         scored = batch | {"ref_logps": ref_logps, "ref_entropies": ref_entropies}
         rewards = self.reward_fn(scored)
+        self.scored = scored | {"rewards": rewards}
         if rewards.shape != mask.shape or not rewards.isfinite().all():
             raise ValueError(f"reward_fn returned {list(rewards.shape)}, it must return finite {list(mask.shape)}")
         kl = (batch["old_per_token_logps"] - ref_logps) * mask
