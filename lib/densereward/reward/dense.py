@@ -17,6 +17,7 @@ from densereward.reward import rewards as R
 from densereward.reward import segments as S
 from densereward.reward.recipe import Recipe
 from densereward.text.models import TokenScorer
+from densereward.text.tokens import joined
 
 
 def segment_ids(segmentation: dict, batch: dict, tokenizer=None, generator: torch.Generator | None = None):
@@ -36,9 +37,7 @@ def segment_ids(segmentation: dict, batch: dict, tokenizer=None, generator: torc
 def token_scores(scorer: TokenScorer, batch: dict) -> torch.Tensor:
     """The scorer's head at every completion token, [B, T]; batch holds prompt_ids, prompt_mask, completion_ids,
     completion_mask."""
-    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    return scorer.token_scores(input_ids, attention_mask)[:, batch["prompt_ids"].size(1) :]
+    return scorer.token_scores(*joined(batch))[:, batch["prompt_ids"].size(1) :]
 
 
 def segment_scores(

@@ -316,3 +316,8 @@ def collate_prompt_completion(rows: list[dict], pad_id: int, column: str = "comp
     completion_ids, completion_mask = pad_batch([row[column] for row in rows], pad_id)
     names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
     return dict(zip(names, (prompt_ids, prompt_mask, completion_ids, completion_mask)))
+
+
+def joined(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts and completions of a batch side by side: ids and mask, both [B, P + T]."""
+    return tuple(torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))

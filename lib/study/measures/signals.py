@@ -19,6 +19,7 @@ from densereward.reward.masks import preferred_by
 from densereward.seeding import derive
 from densereward.text import sampling
 from densereward.text.models import TokenScorer, to_device
+from densereward.text.tokens import joined
 from densereward.training import vine
 from densereward.training.macro import macro_gae
 from densereward.training.masked import mask_advantages
@@ -64,10 +65,8 @@ def by_critic(run: Run, told) -> tuple[torch.Tensor, torch.Tensor]:
     options = {"gamma": 1.0, "lam": run.profile.lam} | run.row.options
     horizon = options["gamma"], options["lam"]
     critic = to_device(TokenScorer.from_pretrained(run.policy.path / "critic", dtype=torch.float32)).eval()
-    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     length, mask = batch["completion_ids"].size(1), batch["completion_mask"]
-    values = critic.token_scores(input_ids, attention_mask)[:, -length - 1 : -1] * mask
+    values = critic.token_scores(*joined(batch))[:, -length - 1 : -1] * mask
     if "macro" in options:
         ids = dense.segment_ids(options["macro"], batch, told.tokenizer)
         return macro_gae(batch["rewards"], values, ids, *horizon)[0], values
