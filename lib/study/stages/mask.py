@@ -29,7 +29,6 @@ from densereward.reward.recipe import Recipe
 from densereward.text.models import to_device
 from densereward.training import masked
 from densereward.training.reward_model import SIDES, answers, with_segments
-from study.deciding import BASELINES
 from study.stages import reward
 from testbed import truth
 
@@ -49,8 +48,8 @@ def needs(run) -> list:
 class Decider:
     """Masks of batches: `rewards` is batch -> [B, T] of the deciding row, `mask` the row's field.
 
-    Keys of `mask` but `by`, `baseline` (of BASELINES), `preferred` (of PREFERRED, read by the trainers) and `segments`
-    (of `segments.segment`: each is decided as one, by its mean) are arguments of `masks.adaptive_mask`."""
+    Keys of `mask` but `by`, `baseline` and `preferred` (which `deciding.row_of` has looked at) and `segments` (of
+    `segments.segment`: each is decided as one, by its mean) are arguments of `masks.adaptive_mask`."""
 
     def __init__(self, rewards, mask: dict, tokenizer=None):
         self.rewards, self.mean = rewards, RunningMean()
@@ -64,14 +63,11 @@ class Decider:
         [B, T] a critic's, for a TD error."""
         rewards, real = self.rewards(batch), batch["completion_mask"]
         ids = self.cut and dense.segment_ids(self.cut, batch, self.tokenizer)
+        baseline = 0.0  # of "fixed"
         if self.baseline == "td":
             baseline = td_baseline(values, real, gamma)
         elif self.baseline in ("round", "running mean"):
             baseline = (self.mean if self.baseline == "running mean" else RunningMean())(rewards, real)
-        elif self.baseline == "fixed":
-            baseline = 0.0
-        else:
-            raise ValueError(f"baseline is {self.baseline!r}; choose one of {', '.join(BASELINES)}")
         return adaptive_mask(rewards, real, chosen, baseline, segment_ids=ids, **self.settings)
 
 
