@@ -143,10 +143,32 @@ def test_texts_with_braces_or_placeholders_go_in_as_they_are():
     assert "###Human: {rejected} {x}\n" in text and "\n{0}\n" in text and "\n{chosen}\n" in text
 
 
-def test_a_readers_own_prompt_is_used_other_braces_and_all():
-    template = f"{{reasoning_response}} {rp.START} {rp.END} {{context}} {{chosen}} {{rejected}}"
-    text = rp.request([{"role": "user", "content": "a"}], "c", "b", template)
+GOOD_TEMPLATE = f"{{reasoning_response}} {rp.START} {rp.END} {{context}} {{chosen}} {{rejected}}"
+
+
+def test_a_readers_own_prompt_is_used_other_braces_and_all(tmp_path):
+    (tmp_path / "prompt.txt").write_text(GOOD_TEMPLATE)
+    text = rp.request([{"role": "user", "content": "a"}], "c", "b", rp.load_template(tmp_path / "prompt.txt"))
     assert text[0]["content"] == f"{{reasoning_response}} {rp.START} {rp.END} ###Human: a b c"
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (GOOD_TEMPLATE.replace("{chosen}", ""), "once each"),
+        (GOOD_TEMPLATE + "{rejected}", "once each"),
+        (GOOD_TEMPLATE.replace(rp.END, ""), "does not name <.End of Modified Response"),
+        (b"\xff\xfe", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_prompt_that_cannot_serve_is_refused_with_its_file_and_the_mend(tmp_path, content, why):
+    path = tmp_path / "mine.txt"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=why) as caught:
+        rp.load_template(path)
+    assert "mine.txt" in str(caught.value)
 
 
 # --- replies ---------------------------------------------------------------------------------------------------------

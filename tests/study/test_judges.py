@@ -2,7 +2,7 @@
 that does not see what it judges."""
 
 import json
-import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,9 +10,10 @@ import pytest
 from densereward.labels.llm import Chat
 from densereward.labels.replies import OUTCOMES
 from study.measures import judges
-from study.measures.judge_prompts import PROMPTS, fill
+from study.measures.judge_prompts import PROMPTS, fill, read_prompts
+from study.measures.leaderboard_files import alpaca_outputs, arena_hard_answers, mt_bench_answers
 from study.measures.verdicts import mt_bench, position_bias
-from study.measures.winrate import alpaca_preferences, win_rate
+from study.measures.winrate import alpaca_preferences, arena_hard, win_rate
 from test_llm import completion
 from test_verdicts import JUDGMENTS, MT_BENCH, lines
 
@@ -124,6 +125,8 @@ def test_arena_games_keep_their_order_and_strength(chat, endpoint):
     rows += play("2") + play("3")
     assert [r["verdict"] for r in rows[2:]] == ["B>>A", "A=B", None, None]
     assert judges.faults(rows) == {"asked": 6, "read": 4, "unreadable": 1, "refused": 1}
+    table = arena_hard(pd.DataFrame(rows), "base", resamples=20)
+    assert table.score["m"] == pytest.approx(100 * 9.5 / 10, abs=1e-3) and table.unreadable["m"] == 2
 
 
 # --- AlpacaEval ------------------------------------------------------------------------------------------------------
@@ -167,10 +170,31 @@ def test_a_letter_that_is_missing_has_no_weight_and_none_is_unreadable(chat, end
     assert win_rate(alpaca_preferences([row["preference"] for row in rows])).unreadable == 3
 
 
+def test_the_ranking_annotator_reads_json_as_text_and_as_a_tool_call(chat, endpoint):
+    def ranking(body) -> str:
+        best, worst = better(body, "m", "M"), better(body, "M", "m")
+        return json.dumps({"ordered_models": [{"model": best, "rank": 1}, {"model": worst, "rank": 2}]})
+
+    def tool(body):
+        status, headers, told = completion(None)
+        call = {"id": "1", "type": "function", "function": {"name": "rank", "arguments": ranking(body)}}
+        told["choices"][0]["message"]["tool_calls"] = [call]
+        told["choices"][0]["finish_reason"] = "tool_calls"
+        return status, headers, told
+
+    endpoint.reply = lambda body: completion(f"```json\n{ranking(body)}\n```")
+    rows = [judges.alpaca_ranked(chat, f"Do {i}.", GOOD[0], BAD[0]) for i in range(4)]
+    endpoint.reply = tool
+    rows += [judges.alpaca_ranked(chat, f"Do {i}.", BAD[0], GOOD[0]) for i in range(4)]
+    assert [row["preference"] for row in rows] == [2.0] * 4 + [1.0] * 4
+    both = '[{"model": "m", "rank": 1}, {"model": "M", "rank": 1}]'
+    assert [judges.read_ranking(text) for text in (both, "m", '{"ordered_models": 3}', "")] == [None] * 4
+
+
 # --- adaptive-mask ---------------------------------------------------------------------------------------------------
 
 
-def test_the_judge_that_answers_in_json_is_read(chat, endpoint):
+def test_the_json_judge_is_read_and_a_panel_asks_its_expert_only_where_votes_tie(chat, endpoint):
     endpoint.reply = lambda body: completion(
         "'''json\n" + json.dumps({"judge": f"[{better(body, 'A', 'B')}]", "tag": ["Help"], "reason": "[B] is bad"})
     )
@@ -180,22 +204,85 @@ def test_the_judge_that_answers_in_json_is_read(chat, endpoint):
     rows.append(judges.adaptive_mask(chat, "Which?", GOOD[0], BAD[0]))
     assert rows[-1] == {"winner": None, "outcome": "unreadable"}
 
+    def vote(winner):
+        return {"winner": winner, "outcome": None if winner else "unreadable"}
 
-# --- prompts ---------------------------------------------------------------------------------------------------------
+    def never():
+        raise AssertionError("the expert was asked without need")
+
+    assert judges.panel([vote("A"), vote("B"), vote("A"), rows[0]], never)["winner"] == "A"
+    assert judges.panel([vote("B"), vote(None), vote(None), rows[2]], never)["winner"] == "B"
+    tied = judges.panel([vote("A"), vote("A"), vote("B"), rows[1]], lambda: vote("B"))
+    assert (tied["winner"], tied["by"], tied["a"], tied["b"]) == ("B", "expert", 2, 2)
+    lost = judges.panel([vote(None)] * 4, lambda: vote(None))
+    assert (lost["winner"], lost["outcome"], lost["unread"]) == (None, "unreadable", 4)
 
 
-def test_every_prompt_of_mt_bench_has_its_counterpart_with_the_same_fields():
+# --- prompts and files -----------------------------------------------------------------------------------------------
+
+
+def test_the_readers_own_copy_takes_the_place_of_our_words(chat, endpoint, tmp_path):
     if not MT_BENCH.exists():
         pytest.skip(f"no judge prompts at {MT_BENCH}")
-    theirs = {
-        row["name"]: row["system_prompt"] + row["prompt_template"] for row in lines(MT_BENCH / "judge_prompts.jsonl")
-    }
-    assert set(theirs) == {name for name in PROMPTS if "-v" in name}
+    theirs = read_prompts(MT_BENCH / "judge_prompts.jsonl")
+    assert set(theirs) == {name for name in PROMPTS if "-v" in name}, "every prompt of MT-Bench has its counterpart"
     for name, prompt in theirs.items():
+        fields = {
+            word for m in prompt for word in ("question_1", "answer", "ref_answer_1") if f"{{{word}}}" in m["content"]
+        }
         ours = "\n".join(m["content"] for m in PROMPTS[name])
-        assert set(re.findall(r"{(\w+)}", ours)) == set(re.findall(r"{(\w+)}", prompt)), name
+        assert all(f"{{{field}}}" in ours for field in fields)
+    stored = next(j for j in lines(JUDGMENTS / "gpt-4_single.jsonl.gz") if j["question_id"] == 81 and j["turn"] == 1)
+    question = next(q for q in lines(MT_BENCH / "question.jsonl") if q["question_id"] == 81)
+    answers = next(a for a in lines(JUDGMENTS.parent / "model_answer" / "phi-3-dpo.jsonl.gz") if a["question_id"] == 81)
+    endpoint.reply = lambda body: completion("Rating: [[9]]")
+    judges.mt_bench_single(chat, question, answers["choices"][0]["turns"], prompts=PROMPTS | theirs)
+    assert endpoint.requests[0]["messages"][1]["content"] == stored["user_prompt"], "the very prompt that was sent"
+
+    (tmp_path / "alpaca_eval_clf.txt").write_text(
+        "<|im_start|>system\nChoose.\n<|im_end|>\n<|im_start|>user\n{instruction} {{x}} {output_1} {output_2}<|im_end|>"
+    )
+    own = read_prompts(tmp_path / "alpaca_eval_clf.txt")
+    filled = fill(own, "alpaca_eval_clf", {"instruction": "{output_1}", "output_1": "one", "output_2": "two"})
+    assert filled[1]["content"] == "{output_1} {{x}} one two", "what an instruction says is no field"
+    (tmp_path / "own.yaml").write_text('prompt_template: "{QUESTION} {ANSWER_A}"')
+    with pytest.raises(ValueError, match=r"'arena-hard' has no \{ANSWER_B\}; the judge would not see it"):
+        prompts = read_prompts(tmp_path / "own.yaml")
+        judges.arena_hard_games(chat, "1", "Q", "m", "a", "base", "b", prompts=prompts)
+    (tmp_path / "own.jsonl").write_text("{}\n")
+    for name in ("own.jsonl", "none.txt"):
+        with pytest.raises(ValueError, match=f"{name}' cannot be read"):
+            read_prompts(tmp_path / name)
 
 
-def test_what_an_instruction_says_is_no_field():
-    filled = fill("alpaca_eval_clf", {"instruction": "{output_1}", "output_1": "one", "output_2": "two"})
-    assert "<instruction>\n{output_1}\n" in filled[1]["content"] and "<output of m>\none\n" in filled[1]["content"]
+def test_style_is_counted_as_arena_hard_counts_it(tmp_path: Path):
+    """Counted by hand: code is no style, seven marks are no header."""
+    said = (
+        "# One\n## Two\n## Three\n####### none\n1. a\n 2. b\n- c\n* **d** and __e__\n```\n# code\n- code\n```\n**f\ng**"
+    )
+    headers = {"h1": 1, "h2": 2, "h3": 0, "h4": 0, "h5": 0, "h6": 0}
+    told = {"header_count": headers, "list_count": {"ordered": 2, "unordered": 2}, "bold_count": {"**": 1, "__": 1}}
+    arena_hard_answers(tmp_path / "h.jsonl", "m", {"u1": ("Ask", said)}, tokens=lambda text: len(text.split()))
+    (row,) = lines(tmp_path / "h.jsonl")
+    assert row["metadata"] == {"token_len": len(said.split())} | told
+
+
+def test_answers_are_written_as_the_leaderboards_tools_read_them(tmp_path: Path):
+    alpaca_outputs(tmp_path / "a" / "outputs.json", "m", {"Do.": "Done – it is."})
+    assert json.loads((tmp_path / "a" / "outputs.json").read_text()) == [
+        {"instruction": "Do.", "output": "Done – it is.", "generator": "m"}
+    ]
+    mt_bench_answers(tmp_path / "m.jsonl", "m", {82: BAD, 81: GOOD})
+    rows = lines(tmp_path / "m.jsonl")
+    assert [(row["question_id"], row["choices"][0]["turns"]) for row in rows] == [(81, GOOD), (82, BAD)]
+    arena_hard_answers(tmp_path / "h.jsonl", "m", {"u1": ("Ask", "Said")})
+    (row,) = lines(tmp_path / "h.jsonl")
+    assert (row["uid"], row["model"], row["messages"][-1]["content"]["answer"]) == ("u1", "m", "Said")
+    with pytest.raises(ValueError, match="question 81 has not two answers"):
+        mt_bench_answers(tmp_path / "m.jsonl", "m", {81: "one"})
+    with pytest.raises(ValueError, match="no instruction was answered"):
+        alpaca_outputs(tmp_path / "o.json", "m", {})
+    theirs = lines(JUDGMENTS.parent / "model_answer" / "phi-3.jsonl.gz")[0]
+    mine = lines(tmp_path / "m.jsonl")[0]
+    assert {key: type(value) for key, value in mine.items()} == {key: type(value) for key, value in theirs.items()}
+    assert mine["choices"][0].keys() == theirs["choices"][0].keys()

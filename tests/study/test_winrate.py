@@ -1,4 +1,5 @@
-"""Win rates from verdicts: AlpacaEval 2's published numbers, and what controlling for length must and must not do."""
+"""Win rates from verdicts: the published numbers of AlpacaEval 2, what controlling for length must and must not do, and
+Arena-Hard's scores against counting by hand."""
 
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import pytest
 import scipy
 
 from densereward import seeding
-from study.measures.winrate import alpaca_preferences, length_controlled, win_rate
+from study.measures.winrate import (
+    alpaca_preferences,
+    arena_hard,
+    bradley_terry,
+    length_controlled,
+    oracle_win_rates,
+    win_rate,
+)
 
 NUMBERS = Path(__file__).parents[3] / "shared" / "data" / "alpaca_eval_numbers"
 # win rate, its standard error, length-controlled win rate, and what the leaderboard calls its standard error (one row)
@@ -121,6 +129,85 @@ def test_unreadable_is_no_draw_and_bad_verdicts_are_named():
         length_controlled([1, 0], [1], [2, 1], ["x", "y"])
 
 
-def test_an_instruction_without_a_difficulty_is_named(gamed):
+# --- Arena-Hard ------------------------------------------------------------------------------------------------------
+
+
+def battles(rows: list[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["prompt", "model_a", "model_b", "verdict"])
+
+
+def test_against_one_baseline_the_score_is_the_weighed_share_of_games():
+    games = battles(
+        [
+            (1, "base", "m", "A>>B"),
+            (1, "m", "base", "A>B"),
+            (2, "base", "m", "A=B"),
+            (2, "m", "base", None),
+            (3, "base", "m", "B>A"),
+            (3, "base", "n", "B>>A"),
+            (4, "n", "base", "A=B"),
+        ]
+    )
+    scores = bradley_terry(games, "base")
+    assert scores["m"] == pytest.approx(100 * 2.5 / 6, abs=1e-4) and scores["base"] == 50
+    assert scores["n"] == pytest.approx(100 * 3.5 / 4, abs=1e-4)
+    table = arena_hard(games, "base", resamples=50)
+    assert list(table.loc["m", ["games", "unreadable"]]) == [4, 1]
+    assert (table.low <= table.score).all() and (table.score <= table.high).all()
+    pd.testing.assert_frame_equal(table, arena_hard(games.sample(frac=1, random_state=0), "base", resamples=50))
+
+
+def test_models_that_met_each_other_share_one_scale():
+    """Games drawn from known strengths: the fit is between them, as any model's games bear on all."""
+    strengths = {"base": 0.0, "m": 1.0, "n": -1.0}
+    rng, rows = seeding.rng(0, "games"), []
+    for prompt in range(3000):
+        one, other = rng.choice(list(strengths), 2, replace=False)
+        won = rng.random() < scipy.special.expit(strengths[one] - strengths[other])
+        rows.append((prompt, one, other, "A>B" if won else "B>A"))
+    scores = bradley_terry(battles(rows), "base")
+    for model, strength in strengths.items():
+        assert scores[model] == pytest.approx(100 * scipy.special.expit(strength), abs=3)
+
+
+def test_games_of_one_prompt_are_drawn_together():
+    """Four copies of every game say nothing new: the interval stays as wide as of one."""
+    rows = [(i, "base", "m", "A>B" if i % 3 else "B>A") for i in range(60)]
+    once, often = (arena_hard(battles(rows * k), "base", resamples=200).standard_error["m"] for k in (1, 4))
+    assert often == pytest.approx(once, rel=1e-3)
+
+
+def test_what_cannot_be_scored_is_named(gamed):
+    with pytest.raises(ValueError, match="'m' has no readable game that ties it to 'base'"):
+        bradley_terry(battles([(1, "base", "n", "A>B"), (1, "base", "m", None)]), "base")
+    with pytest.raises(ValueError, match=r"verdicts \['A'\] are none of"):
+        bradley_terry(battles([(1, "base", "n", "A")]), "base")
+    with pytest.raises(ValueError, match="no game of the baseline 'gpt'"):
+        bradley_terry(battles([(1, "base", "n", "A>B")]), "gpt")
     with pytest.raises(ValueError, match="instruction 805 has no difficulty"):
         length_controlled([1, 0], [1, 2], [2, 1], [0, 805], gamed, resamples=0)
+
+
+# --- the testbed -----------------------------------------------------------------------------------------------------
+
+
+def record(returns, lengths) -> dict:
+    return {"final": {"answers": {"true_return": list(returns), "length": list(lengths)}}}
+
+
+def test_the_oracle_gives_the_same_two_rates():
+    """Returns rise with length in both policies alike, and one of them writes longer."""
+    rng = seeding.rng(0, "oracle")
+    short, long = rng.integers(5, 30, 400), rng.integers(5, 30, 400) + 8
+    ours, theirs = record(long + rng.normal(0, 5, 400), long), record(short + rng.normal(0, 5, 400), short)
+    raw, controlled = oracle_win_rates(ours, theirs, resamples=20)
+    counted = np.mean(np.array(ours["final"]["answers"]["true_return"]) > theirs["final"]["answers"]["true_return"])
+    assert raw.rate == pytest.approx(100 * counted) and raw.rate > 60
+    assert abs(controlled.rate - 50) < 5 and controlled.standard_error > 1
+    same = record([1, 2, 3], [4, 5, 6])
+    raw, controlled = oracle_win_rates(same, same, resamples=0)
+    assert (raw.rate, raw.draws, controlled.rate) == (50, 3, 50)
+    with pytest.raises(ValueError, match="only runs on the testbed have an oracle"):
+        oracle_win_rates(same, {"final": {"answers": {"length": [1]}}})
+    with pytest.raises(ValueError, match="different numbers of prompts"):
+        oracle_win_rates(same, record([1], [1]))

@@ -86,7 +86,7 @@ def read_body(body: bytes, weighed: bool = False) -> Reply:
         raise Failed(f"a reply that ended with finish_reason {reason!r:.60}", 200, inside=True)
     message = message if isinstance(message, dict) else {}
     outcome = outcome or ("refused" if message.get("refusal") else None)
-    text = json.dumps(_alternatives(choice)) if weighed else _text(message.get("content"))
+    text = json.dumps(_alternatives(choice)) if weighed else _text(message.get("content")) or _arguments(message)
     return Reply(text, outcome)
 
 
@@ -112,6 +112,14 @@ def told(body: bytes) -> str:
     except (ValueError, RecursionError, AttributeError, LookupError, TypeError):  # no reply at all
         facts = dict.fromkeys(("model", "finish_reason", "usage"))
     return json.dumps(facts)
+
+
+def _arguments(message: dict) -> str:
+    """The arguments of a message's first tool call, which is its answer where it has no text."""
+    calls = message.get("tool_calls")
+    call = calls[0] if isinstance(calls, list) and calls else None
+    function = call.get("function") if isinstance(call, dict) else None
+    return _text(function.get("arguments")) if isinstance(function, dict) else ""
 
 
 def _alternatives(choice: dict) -> list[dict[str, float]]:

@@ -1,9 +1,8 @@
 """The revision prompt, its strict reading, and the reviser that asks an external model.
 
-Follows tlcr Section 4.1 and Appendix A: the inputs, their order and the markers are Figure 9's, the words are ours; a
-row's `revisions` may take another's text as `template`, with {context}, {chosen}, {rejected} and both markers. Unlike
-the released code, which keeps a reply without markers whole, such a reply is a failure: asked for again, counted, and
-never a label.
+Follows tlcr Section 4.1 and Appendix A: the inputs, their order and the markers are Figure 9's, the words are ours. To
+use the paper's own words, copy them into a text file and read it with `load_template`. Unlike the released code, which
+keeps a reply without markers whole, such a reply is a failure: asked for again, counted, and never a label.
 
 Left out: examples in the prompt, the one-line preamble of Figure 9, and repairing replies.
 
@@ -12,6 +11,7 @@ Book: tlcr.md
 
 import re
 from collections import Counter
+from pathlib import Path
 
 from densereward.labels.llm import Chat
 from densereward.labels.revision import Reviser, Revision, checked
@@ -54,6 +54,21 @@ _DRAFT = re.compile(
     rf"<(think|thinking)>(?:(?!</\1>).)*?(?:{re.escape(START)}|{re.escape(END)}).*?(?:</\1>|\Z)", re.DOTALL
 )
 _SPEAKERS = {"user": "###Human", "assistant": "###Assistant", "system": "###System"}
+
+
+def load_template(path: str | Path) -> str:
+    """A revision prompt from a text file: {context}, {chosen} and {rejected} once each, and both markers of the revised
+    response named; other braces are text. ValueError, naming file and mend, for anything else."""
+    try:
+        template = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ValueError(f"revision prompt '{path}' cannot be read ({problem}); give a text file in UTF-8") from problem
+    found = _PLACEHOLDER.findall(template)
+    if sorted(found) != ["chosen", "context", "rejected"]:
+        raise ValueError(f"revision prompt '{path}' has {found}; write {{context}}, {{chosen}}, {{rejected}} once each")
+    if missing := [marker for marker in (START, END) if marker not in template]:
+        raise ValueError(f"revision prompt '{path}' does not name {missing[0]}; ask for the reply between both markers")
+    return template
 
 
 def request(prompt: list[dict], rejected: str, chosen: str, template: str = TEMPLATE) -> list[dict]:

@@ -29,6 +29,7 @@ cuts.py               where segmentations cut real text
 token_lengths.py      tokens per answer of a sweep
 judges.py             MT-Bench, Arena-Hard, AlpacaEval and adaptive-mask's judge, asked
 judge_prompts.py      what they are asked
+leaderboard_files.py  answers in the files of the leaderboards' own tools
 judged.py             testbed policies before the oracle, a judge that likes length, a language model
 stored_verdicts.py    what published verdicts add up to, and what judging costs
 benchmarks.py         what training costs elsewhere: the papers' benchmarks, tasks of the testbed
@@ -38,5 +39,5 @@ asked.py              a language model as reviser and judge of real text
 weighed.py            a language model made to choose one of two letters
 tax_records.py        the latter as records, of trained policies on disk
 verdicts.py           MT-Bench means, position bias, agreement with labels
-winrate.py            AlpacaEval 2's win rates from verdicts, controlled for length
+winrate.py            win rates from verdicts: AlpacaEval 2, controlled for length, Arena-Hard
 """

@@ -1,10 +1,14 @@
-"""What the judges are asked: our words for what each benchmark specifies.
+"""What the judges are asked: our words for what each benchmark specifies, or the reader's own copy of its words.
 
-Names and fields are the benchmarks' own (FastChat's, Arena-Hard's, AlpacaEval's). A prompt is a list of messages whose
-content holds {fields}.
+Names and fields are the benchmarks' own (FastChat's, Arena-Hard's, AlpacaEval's), so that a copy of their file fits:
+`PROMPTS | read_prompts("judge_prompts.jsonl")`. A prompt is a list of messages whose content holds {fields}.
 """
 
+import json
 import re
+from pathlib import Path
+
+import yaml
 
 Prompt = list[dict[str, str]]
 
@@ -108,7 +112,35 @@ PROMPTS: dict[str, Prompt] = {
 }
 
 
-def fill(name: str, fields: dict[str, str]) -> Prompt:
-    """The messages of a prompt with its fields filled in, in one pass: what an answer says is never a field."""
+def read_prompts(path: str | Path) -> dict[str, Prompt]:
+    """Prompts by name from the reader's own copy: FastChat's judge_prompts.jsonl; an Arena-Hard configuration (.yaml
+    with prompt_template, for the name arena-hard); or a text with <|im_start|>role ... <|im_end|> (.txt, for the name
+    that the file has, as alpaca_eval_clf.txt). Raises ValueError, naming the file, for anything else."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            return {row["name"]: _prompt(row["system_prompt"], row["prompt_template"]) for row in rows}
+        if path.suffix in (".yaml", ".yml"):
+            told = yaml.safe_load(text)
+            system = told.get("system_prompt") or PROMPTS["arena-hard"][0]["content"]
+            return {"arena-hard": _prompt(system, told["prompt_template"])}
+        messages = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", text, re.DOTALL)
+        if not messages:
+            raise ValueError("no <|im_start|>role ... <|im_end|>")
+        return {path.stem: [{"role": role, "content": content.strip()} for role, content in messages]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as problem:
+        raise ValueError(f"judge prompts '{path}' cannot be read: {problem!r:.200}") from problem
+
+
+def fill(prompts: dict[str, Prompt], name: str, fields: dict[str, str]) -> Prompt:
+    """The messages of a prompt with its fields filled in, in one pass: what an answer says is never a field.
+    Raises ValueError for a prompt that is not there or leaves one of the fields out."""
+    if name not in prompts:
+        raise ValueError(f"no judge prompt {name!r}; there are {sorted(prompts)}")
     pattern = re.compile("|".join(rf"\{{{field}\}}" for field in fields))
-    return [m | {"content": pattern.sub(lambda found: fields[found[0][1:-1]], m["content"])} for m in PROMPTS[name]]
+    left_out = set(fields) - {found[1:-1] for m in prompts[name] for found in pattern.findall(m["content"])}
+    if left_out:
+        raise ValueError(f"judge prompt {name!r} has no {{{sorted(left_out)[0]}}}; the judge would not see it")
+    return [m | {"content": pattern.sub(lambda found: fields[found[0][1:-1]], m["content"])} for m in prompts[name]]

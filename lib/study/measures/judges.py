@@ -7,8 +7,7 @@ what the client says of the reply (cut, filtered, refused, over_context, unanswe
 None, and never a tie; `faults` counts them. What the rows add up to: `verdicts.py`, `winrate.py`.
 
 Many at once: hand the calls to a ThreadPoolExecutor; the client bounds what is under way. Left out: images, asking
-again after an unreadable verdict (at temperature 0 the same would come), Arena-Hard 2's style control, AlpacaEval's
-ranking in JSON, adaptive-mask's panel of annotators.
+again after an unreadable verdict (at temperature 0 the same would come), Arena-Hard 2's style control.
 
 Book: judging.md
 """
@@ -23,7 +22,7 @@ import scipy
 
 from densereward import seeding
 from densereward.labels.llm import Chat
-from study.measures.judge_prompts import fill
+from study.measures.judge_prompts import PROMPTS, fill
 
 WITH_REFERENCE = ("math", "reasoning", "coding")  # MT-Bench's categories whose answers are held against a reference
 WEIGHTED = {"max_tokens": 1, "temperature": 1, "logprobs": True, "top_logprobs": 5}  # sampling of `alpaca_weighted`
@@ -40,7 +39,7 @@ def faults(rows: Iterable[dict]) -> dict[str, int]:
 
 
 def mt_bench_single(
-    chat: Chat, question: dict, answers: Sequence[str], reference: Sequence[str] | None = None
+    chat: Chat, question: dict, answers: Sequence[str], reference: Sequence[str] | None = None, prompts=PROMPTS
 ) -> list[dict]:
     """The grades of one model's answers to both turns of a question (question_id, category, turns, as in MT-Bench's
     file): {question, turn, score (1..10), outcome}, one per turn. Raises ValueError for a question of math, reasoning
@@ -48,7 +47,7 @@ def mt_bench_single(
     rows = []
     for turn in (1, 2):
         name, fields = _mt_bench("single", question, {"answer": answers}, reference, turn)
-        score, outcome = _verdict(chat, fill(name, fields), read_rating)
+        score, outcome = _verdict(chat, fill(prompts, name, fields), read_rating)
         rows.append({"question": question["question_id"], "turn": turn, "score": score, "outcome": outcome})
     return rows
 
@@ -60,6 +59,7 @@ def mt_bench_pair(
     one: Sequence[str],
     other: Sequence[str],
     reference: Sequence[str] | None = None,
+    prompts=PROMPTS,
 ) -> list[dict]:
     """Which of two models' answers to a turn is better, asked in both orders: {question, turn, order ("first": `one` is
     shown first, "second"), winner ("model_1" for `one`, "model_2", "tie"), outcome}, what `verdicts.position_bias`
@@ -67,7 +67,7 @@ def mt_bench_pair(
     rows = []
     for order, (a, b) in {"first": (one, other), "second": (other, one)}.items():
         name, fields = _mt_bench("pair", question, {"answer_a": a, "answer_b": b}, reference, turn)
-        label, outcome = _verdict(chat, fill(name, fields), read_choice)
+        label, outcome = _verdict(chat, fill(prompts, name, fields), read_choice)
         winners = {"A": "model_1", "B": "model_2", "C": "tie"}
         label = label.translate(_REVERSED) if label and order == "second" else label
         row = {"question": question["question_id"], "turn": turn, "order": order}
@@ -76,40 +76,69 @@ def mt_bench_pair(
 
 
 def arena_hard_games(
-    chat: Chat, uid: str, question: str, model: str, answer: str, baseline: str, baseline_answer: str
+    chat: Chat, uid: str, question: str, model: str, answer: str, baseline: str, baseline_answer: str, prompts=PROMPTS
 ) -> list[dict]:
     """Two games of a model against the baseline, the baseline first and then the model: {prompt, model_a, model_b,
-    verdict (one of five, as A>>B), outcome}."""
+    verdict (one of five, as A>>B), outcome}, what `winrate.arena_hard` takes."""
     sides, rows = [(baseline, baseline_answer), (model, answer)], []
     for (name_a, a), (name_b, b) in (sides, sides[::-1]):
-        messages = fill("arena-hard", {"QUESTION": question, "ANSWER_A": a, "ANSWER_B": b})
+        messages = fill(prompts, "arena-hard", {"QUESTION": question, "ANSWER_A": a, "ANSWER_B": b})
         verdict, outcome = _verdict(chat, messages, read_five_way)
         rows.append({"prompt": uid, "model_a": name_a, "model_b": name_b, "verdict": verdict, "outcome": outcome})
     return rows
 
 
-def alpaca_weighted(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0) -> dict:
-    """AlpacaEval 2's own annotator, read by the probabilities of two letters in place of the reply's first token:
-    {instruction, preference (from 1, the baseline's, to 2, the model's, as in its files), outcome}. Which output comes
-    first is drawn per instruction. `chat` samples with WEIGHTED, else ValueError; an endpoint that gives no
+def alpaca_ranked(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0, prompts=PROMPTS) -> dict:
+    """AlpacaEval's annotator that ranks two outputs in JSON, as text or as a tool call's arguments: {instruction,
+    preference (1 the baseline's, 2 the model's, as in its files), outcome}. Which output comes first is drawn per
+    instruction."""
+    return _alpaca(chat, "alpaca_eval_fn", instruction, answer, baseline_answer, seed, prompts)
+
+
+def alpaca_weighted(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0, prompts=PROMPTS) -> dict:
+    """AlpacaEval 2's own annotator: as `alpaca_ranked`, the preference between 1 and 2 by the probabilities of the two
+    letters in place of the reply's first token. `chat` samples with WEIGHTED; an endpoint that gives no
     log-probabilities, or neither letter among the likeliest, is unreadable."""
-    if not chat.sampling.get("logprobs"):
-        raise ValueError("this judge is read by its log-probabilities; make it with Chat(..., **WEIGHTED)")
+    return _alpaca(chat, "alpaca_eval_clf", instruction, answer, baseline_answer, seed, prompts)
+
+
+def _alpaca(chat: Chat, name: str, instruction: str, answer: str, baseline_answer: str, seed: int, prompts) -> dict:
     model_first = bool(seeding.derive(seed, "alpaca", instruction) % 2)
     outputs = (answer, baseline_answer) if model_first else (baseline_answer, answer)
     fields = {"instruction": instruction, "output_1": outputs[0], "output_2": outputs[1]}
-    messages = fill("alpaca_eval_clf", fields)
-    for_second, outcome = _verdict(chat, messages, read_weights, enough="cut")  # one token was asked for
+    messages = fill(prompts, name, fields)
+    if name == "alpaca_eval_fn":
+        for_second, outcome = _verdict(chat, messages, read_ranking)
+    elif chat.sampling.get("logprobs"):
+        for_second, outcome = _verdict(chat, messages, read_weights, enough="cut")  # one token was asked for
+    else:
+        raise ValueError("this judge is read by its log-probabilities; make it with Chat(..., **WEIGHTED)")
     preference = None if for_second is None else 2 - for_second if model_first else 1 + for_second
     return {"instruction": instruction, "preference": preference, "outcome": outcome}
 
 
-def adaptive_mask(chat: Chat, prompt: str, answer_a: str, answer_b: str, reference: str | None = None) -> dict:
+def adaptive_mask(
+    chat: Chat, prompt: str, answer_a: str, answer_b: str, reference: str | None = None, prompts=PROMPTS
+) -> dict:
     """adaptive-mask Appendix C.1: {winner ("A" or "B"), outcome}, from a reply in JSON. There is no tie to choose."""
     fields = {"prompt": prompt, "answer_a": answer_a, "answer_b": answer_b}
     fields["reference_answer"] = "(none: write one for yourself)" if reference is None else reference
-    winner, outcome = _verdict(chat, fill("adaptive-mask", fields), read_judge_field)
+    winner, outcome = _verdict(chat, fill(prompts, "adaptive-mask", fields), read_judge_field)
     return {"winner": winner, "outcome": outcome}
+
+
+def panel(votes: Sequence[dict], expert: Callable[[], dict]) -> dict:
+    """adaptive-mask Section 4.1: the votes of three annotators and the judge (rows with `winner` and `outcome`), one
+    each; the expert is asked only where as many were read for A as for B. {winner, outcome, by ("votes" or "expert"),
+    a, b, unread}."""
+    count = Counter(vote["winner"] for vote in votes)
+    told = {"a": count["A"], "b": count["B"], "unread": count[None]}
+    if unknown := set(count) - {"A", "B", None}:
+        raise ValueError(f"votes for {sorted(unknown)}; a vote is 'A', 'B', or None where it was not read")
+    if count["A"] != count["B"]:
+        return {"winner": max("AB", key=count.__getitem__), "outcome": None, "by": "votes"} | told
+    last = expert()
+    return {"winner": last["winner"], "outcome": last["outcome"], "by": "expert"} | told
 
 
 # --- reading a reply -------------------------------------------------------------------------------------------------
@@ -132,6 +161,17 @@ def read_five_way(text: str) -> str | None:
     labels = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
     found = {_SAME.get(label, label) for label in re.findall(r"\[\[([AB<>=]+)\]\]", text)}
     return found.pop() if len(found) == 1 and found <= set(labels) else None
+
+
+def read_ranking(text: str) -> float | None:
+    """1 where the second output (M) is ranked first of the two, 0 where m is, None where neither can be read."""
+    ranked = _json(text)
+    ranked = ranked.get("ordered_models") if isinstance(ranked, dict) else ranked
+    try:
+        ranks = {row["model"]: float(row["rank"]) for row in ranked}
+    except (TypeError, KeyError, ValueError):
+        return None
+    return {(1, 2): 0.0, (2, 1): 1.0}.get((ranks.get("m"), ranks.get("M"))) if len(ranked) == 2 else None
 
 
 def read_weights(text: str) -> float | None:

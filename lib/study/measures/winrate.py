@@ -1,4 +1,5 @@
-"""AlpacaEval 2's win rates from verdicts, raw and controlled for length.
+"""Win rates of the leaderboards that the papers report, from verdicts: AlpacaEval 2's raw and length-controlled
+one, Arena-Hard's Bradley-Terry score.
 
 The length-controlled rate follows Dubois et al. 2024 (arXiv 2404.04475) as its released code fits it: a logistic
 regression without intercept of the preference on tanh of the length difference over its standard deviation, the
@@ -29,6 +30,8 @@ from densereward import seeding
 FOLDS = 5
 STRENGTHS = np.logspace(-4, 4, 10)  # inverse ones, scikit-learn's C
 GAMED_WEIGHT = 0.2  # of all rewritings together, against a weight of 1 for the model
+STRONG = 3  # games that a strong verdict of Arena-Hard counts for
+ARENA_VERDICTS = {"A>>B": (STRONG, 0), "A>B": (1, 0), "A=B": (0.5, 0.5), "B>A": (0, 1), "B>>A": (0, STRONG)}
 
 
 class WinRate(NamedTuple):
@@ -133,6 +136,22 @@ def length_controlled(
     )
 
 
+def oracle_win_rates(
+    record: dict, baseline: dict, seed: int = 0, resamples: int = 200
+) -> tuple[WinRate, LengthControlled]:
+    """The same two rates on the testbed, with the oracle for a judge: of `final.answers` of two records (true
+    return and length in tokens of the answers to the same prompts), the one of more true return is preferred, equal
+    ones half each. Raises ValueError where a record holds none, or they differ in number."""
+    ours, theirs = (r.get("final", {}).get("answers", {}) for r in (record, baseline))
+    if not all("true_return" in answers for answers in (ours, theirs)):
+        raise ValueError("a record holds no true returns of answers; only runs on the testbed have an oracle")
+    if len(ours["true_return"]) != len(theirs["true_return"]):
+        raise ValueError("the records hold answers to different numbers of prompts; compare runs with the same prompts")
+    preferences = (np.sign(np.subtract(ours["true_return"], theirs["true_return"])) + 1) / 2
+    given = preferences, ours["length"], theirs["length"], range(len(preferences))
+    return win_rate(preferences), length_controlled(*given, seed=seed, resamples=resamples)
+
+
 def _rows(preferences, lengths, baseline_lengths, instructions, gamed: pd.DataFrame | None) -> pd.DataFrame:
     """One row per instruction, checked, in the order of their names."""
     columns = {"preference": preferences, "length": lengths, "baseline": baseline_lengths, "instruction": instructions}
@@ -200,6 +219,90 @@ def _strength(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
             loss = y[out] * np.logaddexp(0, -score) + (1 - y[out]) * np.logaddexp(0, score)
             losses[i] += (weight[out] * loss).mean()
     return float(STRENGTHS[losses.argmin()])
+
+
+def bradley_terry(battles: pd.DataFrame, baseline: str) -> pd.Series:
+    """Arena-Hard's score by model: per cent of games that a Bradley-Terry fit gives it against the baseline (50).
+
+    battles: columns model_a, model_b, verdict (ARENA_VERDICTS, or None for unreadable, which is left out); a strong
+    verdict counts for three games, a draw for half of one to either side (Li et al. 2024, arXiv 2406.11939).
+    Raises ValueError for other verdicts and for a model that no game ties to the baseline."""
+    models = _models(battles, baseline)
+    return pd.Series(_scores(_won(battles, models).sum(0), models, baseline), models, name="score")
+
+
+def arena_hard(
+    battles: pd.DataFrame, baseline: str, seed: int = 0, resamples: int = 1000, level: float = 0.95
+) -> pd.DataFrame:
+    """`bradley_terry` by model with what a bootstrap over prompts says of it: columns score, standard_error, low, high
+    (per cent), games and unreadable. A resample draws prompts whole, with all their games, as both orders and all
+    models of a prompt are no independent games; the released code draws games.
+
+    battles: `bradley_terry`'s columns and prompt. Raises ValueError as it does."""
+    models = _models(battles, baseline)
+    won = _won(battles, models)
+    table = pd.DataFrame({"score": _scores(won.sum(0), models, baseline)}, models)
+    generator, prompts = seeding.rng(seed, "arena-hard"), len(won)
+    drawn = np.full((resamples, len(models)), np.nan)
+    for i in range(resamples):
+        times = np.bincount(generator.integers(prompts, size=prompts), minlength=prompts)
+        drawn[i] = _scores(np.tensordot(times, won, 1), models, baseline, strict=False)
+    drawn = pd.DataFrame(drawn, columns=models)
+    table["standard_error"] = drawn.std(ddof=1)
+    table["low"], table["high"] = drawn.quantile((1 - level) / 2), drawn.quantile((1 + level) / 2)
+    games = [battles[(battles.model_a == model) | (battles.model_b == model)].verdict for model in models]
+    table["games"] = [int(verdicts.notna().sum()) for verdicts in games]
+    table["unreadable"] = [int(verdicts.isna().sum()) for verdicts in games]
+    return table
+
+
+def _models(battles: pd.DataFrame, baseline: str) -> list[str]:
+    models = sorted({*battles.model_a, *battles.model_b})
+    if baseline not in models:
+        raise ValueError(f"no game of the baseline {baseline!r}; there are {models}")
+    return models
+
+
+def _won(battles: pd.DataFrame, models: list[str]) -> np.ndarray:
+    """[prompts, models, models]: the weighed games of one model against another that it won, prompts in order."""
+    read = battles[battles.verdict.notna()]
+    unknown = set(read.verdict) - set(ARENA_VERDICTS)
+    if unknown:
+        raise ValueError(f"verdicts {sorted(unknown)} are none of {list(ARENA_VERDICTS)}; pass None for unreadable")
+    prompts = battles.prompt.unique() if "prompt" in battles else [0]
+    prompts = {prompt: i for i, prompt in enumerate(sorted(prompts))}
+    of = read.prompt.map(prompts).to_numpy(int) if "prompt" in battles else np.zeros(len(read), int)
+    place = {model: i for i, model in enumerate(models)}
+    one, other = read.model_a.map(place).to_numpy(int), read.model_b.map(place).to_numpy(int)
+    weights = np.array([ARENA_VERDICTS[verdict] for verdict in read.verdict], np.float64).reshape(-1, 2)
+    won = np.zeros((len(prompts), len(models), len(models)))
+    np.add.at(won, (of, one, other), weights[:, 0])
+    np.add.at(won, (of, other, one), weights[:, 1])
+    return won
+
+
+def _scores(won: np.ndarray, models: list[str], baseline: str, strict: bool = True) -> np.ndarray:
+    """[models] of won [models, models]; for one that no game ties to the baseline ValueError, or nan if not strict."""
+    base = models.index(baseline)
+    _, part = scipy.sparse.csgraph.connected_components(won + won.T, directed=False)
+    tied = part == part[base]
+    if strict and not tied.all():
+        raise ValueError(f"{models[np.flatnonzero(~tied)[0]]!r} has no readable game that ties it to {baseline!r}")
+    pairs = np.argwhere(won > 0)
+    counts = won[won > 0] / won.sum() if won.sum() else won[won > 0]
+    sides = np.eye(len(models))[pairs]  # [pairs, 2, models]
+    free = tied & (np.arange(len(models)) != base)
+    x = (sides[:, 0] - sides[:, 1])[:, free]
+
+    def loss(strength: np.ndarray) -> tuple[float, np.ndarray]:
+        score = x @ strength
+        return counts @ np.logaddexp(0, -score), -(counts * scipy.special.expit(-score)) @ x
+
+    strength = np.zeros(len(models))
+    if free.any():
+        found = scipy.optimize.minimize(loss, strength[free], jac=True, method="BFGS", options={"gtol": 1e-9})
+        strength[free] = found.x
+    return np.where(tied, 100 * scipy.special.expit(strength), np.nan)
 
 
 def _within(values: np.ndarray, low: float, high: float, rule: str) -> np.ndarray:
