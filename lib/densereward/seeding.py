@@ -7,7 +7,6 @@ trainer's choice, and the state of data loader workers, which the trainers seed 
 
 import hashlib
 import json
-import random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,16 +23,10 @@ def derive(seed: int, *names: str | int) -> int:
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of python, numpy and torch (every GPU too), for libraries that draw from them.
+    ValueError, numpy's, for a seed beyond 0..2**32-1."""
+    from transformers import set_seed
 
-    Raises ValueError when `seed` is not in 0..2**32-1, the range that numpy takes.
-    """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed {seed}: choose one in 0..2**32-1")
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    set_seed(seed)
 
 
 def generator(seed: int, *names: str | int) -> "torch.Generator":

@@ -29,7 +29,6 @@ from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
 
 VERDICTS = ("held", "opposite", "alike", "open", "no record", "one seed", "no row", "no measure")
 FEW = "open (too few seeds)"
-SHIFTED = ("alike", "not above")  # predictions that a threshold bounds
 _SFT = "sft"
 
 

@@ -114,22 +114,15 @@ def final_returns(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
     return dots(records, panels, {"SFT": sft.mean()} if len(sft) else None, bounds)
 
 
-def credit_fidelity(records: list[dict], measure: str = "pearson") -> tuple[Figure, pd.DataFrame]:
-    """How well rewards, and the advantages made of them, agree with the truth span by span; `measure` is "pearson",
-    "spearman" or "kendall" (-1 to 1) or "sign" (0 to 1)."""
-    unit = {
-        "pearson": "correlation",
-        "spearman": "rank correlation",
-        "kendall": "Kendall's tau",
-        "sign": "sign agreement",
-    }[measure]
+def credit_fidelity(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
+    """How well rewards, and the advantages made of them, correlate with the truth span by span (Pearson's)."""
     truths = {"credit": "true credit", "monte_carlo": "Monte Carlo\nadvantage"}
     panels = {
-        f"credit.{what}_{truth}_{measure}": f"{what} and\n{text}\n({unit})"
+        f"credit.{what}_{truth}_pearson": f"{what} and\n{text}\n(correlation)"
         for what in ("rewards", "advantages")
         for truth, text in truths.items()
     }
-    return dots(records, panels, bounds=(0, 1) if measure == "sign" else (-1.05, 1.05))
+    return dots(records, panels, bounds=(-1.05, 1.05))
 
 
 def reward_models(records: list[dict]) -> tuple[Figure, pd.DataFrame]:

@@ -98,9 +98,9 @@ def by_seed(records: list[dict], name: str, metric: str) -> dict[int, float]:
     return {seed: x for seed, x in found.items() if x is not None}
 
 
-def told(records: list[dict], name: str, metric: str = "return") -> str | None:
-    """Mean, t interval and number of seeds of a metric of a row, as text; None without a record."""
-    found = [*by_seed(records, name, metric).values()]
+def told(records: list[dict], name: str) -> str | None:
+    """Mean, t interval and number of seeds of a row's true return, as text; None without a record."""
+    found = [*by_seed(records, name, "return").values()]
     return f"{summary.interval_text(*mean_interval(found))} ({len(found)})" if found else None
 
 
@@ -144,11 +144,11 @@ def warmup(now: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_parts(now: list[dict], before: list[dict], parts=(1, 2, 3)) -> pd.DataFrame:
+def by_parts(now: list[dict], before: list[dict]) -> pd.DataFrame:
     """Final true return of the rows of `LONGER` by how many kinds a prompt asks for at once, mean [t interval] (seeds),
     of version 0.1 and now; `now` and `before` are all records. Rows without a record are left out."""
     rows = []
-    for n in parts:
+    for n in (1, 2, 3):
         new, old = runs(now, n), renamed(runs(before, n))
         for name in LONGER:
             line = {"kinds asked for": n, "method": summary.label(name)}
@@ -157,11 +157,10 @@ def by_parts(now: list[dict], before: list[dict], parts=(1, 2, 3)) -> pd.DataFra
     return found[found[["version 0.1", "now"]].notna().any(axis=1)]
 
 
-def repetitions(records: list[dict], names=("sft", "oracle-dense-even", "oracle-dense")) -> str:
+def repetitions(records: list[dict]) -> str:
     """How often answers repeat themselves, before and after training on the truth, as a sentence."""
-    found = summary.intervals(
-        summary.values([r for r in records if r["method"] in names], "final.repetition"), ["method"]
-    )
+    trained = [r for r in records if r["method"] in ("sft", "oracle-dense-even", "oracle-dense")]
+    found = summary.intervals(summary.values(trained, "final.repetition"), ["method"])
     if found.empty:
         return f"Repetitions per answer: {NONE}."
     said = [f"{summary.label(r.method)} {summary.interval_text(r.mean, r.low, r.high)}" for r in found.itertuples()]

@@ -163,25 +163,25 @@ def tax_numbers(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "method", "seed", "accuracy", "chance"])
 
 
-def tax_rows(records: list[dict], reference: str = "sft") -> pd.DataFrame:
-    """By method: accuracy on each task and what it is less the reference's of the same seed, with 95% t intervals."""
+def tax_rows(records: list[dict]) -> pd.DataFrame:
+    """By method: accuracy on each task and what it is less the SFT model's of the same seed, with 95% t intervals."""
     found = table(records, {f"tasks.{task}.accuracy": words for task, words in TASKS.items()}, 3)
     for task, words in TASKS.items():
-        less = contrasts(records, f"tasks.{task}.accuracy", reference).set_index("method")
+        less = contrasts(records, f"tasks.{task}.accuracy", "sft").set_index("method")
         texts = {row.Index: interval_text(row.difference, row.low, row.high, 3) for row in less.itertuples()}
         name = "difference" if words == "choice" else f"{words}, difference"
         found.insert(found.columns.get_loc(words) + 1, name, found.method.map(texts))
     return found
 
 
-def tax_sentence(records: list[dict], runs: list[dict], reference: str = "sft") -> str:
+def tax_sentence(records: list[dict], runs: list[dict]) -> str:
     """How what is lost of choice goes with KL and with return over methods, of the runs that were asked."""
     kept = {(r["method"], r["seed"]) for r in records}
     runs = [r for r in runs if (r["method"], r["seed"]) in kept]
     task = next(iter(TASKS))
     names = f"tasks.{task}.accuracy", "final.kl", "final.true_return"
     means = [values(x, name).groupby("method")["value"].mean() for x, name in zip((records, runs, runs), names)]
-    frame = pd.concat(means, axis=1, keys=("choice", "kl", "worth"), join="inner").drop(reference)
+    frame = pd.concat(means, axis=1, keys=("choice", "kl", "worth"), join="inner").drop("sft")
     with_kl, with_return = (scipy.stats.spearmanr(-frame.choice, frame[x]).statistic for x in ("kl", "worth"))
     return (
         f"Over {len(frame)} methods, Spearman's correlation of what is lost of choice is {with_kl:.2f} with KL and "
@@ -189,12 +189,12 @@ def tax_sentence(records: list[dict], runs: list[dict], reference: str = "sft") 
     )
 
 
-def tax(numbers: pd.DataFrame, reference: str = "sft") -> tuple[Figure, pd.DataFrame]:
+def tax(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """What training costs on another task: per task a panel, per method its accuracy (share) on each seed, with the
-    mean and the 95% t interval over seeds; dotted: the reference. `numbers`: columns task, method, seed, accuracy
-    (share). ValueError where no row is of the reference."""
-    if reference not in set(numbers.method):
-        raise ValueError(f"no accuracy of {label(reference)}; measure it too, the tax is what others are below it")
+    mean and the 95% t interval over seeds; dotted: the SFT model. `numbers`: columns task, method, seed, accuracy
+    (share). ValueError where no row is of that model."""
+    if "sft" not in set(numbers.method):
+        raise ValueError(f"no accuracy of {label('sft')}; measure it too, the tax is what others are below it")
     tasks, methods = list(dict.fromkeys(numbers.task)), order(numbers.method)
     figure, axes = canvas(1, len(tasks), 1.2 + 0.3 * len(methods), sharey=True)
     for ax, task in zip(axes[0], tasks):
@@ -206,7 +206,7 @@ def tax(numbers: pd.DataFrame, reference: str = "sft") -> tuple[Figure, pd.DataF
                 ax.plot(of.accuracy.mean(), i, "|", color=look["color"], markersize=14)
                 _, low, high = mean_interval(of.accuracy)
                 ax.hlines(i, low, high, color=look["color"], linewidth=2)
-        ax.axvline(part[part.method == reference].accuracy.mean(), color="black", linestyle=":", linewidth=1)
+        ax.axvline(part[part.method == "sft"].accuracy.mean(), color="black", linestyle=":", linewidth=1)
         ax.set_xlim(part.accuracy.min() - 0.05, min(1.02, part.accuracy.max() + 0.05))  # a half-line beyond 1 is none
         ax.set_title(task, loc="left")
         ax.set_xlabel("accuracy (share)")

@@ -128,10 +128,10 @@ def style(method: str) -> dict:
     return {"color": colour, "marker": marker, "linestyle": line, "label": label(method)}
 
 
-def head(ax, title: str = "") -> None:
-    """Title, and the legend between it and the axes, so that it covers no curve."""
+def head(ax) -> None:
+    """The legend above the axes, so that it covers no curve."""
     where = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "alignment": "left", "borderaxespad": 0.1}
-    ax.legend(frameon=False, title=title, title_fontsize=10, **where)
+    ax.legend(frameon=False, **where)
 
 
 PLACES = [(side * 7, up) for up in (4, -10, 14, -20, 24, -30) for side in (1, -1)]  # offsets of a name, in points

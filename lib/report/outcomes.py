@@ -60,11 +60,11 @@ def _sampled(record: dict) -> np.ndarray:
     return np.array([row.get("responses", record["params"]["profile"]["rollouts"]) for row in record["curves"]])
 
 
-def of_runs(runs: list[dict], kl: float = KL, level: float = LEVEL) -> pd.DataFrame:
+def of_runs(runs: list[dict]) -> pd.DataFrame:
     """A line per run: method, seed, its `outcomes`, and `sampled`, the answers of its whole training. Raises ValueError
     for a method and seed that occur twice."""
     rows = [
-        {"method": r["method"], "seed": r["seed"], **outcomes(r, kl, level)}
+        {"method": r["method"], "seed": r["seed"], **outcomes(r)}
         | {"sampled": int(_sampled(r).sum()) if r.get("curves") else 0}
         for r in runs
     ]

@@ -35,16 +35,16 @@ def above(figure: Figure, ax) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, columnspacing=1.2)
 
 
-def log_linear(found: dict[str, dict[str, pd.DataFrame]], raw: dict[str, pd.DataFrame], most: int = 120):
+def log_linear(found: dict[str, dict[str, pd.DataFrame]], raw: dict[str, pd.DataFrame]):
     """Scores by location, a column of panels per method (`found`: method -> estimator -> `locations.lines`; `raw`: some
     single scores, log_p and score). Top: single scores (points), means at a location (dots), fitted Mean(p). Middle:
-    deviations and fitted Std(p). Bottom: what is left of the means by the first estimator, in Std(p). At most
-    `most` locations are drawn, those with the most scores; a larger dot has more."""
+    deviations and fitted Std(p). Bottom: what is left of the means by the first estimator, in Std(p). The
+    120 locations with the most scores are drawn; a larger dot has more."""
     figure, axes = canvas(3, len(found), 2.1, sharex="col", sharey="row")
     numbers = []
     for column, (name, fits) in zip(axes.T, found.items()):
         first = next(iter(fits.values()))
-        part = first.nlargest(most, "n").sort_values("p")
+        part = first.nlargest(120, "n").sort_values("p")
         sizes = 4 + 40 * part["n"] / part["n"].max()
         column[0].scatter(raw[name].log_p, raw[name].score, s=2, color="#c9c9c9", linewidths=0, label="single scores")
         for ax, y, text in zip(column, ("mean", "std", "residual"), ("mean", "deviation", "residual")):

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts load when they are used
 
-from densereward.canonical import canonical
 from densereward.seeding import rng
 from report import controlled
 from report.controlled import KL
 from report.published_rows import FIGURE_3, LENGTH, MAIN, ROWS, printed
 from study import effort, summary
-from study.identity import listed, same_method, settings
+from study.identity import as_listed
 from study.methods import METHODS
 from study.records import latest
 
@@ -41,8 +40,8 @@ def alike(records: list[dict], tuned: bool = False) -> list[dict]:
     if not base:
         return []
     others = [r for r in records if r["kind"] == "run" and r["method"] not in {b["method"] for b in base}]
-    chosen = base + latest([r for r in others if _settings(r) == _settings(base[0])], ("method", "seed"))
-    return [r for r in chosen if _as_listed(r)]
+    chosen = base + latest([r for r in others if summary.setting(r) == summary.setting(base[0])], ("method", "seed"))
+    return [r for r in chosen if r["method"] in METHODS and as_listed(r["params"])]
 
 
 def sweep(records: list[dict], x: str, x_text: str, names: dict[str, str]) -> pd.DataFrame:
@@ -72,19 +71,6 @@ def wages(records: list[dict]) -> pd.DataFrame:
     made = sorted(records, key=lambda r: r["seed"])
     texts = [{summary.label(m): summary.interval_text(*x, 3) for m, x in r["earned"].items()} for r in made]
     return pd.DataFrame(texts, index=pd.Index([str(r["seed"]) for r in made], name="seed")).reset_index()
-
-
-def _as_listed(record: dict) -> bool:
-    """Whether its method is the row in `methods.py`; a part that is younger than the record counts as its default."""
-    row = METHODS.get(record["method"])
-    if row is None:
-        return False
-    told = {"trainer": row.trainer} | record["params"]["method"]  # the first records name none, of "sft" neither
-    return same_method(told, listed(row, record["params"]))
-
-
-def _settings(record: dict) -> str:
-    return canonical([record["dataset"], settings(record["params"])])
 
 
 def _of(runs: list[dict], methods) -> list[dict]:
@@ -174,10 +160,10 @@ def _values(paper: str, table: int, column: str) -> pd.Series:
     return cells[column].astype(float).set_axis([ROWS[paper][table][row] for row in cells.index])
 
 
-def ranks(runs: list[dict], table: int, column: str | None = None, paper: str = "segment-ppo") -> pd.DataFrame:
-    """By method: rank by the printed column (default the main one) of all rows, and by our mean true return, final and
-    at matched KL, of those that have one (nan else); 1 is the highest."""
-    values = _values(paper, table, column or MAIN[paper][table])
+def ranks(runs: list[dict], table: int) -> pd.DataFrame:
+    """By method of a table of segment-ppo: rank by the main printed column of all rows, and by our mean true return,
+    final and at matched KL, of those that have one (nan else); 1 is the highest."""
+    values = _values("segment-ppo", table, MAIN["segment-ppo"][table])
     here = ours(runs, values.index)
     columns = {"paper": values, "here": here["mean"], f"here, at KL {KL:g}": here["at_mean"]}
     return pd.DataFrame(columns).rank(ascending=False, method="min")

@@ -83,10 +83,10 @@ def _row(method: str, other: str, sign: np.ndarray) -> tuple:
     return (method, other, *shares, rates.mean(), *_interval(rates.mean(0)), each.min(), each.max(), *sign.shape)
 
 
-def _interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+def _interval(values: np.ndarray) -> tuple[float, float]:
     """(low, high) of the mean over prompts [P], every call with the same draws; nan for fewer than 10 prompts, which a
     bootstrap is too narrow for."""
     if len(values) < 10:
         return np.nan, np.nan
-    found = scipy.stats.bootstrap((values,), np.mean, n_resamples=draws, method="percentile", rng=rng(0, "wins"))
+    found = scipy.stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=rng(0, "wins"))
     return tuple(map(float, found.confidence_interval))

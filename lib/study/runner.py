@@ -88,6 +88,12 @@ def check(run: Run) -> None:
     if not run.testbed and reads_truth(row):
         raise ValueError(f"method {row.name!r} reads the testbed's truth, and {run.dataset} has none; leave it out")
     deciding.row_of(row)
+    twice = [row.options.get("macro"), row.options.get("cuts"), row.shaping.get("segmentation")]
+    twice += [row.segmentation] if row.trainer.startswith("dense-") else []
+    if any(cut and cut.get("kind") == "random" for cut in twice):
+        raise ValueError(
+            f"method {row.name!r} has random segments, which cannot be cut twice alike; choose another kind"
+        )
     group = ANSWERS if row.trainer in rounds.BETA else row.options.get("generations", 1)
     if run.profile.rollouts % group:
         raise ValueError(f"rollouts is {run.profile.rollouts}; method {row.name!r} takes a multiple of {group}")

@@ -90,13 +90,14 @@ def widest(runs: list[dict]) -> list[dict]:
     only those equal to its row in `methods.py`."""
     plain = {r["method"] for r in runs if as_listed(r["params"])}
     runs = [r for r in runs if r["method"] not in plain or as_listed(r["params"])]
-    groups = [_group(r) for r in runs]
+    groups = [setting(r) for r in runs]
     methods = {group: {r["method"] for r, g in zip(runs, groups) if g == group} for group in groups}
     best = max(methods, key=lambda group: (len(methods[group]), Counter(groups)[group]), default=None)
     return latest([r for r, group in zip(runs, groups) if group == best], ("method", "seed"))
 
 
-def _group(record: dict) -> str:
+def setting(record: dict) -> str:
+    """What a run shares with those that it may be compared with: all but method and seed."""
     return canonical([record["dataset"], settings(record["params"])])
 
 
@@ -115,7 +116,7 @@ def varied(records: list[dict], names: tuple[str, ...]) -> list[dict]:
 
     base = {rest(r) for r in widest([r for r in records if r["kind"] == "run" and not completed(r["params"])["tuned"]])}
     like = [r for r in records if r["kind"] == "run" and rest(r) in base]
-    variants = {(r["method"], _group(r)) for r in like}
+    variants = {(r["method"], setting(r)) for r in like}
     several = {m for m, n in Counter(m for m, _ in variants).items() if n > 1}
     return latest([r for r in like if r["method"] in several], ("method", "seed", "params"))
 

@@ -111,7 +111,7 @@ def response_scores(
     order = np.argsort([len(ids) for ids in replies], kind="stable")
     for take in progress("scores, batches", np.split(order, range(64, len(order), 64))) if pairs else ():
         batch = sampling.batch_of(model, tokenizer, [prompts[i] for i in take], [replies[i] for i in take])
-        ids = segment_ids(method, batch, tokenizer, draw)
+        ids = segment_ids(method.segmentation, batch, tokenizer, draw)
         out[take] = scorer.aggregate(token_scores(scorer, batch), segment_ends(ids)).cpu().numpy()
     return out
 
@@ -204,7 +204,7 @@ def boundaries(method: Recipe, batch: dict, spans: torch.Tensor, tokenizer, seed
     Precision and recall count a start on a span's first token or the one behind it: a span begins, by convention, with
     the joint before it (", "), which a model foresees better than the word that follows; `exact_...` count the first
     token only. Segment length in tokens."""
-    ids = segment_ids(method, batch, tokenizer, generator(seed, "segments", method.name)).cpu()
+    ids = segment_ids(method.segmentation, batch, tokenizer, generator(seed, "segments", method.name)).cpu()
     real, pad = spans[:, 1:] >= 0, torch.nn.functional.pad
     cut, true = ((x[:, 1:] != x[:, :-1]) & real for x in (ids, spans))
     found = {"segment_length": float((spans >= 0).sum() / (cut.sum() + len(spans)))}

@@ -465,11 +465,6 @@ def test_a_running_mean_sees_every_batch_and_that_of_a_round_its_own():
     assert decide.mean.total == 4 and decide.mean.count == 16
 
 
-def test_a_baseline_that_is_none_of_them_is_named():
-    with pytest.raises(ValueError, match="baseline is None; choose one of round, running mean, fixed, td"):
-        masking.Decider(parity, {"by": "token"})(toy_batch(), torch.ones(3, dtype=torch.bool))
-
-
 @pytest.mark.parametrize("baseline, above", [("round", 0.0), ("running mean", 0.775), ("fixed", 1.55)])
 def test_as_rewards_rise_the_mean_of_a_round_alone_keeps_half_of_the_tokens_good(baseline, above):
     """32 rounds of normal rewards whose mean rises by .05 deviations a round. The last one's mean lies `above` b: by

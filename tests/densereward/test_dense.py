@@ -84,7 +84,7 @@ def test_without_a_normaliser_the_score_of_the_loss_is_paid_and_the_heads_in_a_r
     """A Bradley-Terry loss that saw 16 r has r in units of its own: paid bare, it is a sixteenth of the paper's. At one
     scale the two are the same."""
     loss, bare = (METHODS[f"normaliser-none-{x}"] for x in ("literal", "head"))
-    ids = dense.segment_ids(bare, ANSWERS)
+    ids = dense.segment_ids(bare.segmentation, ANSWERS)
 
     def pay(row, factor):
         net = scorer(scale=factor)
@@ -101,7 +101,7 @@ def test_the_scale_of_what_is_paid_a_token_late_leaves_out_the_last_segment():
     """It is never paid: counted in, rewards would be on another scale than all other rows'."""
     row = replace(METHODS["tlcr-shifted"], segmentation=METHODS["segment"].segmentation, normaliser={"kind": "none"})
     batch = batch_of([[9, 1, 9, 9, 3, 5], [9, 2], [1, 5]], [[3.0, 0, 3.0, 0, 0, 3.0], [0, 0], [0, 3.0]])
-    ids, net = dense.segment_ids(row, batch), scorer()
+    ids, net = dense.segment_ids(row.segmentation, batch), scorer()
     fitted = dense.fitted(row, dense.segment_scores(row, net, batch, ids)[0], segment_lengths(ids))
     assert fitted.unit == pytest.approx(np.std([1 + 3, 0, 1], ddof=1))
     assert paid(row, net, fitted, batch).sum(1).std().item() == pytest.approx(1)
@@ -123,7 +123,7 @@ def test_the_totals_that_calibration_answers_are_paid_deviate_by_one(how, correc
     batch = batch_of([[9, 1, 9, 9, 3, 5], [9, 2], [1, 5]], [[3.0, 0, 3.0, 0, 0, 3.0], [0, 0], [0, 3.0]])
     row = replace(METHODS["segment"], normaliser={"kind": "global"}, scale="totals", correction=correction)
     row = replace(row, interpolation=how)
-    ids, net = dense.segment_ids(row, batch), scorer()
+    ids, net = dense.segment_ids(row.segmentation, batch), scorer()
     fitted = dense.fitted(row, dense.segment_scores(row, net, batch, ids)[0], segment_lengths(ids))
     assert fitted.unit != pytest.approx(1)
     assert paid(row, net, fitted, batch).sum(1).std().item() == pytest.approx(1)
@@ -143,9 +143,9 @@ def test_any_coarser_segments_are_scored_by_the_evaluator_over_those_that_end_in
     batch = batch_of(answers, [draw.uniform(0, 3, len(a)).tolist() for a in answers])
     row = Method("x", "", "", segmentation={"kind": "ngram", "n": 4}, trained_with={"kind": "ngram", "n": 2})
     row = replace(row, scores="evaluator")
-    ids = dense.segment_ids(row, batch)
+    ids = dense.segment_ids(row.segmentation, batch)
     scores, mask = dense.segment_scores(row, scorer(aggregate=how, scale=4.0), batch, ids)
-    own = dense.segment_ids(replace(row, segmentation=row.trained_with), batch)
+    own = dense.segment_ids(row.trained_with, batch)
     for b, answer in enumerate(answers):
         n = len(answer)
         expected = by_hand(answer, own[b, :n].tolist(), ids[b, :n].tolist(), how)
@@ -175,7 +175,7 @@ def test_normalisers_are_fitted_on_the_scores_that_are_paid():
     scores, lengths = scores_of(row, net, Dataset.from_list(rows), TOKENIZER, 0)
     answers = [r[f"{s}_completion_ids"] for s in ("chosen", "rejected") for r in rows]
     batch = batch_of(answers, [r[f"{s}_entropies"] for s in ("chosen", "rejected") for r in rows])
-    ends = segment_ends(dense.segment_ids(METHODS["segment"], batch))
+    ends = segment_ends(dense.segment_ids(METHODS["segment"].segmentation, batch))
     expected = [16 * np.array(a)[e[: len(a)].numpy()].mean() for a, e in zip(answers, ends)]
     assert lengths[:, 0].tolist() == list(map(len, answers)) and scores[:, 0].tolist() == pytest.approx(expected)
     z = paid(row, net, dense.fitted(row, scores, lengths), batch).sum(1)

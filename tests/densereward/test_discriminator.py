@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from densereward.reward.log_odds import READINGS
-from densereward.reward.rewards import Normaliser, fit_normaliser, normalise
+from densereward.reward.rewards import fit_normaliser, normalise
 from densereward.text.models import TokenScorer, build_tokenizer, scorer_from, tiny_llama
 from densereward.training.discriminator import (
     NO_LABEL,
@@ -59,6 +59,10 @@ def test_labels_stand_at_the_tokens_of_the_completion():
     assert batch["labels"].tolist() == [[-1, -1, 0, 0.5, 1], [-1, 1, -1, -1, -1]]
     without_eos = [rows[0] | {"labels": [0.0, 0.5, NO_LABEL]}]
     assert soft_loss(torch.randn(1, 5), collate(without_eos, 0)["labels"]).isfinite()
+    unlabelled = collate([*rows[:1], rows[1] | {"labels": [NO_LABEL]}], 0)["labels"]
+    assert soft_loss(torch.randn(2, 5), unlabelled).isfinite(), (
+        "an answer whose labels were cut off ends training in NaN"
+    )
     logits = torch.tensor([[9.0, 9.0, 1.0, 2.0, 9.0]])
     of_two = soft_loss(logits[:, 2:4], torch.tensor([[0.0, 0.5]]))
     torch.testing.assert_close(soft_loss(logits, collate(without_eos, 0)["labels"]), of_two)
@@ -83,7 +87,6 @@ def test_readings_are_signed_and_bounded_by_equation_7(p):
 def test_the_pipeline_reads_log_odds():
     scores, mask = torch.tensor([[2.0, -1.0, 0.0], [5.0, 0.0, 0.0]]), torch.tensor([[1, 1, 1], [1, 0, 0]])
     fitted = fit_normaliser("continuous", scores, mask)
-    assert Normaliser.from_dict(fitted.to_dict()) == fitted
     expected = (2 * scores.sigmoid() - 1) * mask
     torch.testing.assert_close(normalise(scores, mask, fitted), expected)
 

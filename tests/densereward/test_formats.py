@@ -84,3 +84,18 @@ def test_a_name_on_the_hub_is_read_once_and_is_one_error_without_a_network(tmp_p
         assert data.read_pairs("some/pairs")[0][0] == EGG
     assert asked == [("some/pairs", "train")] and parameters._dataset("some/pairs") == "some/pairs"
     assert not any(map(formats.is_hub_name, ("testbed", "data/samples", "a/b/c", "./a/b", "/a/b", "no/such.jsonl")))
+
+
+def test_two_processes_that_fetch_one_data_set_do_not_write_over_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    rows, write = Dataset.from_json(str(SAMPLES / "preference_700k.jsonl")), Dataset.to_parquet
+
+    def slowly(self, path):
+        monkeypatch.setattr(Dataset, "to_parquet", write)
+        write(self, path)
+        formats.from_hub("some/pairs")  # the other process fetches it and is done first
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: rows)
+    monkeypatch.setattr(Dataset, "to_parquet", slowly)
+    file = formats.from_hub("some/pairs")
+    assert len(list(formats.records(file))) == len(rows) and [file] == list(file.parent.iterdir())

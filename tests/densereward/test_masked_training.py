@@ -11,7 +11,8 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from densereward.text.models import tiny_llama
 from densereward.training.kto import TokenisedKTOTrainer
-from densereward.training.masked import MaskedCollator, mask_advantages, mask_completions, mask_pairs
+from densereward.training.masked import MaskedCollator, mask_advantages, mask_pairs
+from densereward.training.online import ChosenCollator
 from densereward.training.preference import TokenisedDPOTrainer
 from densereward.training.settings import common
 from test_ppo import TOKENIZER, bandit, models, trainer
@@ -243,17 +244,17 @@ def test_kto_reads_the_same_mask_and_its_reference_point_whole_completions_of_ot
 
 def test_sft_learns_kept_tokens_only_and_averages_over_them(tmp_path):
     sequences = [pair["prompt_ids"] + pair["chosen_ids"] for pair in PAIRS]
-    whole = [[0] * len(p["prompt_ids"]) + [1] * len(p["chosen_ids"]) for p in PAIRS]
-    data = Dataset.from_dict({"input_ids": sequences, "completion_mask": whole})
-    rewards = [[2 * m - 1 for m in row["chosen_mask"]] for row in MASKS]
-    masked, counts = mask_completions(data, rewards, baseline=0.0)
-    assert counts["completion"] == {"samples": 3, "emptied": 2, "tokens": 9, "kept": 2, "good": 2}
+    kept = [[0] * len(pair["prompt_ids"]) + row["chosen_mask"] for pair, row in zip(PAIRS, MASKS)]
+    masked = Dataset.from_dict({"input_ids": sequences, "completion_mask": kept})
     model, _ = policy_and_reference()
     args = SFTConfig(
         **common(tmp_path, model, 0) | {"report_to": "none"}, completion_only_loss=True, max_length=None, max_steps=1
     )
     sft = SFTTrainer(model=model, args=args, train_dataset=masked, processing_class=TOKENIZER)
-    loss, gradients, gradient = backward(sft, [sft.train_dataset[i] for i in range(3)])
+    data = [sft.train_dataset[i] for i in range(3)]
+    ours = ChosenCollator(TOKENIZER.pad_token_id)(rows(MASKS))["labels"]
+    assert torch.equal(ours, sft.data_collator(data)["labels"]), "rejection sampling learns other tokens"
+    loss, gradients, gradient = backward(sft, data)
     model.zero_grad()
     logps = []
     for ids, row in zip(sequences, masked["completion_mask"]):
@@ -287,19 +288,10 @@ def test_masks_of_pairs_lie_beside_them_and_what_was_emptied_is_counted():
         "chosen": {"samples": 2, "emptied": 1, "tokens": 4, "kept": 2, "good": 2},
         "rejected": {"samples": 2, "emptied": 0, "tokens": 6, "kept": 2, "good": 4},
     }
-    pairs, counts = mask_pairs(tokenised(), REWARDS, baseline=0.0, empty="whole")
-    assert pairs["chosen_mask"][1] == [1] and counts["chosen"]["emptied"] == 1 and counts["chosen"]["kept"] == 3
 
 
 def test_without_a_baseline_the_mean_of_all_token_rewards_is_taken():
     assert mask_pairs(tokenised(), REWARDS)[1]["baseline"] == pytest.approx(0.15)
-
-
-def test_the_mean_of_completions_is_of_their_tokens_alone():
-    rows = Dataset.from_dict({"input_ids": [[1, 2, 3, 4], [5, 6]], "completion_mask": [[0, 1, 1, 1], [0, 1]]})
-    masked, counts = mask_completions(rows, [[1.0, 3.0, 2.0], [6.0]])
-    assert counts["baseline"] == 3.0, "padding would make it 2"
-    assert masked["completion_mask"][:] == [[0, 0, 0, 0], [0, 1]]
 
 
 def test_segments_beside_the_pairs_are_decided_as_one():

@@ -139,13 +139,10 @@ def test_a_signed_mask_turns_round_what_a_rejected_sample_teaches():
 
 
 @given(batches(), st.sampled_from(OFFSETS), deltas)
-def test_a_sample_without_a_kept_token_is_dropped_or_whole_and_counted_either_way(drawn, decision, delta):
+def test_a_sample_without_a_kept_token_is_counted(drawn, decision, delta):
     batch, _ = drawn
-    dropped, whole = (adaptive_mask(**batch, decision=decision, delta=delta, empty=how) for how in ("drop", "whole"))
-    assert torch.equal(dropped.emptied, whole.emptied)
-    assert torch.equal(dropped.emptied, ~dropped.mask.any(1)), "an empty sample was not counted"
-    assert torch.equal(whole.mask[whole.emptied], batch["mask"][whole.emptied].bool())
-    assert torch.equal(whole.mask[~whole.emptied], dropped.mask[~whole.emptied])
+    found = adaptive_mask(**batch, decision=decision, delta=delta)
+    assert torch.equal(found.emptied, ~found.mask.any(1))
 
 
 # --- what the offset does, and what it does not
@@ -268,8 +265,6 @@ def test_bad_input_is_named():
         adaptive_mask(rewards, mask, chosen, decision="fuzzy")
     with pytest.raises(ValueError, match="unknown preferred 'luck'; choose one of round, group, advantage"):
         preferred_by("luck", rewards, rewards, mask)
-    with pytest.raises(ValueError, match="unknown empty 'skip'"):
-        adaptive_mask(rewards, mask, chosen, empty="skip")
     with pytest.raises(ValueError, match="delta is 1.0; give an offset of 0 or more, and 0 for decision 'threshold'"):
         adaptive_mask(rewards, mask, chosen, delta=1.0)
     with pytest.raises(ValueError, match="delta is -1.0"):

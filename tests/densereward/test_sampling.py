@@ -17,6 +17,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from densereward.text import sampling
 from densereward.text.sampling import GREEDY, PLAIN, Decoding, decode, drawn, ends, sample
 from densereward.text.tokens import pad_batch, tokenize_prompt
 from densereward.training.counting import Counted
@@ -109,11 +110,12 @@ def test_a_draw_takes_each_token_as_often_as_its_probability():
     assert drawn(logits[[1, 2]], ends).tolist()[0] == 4 and logits[2, drawn(logits[[1, 2]], ends)[1]].isfinite()
 
 
-def test_dropping_finished_rows_changes_no_token():
+def test_dropping_finished_rows_changes_no_token(monkeypatch):
     model, kept = small("llama"), []
     for compact in (1, 3, 1000):
+        monkeypatch.setattr(sampling, "COMPACT", compact)
         torch.manual_seed(2)
-        kept.append(decode(model, PREFIXES * 4, 24, [1, 2], PAD, **PLAIN, compact=compact))
+        kept.append(decode(model, PREFIXES * 4, 24, [1, 2], PAD, **PLAIN))
     assert kept[0] == kept[1] == kept[2]
     assert {row[-1] for row in kept[0] if len(row) < 24} == {1, 2}
 

@@ -1,5 +1,7 @@
 """Segments: a boundary off by one token reads every score, and pays every reward, at the wrong place."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -251,6 +253,7 @@ def test_a_completion_of_eos_only_is_one_sentence():
 
 
 MASK = torch.tensor([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+ENDING = SimpleNamespace(eos_token_id=EOS)
 IDS = torch.tensor([[5, 6, 7, EOS, 0], [EOS, 0, 0, 0, 0], [5, EOS, 7, 8, 9], [5, EOS, EOS, 0, 0]])
 
 
@@ -262,7 +265,7 @@ def test_eos_as_in_the_paper_is_in_the_last_segment():
 
 def test_eos_as_released_is_in_no_segment():
     """Row 1 is only EOS and keeps it; row 2 is truncated and loses nothing; row 3 has EOS as padding too."""
-    ids = segment(kind="ngram", n=2, eos="released", mask=MASK, completion_ids=IDS, eos_token_id=EOS)
+    ids = segment(kind="ngram", n=2, eos="released", mask=MASK, completion_ids=IDS, tokenizer=ENDING)
     assert ids.tolist() == [[0, 0, 1, -1, -1], [0, -1, -1, -1, -1], [0, 0, 1, 1, 2], [0, -1, -1, -1, -1]]
     assert segment_ends(ids)[0].tolist() == [False, True, True, False, False]
     several = without_eos(IDS, MASK, [EOS, 9])
@@ -270,7 +273,7 @@ def test_eos_as_released_is_in_no_segment():
 
 
 def test_bandit_as_released_is_scored_at_eos():
-    ids = segment(kind="bandit", eos="released", mask=MASK, completion_ids=IDS, eos_token_id=EOS)
+    ids = segment(kind="bandit", eos="released", mask=MASK, completion_ids=IDS, tokenizer=ENDING)
     assert torch.equal(ids, segment(kind="bandit", mask=MASK))
 
 
@@ -279,7 +282,7 @@ def test_released_eos_without_an_eos_id_is_refused():
     with pytest.raises(ValueError, match="eos_token_id"):
         segment(kind="token", eos="released", mask=MASK, completion_ids=IDS)
     with pytest.raises(ValueError, match="eos_token_id"):
-        segment(kind="token", eos="released", mask=MASK, eos_token_id=EOS)
+        segment(kind="token", eos="released", mask=MASK, tokenizer=ENDING)
     with pytest.raises(ValueError, match="choose paper or released"):
         segment(kind="bandit", eos="neither", mask=MASK)
 

@@ -169,9 +169,16 @@ def test_a_dated_template_is_the_same_on_every_day(monkeypatch, tmp_path):
     with pytest.warns(UserWarning, match="same date on every day"):
         loaded = models.load_causal_lm(tmp_path)[1]
     assert loaded.apply_chat_template([USER], add_generation_prompt=True, return_dict=False) == found
-    tokenizer.chat_template = "{% set how = '%d' %}{{ strftime_now(how) }}" + tokens.CHAT_TEMPLATE
-    with pytest.raises(ValueError, match="a format that it computes"):
-        tokens.tokenize_prompt(tokenizer, [USER])
+    loaded.save_pretrained(tmp_path)
+    assert models.load_causal_lm(tmp_path)[1].chat_template == loaded.chat_template, "saved, it is dated twice"
+    for asks in (
+        "{{ strftime_now(how) }}",
+        "{{ strftime_now('%Y') }}{{ strftime_now(how) }}",
+        "{{ strftime_now('%' ~ 'd') }}",
+    ):
+        tokenizer.chat_template = "{% set how = '%d' %}" + asks + tokens.CHAT_TEMPLATE
+        with pytest.raises(ValueError, match="a format that it computes"):
+            tokens.tokenize_prompt(tokenizer, [USER])
 
 
 # --- records

@@ -141,11 +141,12 @@ def test_thirteen_seeds_are_compared_without_sign_flips():
 def test_a_seed_that_never_gets_there_counts_as_longest_and_not_as_missing():
     """Left out, a method that collapses on most seeds would be the fastest."""
     flat = [0.0] * 8
-    late = [0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 3.0, 3.0]
-    curves = {"bandit": [late, late, late], "segment": [RISE, flat, flat], "token": [RISE, RISE, flat]}
+    late = [0.0, 0.0, 0.0, 0.0, 0.0, 6.0, 6.0, 6.0]
+    soon = [2 * x for x in RISE]
+    curves = {"bandit": [late, late, late], "segment": [soon, flat, flat], "token": [soon, soon, flat]}
     runs = [run(m, s, curve) for m, all_ in curves.items() for s, curve in enumerate(all_)]
     runs.append({"method": "dpo", "seed": 0, "final": {"true_return": 1.0}, "params": {}})
-    found = outcomes.reached(outcomes.of_runs(runs, level=2.0), "bandit").set_index("method")
+    found = outcomes.reached(outcomes.of_runs(runs), "bandit").set_index("method")
     assert found["reached"].to_dict() == {"Bandit (sequence)": 3, "Token": 2, "Segment (entropy)": 1}
     assert list(found["median"]) == ["448", "320", "never"]
     assert list(found["sooner"][1:]) == ["0.67", "0.33"] and pd.isna(found["sooner"].iloc[0])

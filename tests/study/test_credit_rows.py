@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from densereward.reward.dense import segment_ids
 from densereward.text.logprobs import logprobs_and_entropy
 from densereward.text.models import TokenScorer, load_causal_lm
 from study import plan
@@ -63,6 +64,18 @@ def test_their_advantages_are_those_that_their_trainers_make(run, records):
         assert all(part.std(correction=0) < 1e-6 for part in parts), "tokens of a macro action differ"
     assert gained["vine"][mask].unique().numel() > len(mask), "an answer's segments are alike"
     assert torch.equal(gained["vine"], gained["vine-full"]), "what is measured depends on the budget"
+
+
+def test_macro_actions_that_are_cut_by_text_are_credited_as_they_are_trained(run, records):
+    answers = measure.reference_credit(run)
+    paid = measure.paid(run.of("macro-lambda"), answers)
+    spoken = run.of(replace(METHODS["macro-lambda"], options={"macro": {"kind": "sentence"}, "lam": 0.95}))
+    vars(spoken)["policy"] = run.of("macro-lambda").policy  # one critic for both
+    gained = signals.advantages(spoken, paid, answers)
+    ids = segment_ids({"kind": "sentence"}, paid.batch, paid.tokenizer)
+    for row, cut in zip(gained, ids):
+        assert all(row[cut == s].std(correction=0) < 1e-6 for s in range(int(cut.max()) + 1))
+    assert not torch.equal(gained, signals.advantages(run.of("macro-lambda"), paid, answers))
 
 
 def test_the_rows_differ_from_the_bandit_in_what_they_say_and_in_nothing_else():

@@ -19,7 +19,6 @@ from densereward.reward import shaping
 from densereward.text import data
 from densereward.text.models import load_causal_lm
 from densereward.text.tokens import tokenize_prompt
-from report import tables
 from study import export, identity, plan, profiles, runner, tuning
 from study.cache import load_json
 from study.measures import measure, process_outcome
@@ -282,6 +281,19 @@ def test_what_cannot_be_run_is_refused_before_any_work_and_leaves_no_record(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trainer": "dense-grpo", "interpolation": "none", "options": {"generations": 4}},
+        {"segmentation": {"kind": "token"}, "options": {"macro": {"kind": "random", "rate": 0.2}}},
+    ],
+)
+def test_random_segments_are_refused_where_rewards_and_trainer_would_cut_apart(tmp_path, changes):
+    row = replace(METHODS["random"], name="mine", **changes)
+    with pytest.raises(ValueError, match="method 'mine' has random segments, which cannot be cut twice alike"):
+        runner.check(Run(profile("smoke"), root=tmp_path, row=row))
+
+
 def test_a_malformed_pair_stops_the_study_with_its_line_and_no_record(tmp_path, capsys):
     lines = SAMPLES.read_text().splitlines(keepends=True)
     (tmp_path / "pairs.jsonl").write_text("".join([*lines[:5], '{"chosen": 3}\n', *lines[5:]]))
@@ -491,9 +503,7 @@ def test_a_row_that_pays_in_another_unit_has_no_records_from_before():
         new = identity.parameters(run.of(method(name)))
         old = json.loads(json.dumps(new))
         del old["method"]["scores"]
-        assert not identity.same(old, new) and not identity.as_listed(old)
-        made = {"method": name, "params": old}
-        assert not tables._as_listed(made) and tables._as_listed(made | {"params": new})
+        assert not identity.same(old, new) and not identity.as_listed(old) and identity.as_listed(new)
     untouched = identity.parameters(run.of(method("segment")))
     older = json.loads(json.dumps(untouched))
     del older["method"]["scores"]

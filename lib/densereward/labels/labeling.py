@@ -35,15 +35,17 @@ class Report:
 
     read: int = 0
     kept: int = 0
-    markers: int = 0  # dropped: this and the next three are failures of the reviser, see revision.FAILURES
-    empty: int = 0
-    identical: int = 0
-    broken: int = 0
-    cut: int = 0  # this and the next four are outcomes of an endpoint
-    filtered: int = 0
-    refused: int = 0
-    over_context: int = 0
-    unanswered: int = 0
+    # dropped, failures of a reviser:
+    markers: int = 0  # the reply does not hold one revised response between one pair of markers
+    empty: int = 0  # the revised response has no text
+    identical: int = 0  # it is the rejected one
+    broken: int = 0  # it holds a broken character (U+FFFD) that the rejected one does not
+    # dropped, outcomes of an endpoint (`llm.Chat`):
+    cut: int = 0  # the reply was cut at the limit of tokens
+    filtered: int = 0  # a content filter stopped the question or the reply
+    refused: int = 0  # the model refused to answer
+    over_context: int = 0  # the question is longer than the model's context
+    unanswered: int = 0  # no reply came, however often the endpoint was asked
     same_tokens: int = 0  # dropped: another text, but the rejected response's token ids
     too_long: int = 0  # dropped: more tokens than the limit, EOS included
     negative: int = 0  # tokens of the kept

@@ -9,7 +9,7 @@ import json
 import re
 from typing import NamedTuple
 
-OUTCOMES = ("cut", "filtered", "refused", "over_context", "unanswered")  # what they mean: revision.FAILURES
+OUTCOMES = ("cut", "filtered", "refused", "over_context", "unanswered")  # what they mean: labeling.Report
 # What servers call the end of a whole reply and of another one; a finish_reason in neither list is no answer.
 WHOLE = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "tool_calls", "function_call")
 ENDS = dict.fromkeys(("length", "max_tokens", "model_length"), "cut") | {"refusal": "refused"}

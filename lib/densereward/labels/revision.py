@@ -21,24 +21,12 @@ from datasets import Dataset
 from densereward.progress import progress
 from densereward.text.data import blank
 
-FAILURES = {
-    "markers": "the reply does not hold one revised response between one pair of markers",
-    "empty": "the revised response has no text",
-    "identical": "the revised response is the rejected one",
-    "broken": "the revised response holds a broken character (U+FFFD) that the rejected one does not",
-    # the outcomes of `llm.Chat`
-    "cut": "the reply was cut at the limit of tokens",
-    "filtered": "a content filter stopped the question or the reply",
-    "refused": "the model refused to answer",
-    "over_context": "the question is longer than the model's context",
-    "unanswered": "no reply came, however often the endpoint was asked",
-}
 BROKEN = "\ufffd"  # what decoders write for bytes that spell no character
 
 
 @dataclass(frozen=True)
 class Revision:
-    """A revised text, or None and why not (a key of FAILURES); `counts` says what happened on the way, by name."""
+    """A revised text, or None and why not (of `labeling.Report`); `counts` says what happened on the way, by name."""
 
     text: str | None
     failure: str | None = None

@@ -17,12 +17,14 @@ from densereward.reward import rewards as R
 from densereward.reward import segments as S
 from densereward.reward.recipe import Recipe
 from densereward.text.models import TokenScorer
+from densereward.text.tokens import joined
 
 
-def segment_ids(method: Recipe, batch: dict, tokenizer=None, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Segment ids [B, T] of a batch with completion_ids, completion_mask and ref_entropies, all [B, T] (nats)."""
+def segment_ids(segmentation: dict, batch: dict, tokenizer=None, generator: torch.Generator | None = None):
+    """Segment ids [B, T] of a batch with completion_ids, completion_mask and ref_entropies, all [B, T] (nats), by a
+    row's `segmentation`."""
     return S.segment(
-        **method.segmentation,
+        **segmentation,
         mask=batch["completion_mask"],
         completion_ids=batch["completion_ids"],
         entropies=batch.get("ref_entropies"),
@@ -35,9 +37,7 @@ def segment_ids(method: Recipe, batch: dict, tokenizer=None, generator: torch.Ge
 def token_scores(scorer: TokenScorer, batch: dict) -> torch.Tensor:
     """The scorer's head at every completion token, [B, T]; batch holds prompt_ids, prompt_mask, completion_ids,
     completion_mask."""
-    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    return scorer.token_scores(input_ids, attention_mask)[:, batch["prompt_ids"].size(1) :]
+    return scorer.token_scores(*joined(batch))[:, batch["prompt_ids"].size(1) :]
 
 
 def segment_scores(
@@ -61,8 +61,8 @@ def segment_scores(
     scores, mask = S.at_ends(read, ids)
     if method.scores == "head":
         return scores, mask
-    trained = replace(method, segmentation=method.trained_on)
-    ends = S.segment_ends(segment_ids(trained, batch, tokenizer, generator) if method.trained_with else ids)
+    own = method.trained_with
+    ends = S.segment_ends(segment_ids(own, batch, tokenizer, generator) if own else ids)
     inside = ends[:, None] & (ids[:, None] == torch.arange(mask.size(1), device=ids.device)[:, None])  # [B, S, T]
     if (bad := (mask & ~inside.any(2)).any(1)).any():
         raise ValueError(
@@ -87,14 +87,12 @@ def fitted(method: Recipe, scores: torch.Tensor, lengths: torch.Tensor) -> R.Nor
 
     Its unit, what rewards are divided by, is 1, or with `scale` "totals" the deviation of the totals that these answers
     are paid: in it KL coefficient and value clip mean the same for every granularity. A bandit's z-scores deviate by 1
-    as they are; summed over segments they deviate by several. Ours; the papers pay the sums. ValueError for another
-    scale, and for totals that do not vary."""
+    as they are; summed over segments they deviate by several. Ours; the papers pay the sums. ValueError for
+    totals that do not vary."""
     mask = lengths > 0
     normaliser = R.fit_normaliser(scores=scores, segment_mask=mask, **method.normaliser)
     if method.scale == "none":
         return normaliser
-    if method.scale != "totals":
-        raise ValueError(f"scale {method.scale!r} of method {method.name!r}: choose none or totals")
     z = R.correct(R.normalise(scores, mask, normaliser), mask, **method.correction)
     later = torch.nn.functional.pad(mask[:, 1:], (0, 1))  # what "next" pays at all
     counted = {"repeat": lengths, "next": later}.get(method.interpolation, mask)
@@ -116,7 +114,7 @@ def reward_function(
     scorer.eval()
 
     def rewards(batch: dict) -> torch.Tensor:
-        ids = segment_ids(method, batch, tokenizer, generator)
+        ids = segment_ids(method.segmentation, batch, tokenizer, generator)
         scores, segment_mask = segment_scores(method, scorer, batch, ids, None, tokenizer, generator)
         return dense_rewards(method, scores, segment_mask, ids, normaliser)
 

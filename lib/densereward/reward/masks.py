@@ -19,15 +19,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from densereward.reward.segments import segment_lengths, spread
+from densereward.reward.segments import choose, segment_lengths, spread
 
-EMPTY = ("drop", "whole")
 PREFERRED = ("round", "group", "advantage")
 
 
 class Masked(NamedTuple):
     """What `adaptive_mask` returns: `mask` [B, T] (bool, or 1, 0, -1 where it is signed); `states` [B, T], 1 good, -1
-    bad, 0 neutral or padding; `emptied`, bool [B]: samples that the rule left no token of, whatever became of them."""
+    bad, 0 neutral or padding; `emptied`, bool [B]: samples that the rule left no token of."""
 
     mask: torch.Tensor
     states: torch.Tensor
@@ -35,7 +34,7 @@ class Masked(NamedTuple):
 
 
 def adaptive_mask(
-    rewards, mask, chosen, baseline=0.0, decision="threshold", delta=0.0, segment_ids=None, signed=False, empty="drop"
+    rewards, mask, chosen, baseline=0.0, decision="threshold", delta=0.0, segment_ids=None, signed=False
 ) -> Masked:
     """Masks of token rewards [B, T] with their padding mask [B, T]; `chosen`, bool [B], are the preferred samples.
     adaptive-mask Eq. 13, 17, 18.
@@ -44,14 +43,12 @@ def adaptive_mask(
     units of reward. segment_ids [B, T] (`segments.segment`, -1 outside): each segment is decided as one, by the mean of
     reward less baseline over its tokens; tokens outside every segment are neutral. signed: Eq. 18's values in place of
     0 and 1; as a factor on what a sample's token teaches, -1 turns it round, so on rejected samples a good token has
-    -1. empty: a sample without a kept token is dropped, all zeros as Eq. 13 has it, or kept whole, as if it were not
-    masked. It is counted in `emptied` either way.
+    -1. A sample without a kept token is dropped, all zeros as Eq. 13 has it, and counted in `emptied`.
 
     ValueError: unknown names, shapes that differ, a delta below 0 or without an effect, a reward less baseline of a
     real token that is not finite (naming the row).
     """
-    _choose("decision", decision, DECISIONS)
-    _choose("empty", empty, EMPTY)
+    choose("decision", decision, DECISIONS)
     if not delta >= 0 or (decision == "threshold" and delta):
         raise ValueError(f"delta is {delta!r}; give an offset of 0 or more, and 0 for decision 'threshold'")
     real = mask.bool()
@@ -68,10 +65,7 @@ def adaptive_mask(
     states = DECISIONS[decision](excess, delta).masked_fill(~real, 0)  # [B, T]
     side = torch.where(chosen.bool(), 1, -1)[:, None]
     factor = states * side if signed else states == side
-    emptied = ~factor.bool().any(1)
-    if empty == "whole":
-        factor = torch.where(emptied[:, None], mask.to(factor.dtype), factor)
-    return Masked(factor, states, emptied)
+    return Masked(factor, states, ~factor.bool().any(1))
 
 
 def threshold(excess, delta):
@@ -102,7 +96,7 @@ def preferred_by(how, rewards, advantages, mask):
     are above 0 on average; a trainer with groups makes them 0 at the mean of a prompt's answers. `mask` [B, T]. Always
     of this batch alone: against the mean of all rounds almost every answer is preferred once the policy has improved.
     """
-    _choose("preferred", how, PREFERRED)
+    choose("preferred", how, PREFERRED)
     if how == "round":
         totals = (rewards * mask).sum(1)  # [B]
         return totals > totals.mean()
@@ -147,8 +141,3 @@ def flips(states, mask, neutral: bool = False):
         states = schmitt(states, 0)  # fills neutral tokens with the last decision
         real = decided.long().cummax(1).values.bool() & real
     return ((states[:, 1:] != states[:, :-1]) & real[:, 1:] & real[:, :-1]).sum(1)
-
-
-def _choose(what, name, known):
-    if name not in known:
-        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}")

@@ -16,7 +16,6 @@ missing.
 Book: ppo.md
 """
 
-import dataclasses
 import math
 import warnings
 from typing import NamedTuple
@@ -26,14 +25,15 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import HuberRegressor
 
+from densereward.checked import checked
 from densereward.reward.log_odds import READINGS
-from densereward.reward.segments import segment_ends, segment_lengths, spread
+from densereward.reward.segments import choose, segment_ends, segment_lengths, spread
 
 RELEASED = 1e-10  # what segment-ppo's released code adds to p before the logarithm
 FLOOR = 0.1  # least Std(p), as a share of the deviation of all calibration scores; ours
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Normaliser:
     """Coefficients of Eq. 6 and what they rest on; every field is a plain number or string, so it is JSON as it is."""
 
@@ -47,22 +47,6 @@ class Normaliser:
     locations: int = 0  # distinct p with two samples or more; released: all
     samples: int = 0  # scores that the fit rests on
     unit: float = 1.0  # what token rewards are divided by (`dense.fitted`)
-
-    def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, record: dict) -> "Normaliser":
-        """Inverse of to_dict. ValueError naming the field: missing, unknown, or not a finite number."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        if wrong := sorted(set(names) ^ set(record)):
-            raise ValueError(f"normaliser record: field {wrong[0]!r} is missing or unknown; fit the normaliser again")
-        numbers = ["w_mean", "b_mean", "w_std", "b_std", "unit"] + ["floor"] * (record["floor"] is not None)
-        for name in numbers:
-            if not (isinstance(record[name], int | float) and math.isfinite(record[name])):
-                raise ValueError(f"normaliser record: {name} is {record[name]!r}, no number; fit the normaliser again")
-        _choose("normaliser", record["kind"], ["none", *FITS, *READINGS])
-        return cls(**record)
 
 
 class Line(NamedTuple):
@@ -86,8 +70,8 @@ def fit_normaliser(kind: str, scores, segment_mask, estimator="huber", floor: fl
     scores; None never floors, as released. ValueError: unknown names, a score that is not finite, no deviation, too few
     locations, Std(1) not above zero.
     """
-    _choose("normaliser", kind, ["none", *FITS, *READINGS])
-    _choose("estimator", estimator, ESTIMATORS)
+    choose("normaliser", kind, ["none", *FITS, *READINGS])
+    choose("estimator", estimator, ESTIMATORS)
     if floor is not None and not floor > 0:
         raise ValueError(f"floor is {floor!r}; give a share of the scores' deviation above 0, or None")
     mask = segment_mask.bool()
@@ -221,7 +205,7 @@ def correct(scores, segment_mask, kind: str, **settings):
     cost (every segment costs `cost`, in the normaliser's deviations); min (the total is about the least score, however
     many segments: PURE, arXiv 2504.15275, at its `temperature`, in deviations). ValueError for another name.
     """
-    _choose("correction", kind, CORRECTIONS)
+    choose("correction", kind, CORRECTIONS)
     return CORRECTIONS[kind](scores, segment_mask.to(scores.dtype), **settings)
 
 
@@ -250,7 +234,7 @@ def interpolate(scores, segment_ids, how: str):
     token of the segment, Section 2.3; the shares sum to the score), next (all of it at the token behind the segment, so
     that the last segment's is never paid: tlcr's released code). ValueError for another name.
     """
-    _choose("interpolation", how, INTERPOLATIONS)
+    choose("interpolation", how, INTERPOLATIONS)
     return INTERPOLATIONS[how](scores, segment_ids)
 
 
@@ -268,11 +252,6 @@ def _at_next_token(scores, segment_ids):
 
 
 INTERPOLATIONS = {"none": _at_last_token, "repeat": spread, "even": _even_split, "next": _at_next_token}
-
-
-def _choose(what, name, known):
-    if name not in known:
-        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}")
 
 
 def _refuse_not_finite(scores, mask):

@@ -106,24 +106,22 @@ BOUNDARIES = {
 BATCH = ("mask", "completion_ids", "entropies", "tokenizer", "generator")  # what every boundary function is offered
 
 
-def segment(kind, *, mask, eos="paper", eos_token_id=None, **inputs):
+def segment(kind, *, mask, eos="paper", **inputs):
     """Segment ids [B, T] of a batch, by a row of the methods table: `segment(**row, mask=mask, entropies=...)`.
 
     The row is {"kind": a key of BOUNDARIES, its parameters, optionally "eos": "paper" | "released"}; `inputs` are these
     parameters and what BATCH lists, of which the boundary function gets what it names. "released" needs completion_ids
-    and eos_token_id, or a tokenizer that has one. ValueError: an unknown kind or parameter, a missing input, a boundary
+    and the tokenizer. ValueError: an unknown kind or parameter, a missing input, a boundary
     function that does not return bool [B, T].
     """
-    if kind not in BOUNDARIES:
-        raise ValueError(f"unknown segmentation {kind!r}; choose one of {', '.join(BOUNDARIES)}")
+    choose("segmentation", kind, BOUNDARIES)
     if eos not in ("paper", "released"):
         raise ValueError(f"eos is {eos!r}; choose paper or released")
     inputs = {name: value for name, value in inputs.items() if value is not None}
     if eos == "released" and kind != "bandit":
-        if eos_token_id is None:
-            eos_token_id = getattr(inputs.get("tokenizer"), "eos_token_id", None)
+        eos_token_id = getattr(inputs.get("tokenizer"), "eos_token_id", None)
         if eos_token_id is None or "completion_ids" not in inputs:
-            raise ValueError("eos 'released' needs completion_ids and eos_token_id (or a tokenizer that has one)")
+            raise ValueError("eos 'released' needs completion_ids and a tokenizer that has an eos_token_id")
         mask = without_eos(inputs["completion_ids"], mask, eos_token_id)
     inputs["mask"] = mask
     wanted = inspect.signature(BOUNDARIES[kind]).parameters
@@ -196,6 +194,12 @@ def start_rate(segment_ids) -> float:
     later_starts = segment_ids.max(1).values.sum()
     later_tokens = (segment_ids >= 0).sum() - segment_ids.shape[0]
     return float(later_starts / later_tokens.clamp(min=1))
+
+
+def choose(what, name, known):
+    """ValueError where a name is none of those known."""
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}; choose one of {', '.join(known)}")
 
 
 def _starts(starts, mask):

@@ -21,25 +21,20 @@ from collections.abc import Callable
 
 import torch
 
+from densereward.reward.dense import segment_ids
 from densereward.reward.masks import segment_means
-from densereward.reward.segments import segment
 from densereward.text.logprobs import logprobs_and_entropy
 from densereward.text.models import TokenScorer
+from densereward.text.tokens import joined
 
 RewardFunction = Callable[[dict], torch.Tensor]
 ROWS = 32  # whose attention maps are in memory at once
 
 
-def both(batch: dict, what: str) -> torch.Tensor:
-    """Prompt and completion side by side, [B, P + T]: "ids" or "mask"."""
-    return torch.cat([batch[f"prompt_{what}"], batch[f"completion_{what}"]], 1)
-
-
 @torch.no_grad()
 def log_ratios(policy, batch: dict) -> torch.Tensor:
     """log(policy / reference) of every completion token, [B, T] (nats), zero on padding; batch holds `ref_logps`."""
-    length = batch["completion_ids"].size(1)
-    logps, _ = logprobs_and_entropy(policy, both(batch, "ids"), both(batch, "mask"), length)
+    logps, _ = logprobs_and_entropy(policy, *joined(batch), batch["completion_ids"].size(1))
     return (logps - batch["ref_logps"]) * batch["completion_mask"]
 
 
@@ -53,7 +48,7 @@ def by_log_ratios(reward_fn: RewardFunction, policy, beta: float) -> RewardFunct
 def attention_shares(scorer: TokenScorer, batch: dict) -> torch.Tensor:
     """Attention of each response's last token to the response's tokens, [B, T]: last layer, mean over heads, divided by
     its sum, so that each row sums to 1. Zero on padding."""
-    ids, mask, start = both(batch, "ids"), both(batch, "mask"), batch["prompt_ids"].size(1)
+    (ids, mask), start = joined(batch), batch["prompt_ids"].size(1)
     last = start + batch["completion_mask"].sum(1) - 1  # [B]
     shares = []
     for rows in torch.arange(len(ids), device=ids.device).split(ROWS):
@@ -73,13 +68,7 @@ def by_segments(reward_fn: RewardFunction, segmentation: dict, tokenizer) -> Rew
 
     def rewards(batch: dict) -> torch.Tensor:
         paid = reward_fn(batch)
-        ids = segment(
-            **segmentation,
-            mask=batch["completion_mask"],
-            completion_ids=batch["completion_ids"],
-            entropies=batch.get("ref_entropies"),
-            tokenizer=tokenizer,
-        )
+        ids = segment_ids(segmentation, batch, tokenizer)
         if paid.masked_fill(ids >= 0, 0).any():
             raise ValueError("a token outside every segment is paid: pooling would lose it; set eos to 'paper'")
         return segment_means(paid, ids).to(paid.dtype)

@@ -14,10 +14,12 @@ Book: real_text.md
 
 import gzip
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
 import pyarrow
@@ -42,8 +44,9 @@ def from_hub(name: str) -> Path:
             what = f"dataset '{name}' does not exist here, and is not to be had from the hub ({problem!r:.80})"
             raise ValueError(f"{what}; give files, or unset HF_HUB_OFFLINE where there is a network") from problem
         file.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_parquet(file.with_suffix(".part"))
-        file.with_suffix(".part").rename(file)
+        with TemporaryDirectory(dir=file.parent) as own:  # two processes may fetch it at once
+            rows.to_parquet(Path(own, file.name))
+            os.replace(Path(own, file.name), file)
     return file
 
 

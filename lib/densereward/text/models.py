@@ -278,25 +278,16 @@ def _hashes(folder: Path) -> dict[str, str]:
 class TokenScorerConfig(PretrainedConfig):
     """The backbone's config, how segment scores become one score per response ("mean", segment-ppo Eq. 4, or "sum"),
     and the factor on that score: with "mean" a factor above 1 lets a small model separate pairs of which one segment in
-    eight differs. `width` is that of the hidden states where it is not the backbone's `hidden_size` (OPT-350m)."""
+    eight differs."""
 
     model_type = "densereward-token-scorer"
 
-    def __init__(
-        self,
-        backbone: dict | None = None,
-        aggregate: str = "mean",
-        scale: float = 1.0,
-        width: int | None = None,
-        **kwargs,
-    ):
+    def __init__(self, backbone: dict | None = None, aggregate: str = "mean", scale: float = 1.0, **kwargs):
         if aggregate not in ("mean", "sum"):
             raise ValueError(f"aggregate is {aggregate!r}: choose 'mean' (segment-ppo Eq. 4) or 'sum'")
         self.backbone = backbone or {}
         self.aggregate = aggregate
         self.scale = scale
-        if width is not None:
-            self.width = width
         super().__init__(**{"num_labels": 1, **kwargs})
 
     def backbone_config(self) -> PretrainedConfig:
@@ -320,7 +311,8 @@ class TokenScorer(PreTrainedModel):
     def __init__(self, config: TokenScorerConfig):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config())
-        width = getattr(config, "width", None) or self.backbone.config.hidden_size
+        shape = self.backbone.config
+        width = getattr(shape, "word_embed_proj_dim", shape.hidden_size)  # OPT-350m projects its hidden states
         self.head = torch.nn.Linear(width, 1, bias=False)
         self.post_init()
 
@@ -369,9 +361,6 @@ def scorer_from(model, kind: type = TokenScorer, **settings) -> TokenScorer:
     """A scorer of a kind that starts from a causal LM's trunk, with a fresh head (segment-ppo Section 2.1). Random:
     torch's global state."""
     backbone = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}  # no paths
-    width = model.get_output_embeddings().in_features  # of the hidden states that the head reads
-    if width != model.config.hidden_size:
-        settings["width"] = width
     scorer = kind(TokenScorerConfig(backbone, pad_token_id=model.config.pad_token_id, **settings))
     scorer.backbone.load_state_dict(model.base_model.state_dict())
     return scorer.to(model.dtype)

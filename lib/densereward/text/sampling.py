@@ -28,7 +28,7 @@ from trl.models import unwrap_model_for_generation
 from densereward.progress import progress
 from densereward.text.adapters import weights_for
 from densereward.text.logprobs import logprobs_and_entropy
-from densereward.text.tokens import pad_batch, tokenize_prompt
+from densereward.text.tokens import collate_prompt_completion, joined, pad_batch, tokenize_prompt
 
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # the model's own distribution
 GREEDY = {"do_sample": False}
@@ -76,7 +76,6 @@ def decode(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
-    compact: int = COMPACT,
 ) -> list[list[int]]:
     """One continuation per prefix of token ids, in order, up to the first of `eos_ids`, which it includes.
 
@@ -119,7 +118,7 @@ def decode(
         finished = int(over.sum())
         if finished == len(over) or t == max_new_tokens - 1:
             break
-        if finished * compact >= len(over):
+        if finished * COMPACT >= len(over):
             keep = (~over).nonzero()[:, 0]
             cache.batch_select_indices(keep)
             alive, over, token, mask, position = (x[keep] for x in (alive, over, token, mask, position))
@@ -239,19 +238,7 @@ def batch_of(model, tokenizer, prompts: list[list[int]], completions: list[list[
     empty = [i for i, ids in enumerate(completions) if not ids]
     if empty:
         raise ValueError(f"row {empty[0]}: the completion has no token; leave it out, or give it an EOS")
-    prompt_ids, prompt_mask = pad_batch(prompts, tokenizer.pad_token_id, "left")
-    completion_ids, completion_mask = pad_batch(completions, tokenizer.pad_token_id)
-    batch = {
-        "prompt_ids": prompt_ids,
-        "prompt_mask": prompt_mask,
-        "completion_ids": completion_ids,
-        "completion_mask": completion_mask,
-    }
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    logps, entropies = logprobs_and_entropy(
-        model,
-        torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
-        torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
-        completion_ids.size(1),
-    )
+    rows = [{"prompt_ids": p, "completion_ids": c} for p, c in zip(prompts, completions, strict=True)]
+    batch = {name: x.to(model.device) for name, x in collate_prompt_completion(rows, tokenizer.pad_token_id).items()}
+    logps, entropies = logprobs_and_entropy(model, *joined(batch), batch["completion_ids"].size(1))
     return {**batch, "ref_logps": logps, "ref_entropies": entropies}

@@ -74,12 +74,12 @@ def _encoded(tokenizer, text: str, **settings) -> list[int]:
 def without_clock(template: str) -> str:
     """A chat template that writes TODAY where it would write today's date, which made other tokens every day. Raises
     ValueError where it computes a date's format."""
-    formats = re.findall(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", template)
-    if not formats:
-        asks = re.search(r"strftime_now\(", template)
-        if asks:
-            raise ValueError("the chat template writes today's date, in a format that it computes: write a fixed date")
+    asked = 0 if "macro strftime_now(" in template else template.count("strftime_now(")
+    if not asked:
         return template
+    formats = re.findall(r"strftime_now\(\s*(['\"])((?:(?!\1).)*)\1\s*\)", template)
+    if len(formats) != asked:
+        raise ValueError("the chat template writes today's date, in a format that it computes: write a fixed date")
     said = {said: TODAY.strftime(said) for _, said in formats}
     return f"{{%- macro strftime_now(said) -%}}{{{{ {said!r}[said] }}}}{{%- endmacro -%}}{template}"
 
@@ -88,7 +88,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict], prompt: b
     """A conversation as the chat template writes it, as text; as a `prompt` up to where the reply starts. The same on
     every day. Raises ValueError where the template cannot render it."""
     template = tokenizer.chat_template
-    if isinstance(template, str) and "strftime_now(" in template and "macro strftime_now" not in template:
+    if isinstance(template, str) and "strftime_now(" in template:
         settings["chat_template"] = without_clock(template)
     settings = {"tokenize": False, "return_dict": False} | settings
     try:
@@ -316,3 +316,8 @@ def collate_prompt_completion(rows: list[dict], pad_id: int, column: str = "comp
     completion_ids, completion_mask = pad_batch([row[column] for row in rows], pad_id)
     names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
     return dict(zip(names, (prompt_ids, prompt_mask, completion_ids, completion_mask)))
+
+
+def joined(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts and completions of a batch side by side: ids and mask, both [B, P + T]."""
+    return tuple(torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))

@@ -44,21 +44,16 @@ class MaskedPPOTrainer(DensePPOTrainer):
     rewards, preferred bool [B], values [B, T], gamma) -> `masks.Masked`. `curves` say what was kept
     (`shares`), who was preferred and what was good (`sides`)."""
 
-    def __init__(self, model, *, reward_fn, decide, **rest):
-        self.pay, self.decide = reward_fn, decide
-        super().__init__(model, reward_fn=self._pay, **rest)
-
-    def _pay(self, batch: dict) -> torch.Tensor:
-        rewards = self.pay(batch)
-        self._scored = batch | {"rewards": rewards}
-        return rewards
+    def __init__(self, model, *, decide, **rest):
+        super().__init__(model, **rest)
+        self.decide = decide
 
     @torch.no_grad()
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         mask = batch["completion_mask"]
-        chosen = preferred_by(self.decide.preferred, self._scored["rewards"], batch["advantages"], mask)  # [B]
-        found = self.decide(self._scored, chosen, batch["old_values"], self.args.gamma)
+        chosen = preferred_by(self.decide.preferred, self.scored["rewards"], batch["advantages"], mask)  # [B]
+        found = self.decide(self.scored, chosen, batch["old_values"], self.args.gamma)
         if self.model.training:
             self.curves[-1] |= shares(found, mask) | sides(found, mask, chosen)
         return mask_advantages(batch, found.mask)

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from densereward.text.sampling import Decoding
+from densereward.text.tokens import joined
 from densereward.training.padding import by_length, forward_by_length
 
 
@@ -95,9 +96,8 @@ class Counted(Decoding):
     @torch.no_grad()
     def logps(self, model, batch: dict) -> torch.Tensor:
         """Log-probabilities of a batch's completion tokens, [B, T], without gradient."""
-        ids, mask = (torch.cat([batch[f"{x}_{y}"] for x in ("prompt", "completion")], 1) for y in ("ids", "mask"))
-        size = self.args.per_device_train_batch_size
-        return self._get_per_token_logps_and_entropies(model, ids, mask, batch["completion_ids"].size(1), size)[0]
+        width, size = batch["completion_ids"].size(1), self.args.per_device_train_batch_size
+        return self._get_per_token_logps_and_entropies(model, *joined(batch), width, size)[0]
 
     def _prepare_inputs(self, generation_batch):
         before, started = self._buffered_inputs, time.perf_counter()
@@ -136,7 +136,6 @@ class Referenced(Counted):
     @torch.no_grad()
     def with_reference(self, batch: dict) -> dict:
         """A rollout batch as reward functions take it: with the reference's ref_logps and ref_entropies, [B, T]."""
-        ids, mask = (torch.cat([batch[f"{x}_{y}"] for x in ("prompt", "completion")], 1) for y in ("ids", "mask"))
         width, size = batch["completion_ids"].size(1), self.args.per_device_train_batch_size
-        fields = forward_by_length(self.ref_model, ids, mask, width, size)
+        fields = forward_by_length(self.ref_model, *joined(batch), width, size)
         return batch | {"ref_logps": fields["log_probs"], "ref_entropies": fields["entropy"]}

@@ -26,10 +26,10 @@ NEUTRAL_BAND = (0.4, 0.6)  # probabilities in it count as neutral: tlcr's confid
 
 def soft_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """tlcr Eq. 6 of logits and labels [B, L] (0, .5, 1, or NO_LABEL): mean over each response's tokens, then over
-    responses."""
+    responses; one without any label counts 0."""
     mask = (labels != NO_LABEL).to(logits.dtype)
     losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
-    return ((losses * mask).sum(1) / mask.sum(1)).mean()
+    return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
 class Discriminator(labelled.Labelled):
@@ -63,10 +63,10 @@ def train_discriminator(
 
 
 @torch.no_grad()
-def probabilities(net: TokenScorer, rows: Dataset, pad_id: int, size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+def probabilities(net: TokenScorer, rows: Dataset, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """D(a_t | x, a_<t) of every labelled token of the rows, and its label, both [N]."""
     net.eval()
-    found, labels = [], []
+    found, labels, size = [], [], 256
     for start in progress("probabilities, batches", range(0, len(rows), size)):
         batch = collate(rows.select(range(start, min(start + size, len(rows)))).to_list(), pad_id)
         batch = {name: x.to(net.device) for name, x in batch.items()}

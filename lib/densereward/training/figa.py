@@ -24,7 +24,7 @@ from transformers import Trainer
 
 from densereward.labels.labeling import NEGATIVE, POSITIVE
 from densereward.text.logprobs import logprobs_and_entropy
-from densereward.text.tokens import collate_prompt_completion
+from densereward.text.tokens import collate_prompt_completion, joined
 from densereward.training import labelled
 
 
@@ -54,10 +54,7 @@ class FigaTrainer(Trainer):
     window, seen = None, 0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        ids, mask = (
-            torch.cat([inputs[f"{part}_{x}"] for part in ("prompt", "completion")], 1) for x in ("ids", "mask")
-        )
-        logps, _ = logprobs_and_entropy(model, ids, mask, inputs["completion_ids"].size(1))
+        logps, _ = logprobs_and_entropy(model, *joined(inputs), inputs["completion_ids"].size(1))
         chosen = torch.stack([inputs["weights"] > 0, inputs["weights"] < 0])  # [2, B, T]
         sums = torch.stack([(chosen * logps.detach()).sum((1, 2)), chosen.sum((1, 2))])
         self.seen = self.seen + sums  # [sum and number, positive and negative]

@@ -17,7 +17,8 @@ Book: ppo.md
 
 import torch
 
-from densereward.reward.segments import segment, segment_ends
+from densereward.reward.dense import segment_ids
+from densereward.reward.segments import segment_ends
 from densereward.training.ppo import DensePPOTrainer, gae
 
 
@@ -49,13 +50,7 @@ class MacroPPOTrainer(DensePPOTrainer):
         self.segmentation, self._joined = segmentation, None
 
     def _estimate(self, rewards, values, mask, scored):
-        self._found = segment(
-            **self.segmentation,
-            mask=scored["completion_mask"],
-            completion_ids=scored["completion_ids"],
-            entropies=scored["ref_entropies"],
-            tokenizer=self.processing_class,
-        )
+        self._found = segment_ids(self.segmentation, scored, self.processing_class)
         return macro_gae(rewards, values, self._found, self.args.gamma, self.args.lam)
 
     @torch.no_grad()

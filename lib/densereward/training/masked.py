@@ -13,7 +13,7 @@ How TRL 1.16 takes a mask:
   KTO's reference point z is an estimate on whole, unmasked completions of other prompts ("apo_zero_unpaired" has none),
   and KTOTrainer tokenises texts anew: override its `_prepare_dataset` as `TokenisedDPOTrainer` does.
 - SFTTrainer folds the dataset's column `completion_mask` into labels before any collator sees it, so for rejection
-  sampling (Eq. 16) the column is edited: `mask_completions`. Its loss is a mean over kept tokens.
+  sampling (Eq. 16) the labels are made masked (`online.ChosenCollator`). Its loss is a mean over kept tokens.
 - GRPOTrainer attends with its `completion_mask`: a zero there hides the token from those after it. `mask_advantages`
   multiplies the surrogate's advantages instead, which is Eq. 14.
 
@@ -87,19 +87,6 @@ def mask_pairs(pairs: Dataset, rewards: dict[str, list], baseline: float | None 
         counts[side] = _count(found, mask)
         pairs = pairs.add_column(f"{side}_mask", _lists(found.mask, mask))
     return pairs, counts
-
-
-def mask_completions(rows: Dataset, rewards: list, baseline: float | None = None, **settings):
-    """(rows, counts): `completion_mask` of rows of `tokens.tokenize_sft`, all taken as preferred, with a 0 at each
-    completion token that the mask leaves out. adaptive-mask Eq. 16. Arguments and errors are those of `mask_pairs`."""
-    completions = [[i for i, m in zip(ids, mask) if m] for ids, mask in zip(rows["input_ids"], rows["completion_mask"])]
-    values, mask = _pad(completions, rewards, "completion")
-    baseline = float(values[mask].mean()) if baseline is None else baseline
-    found = adaptive_mask(values, mask, torch.ones(len(rows), dtype=torch.bool), baseline, **settings)
-    kept = [iter(row) for row in _lists(found.mask, mask)]
-    column = [[m and next(row) for m in old] for old, row in zip(rows["completion_mask"], kept)]
-    rows = rows.remove_columns("completion_mask").add_column("completion_mask", column)
-    return rows, {"baseline": baseline, "completion": _count(found, mask)}
 
 
 def mask_advantages(batch: dict[str, torch.Tensor], factor: torch.Tensor) -> dict[str, torch.Tensor]:

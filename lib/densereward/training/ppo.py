@@ -37,6 +37,7 @@ from trl.trainer.utils import disable_dropout_in_model
 from densereward.text.logprobs import attach_critic, completion_forward, fused_head
 from densereward.text.models import loaded
 from densereward.text.sampling import Decoding
+from densereward.text.tokens import joined
 from densereward.training.counting import ReportCurves
 from densereward.training.padding import by_length, forward_by_length
 
@@ -227,15 +228,15 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
         started = time.perf_counter()
         batch = super()._generate_and_score_completions(inputs)
         generated = time.perf_counter()
-        ids, mask = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1), batch["completion_mask"]
-        attention = torch.cat([batch["prompt_mask"], mask], 1)
-        passes = ids, attention, mask.size(1), self.args.per_device_train_batch_size
+        mask = batch["completion_mask"]
+        passes = *joined(batch), mask.size(1), self.args.per_device_train_batch_size
         if "old_per_token_logps" not in batch:  # TRL leaves them out where a rollout batch makes a single update
             batch["old_per_token_logps"] = self._get_per_token_logps_and_entropies(self.model, *passes)[0]
         values, entropies, mask = self._values * mask, self._entropies, mask.to(self._values.dtype)
         ref_logps, ref_entropies, _ = self._get_per_token_logps_and_entropies(self.ref_model, *passes)
         scored = batch | {"ref_logps": ref_logps, "ref_entropies": ref_entropies}
         rewards = self.reward_fn(scored)
+        self.scored = scored | {"rewards": rewards}
         if rewards.shape != mask.shape or not rewards.isfinite().all():
             raise ValueError(f"reward_fn returned {list(rewards.shape)}, it must return finite {list(mask.shape)}")
         kl = (batch["old_per_token_logps"] - ref_logps) * mask

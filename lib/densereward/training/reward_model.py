@@ -46,7 +46,7 @@ def with_segments(pairs: Dataset, method: Recipe, tokenizer, seed: int) -> Datas
                 batch_first=True,
             )
             batch = {"completion_ids": ids, "completion_mask": mask, "ref_entropies": entropies}
-            rows = segment_ids(method, batch, tokenizer, draw).tolist()
+            rows = segment_ids(method.segmentation, batch, tokenizer, draw).tolist()
             cut[f"{side}_segment_ids"] += [row[:n] for row, n in zip(rows, mask.sum(1).tolist(), strict=True)]
     return concatenate_datasets([pairs, Dataset.from_dict(cut)], axis=1)
 

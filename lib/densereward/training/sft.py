@@ -36,7 +36,6 @@ def train_sft(
         "train_sampling_strategy": "group_by_length",
         "completion_only_loss": True,
         "max_length": None,
-        "dataset_kwargs": {"skip_prepare_dataset": False},
     }
     sizes = batches(batch, further.get("per_device_train_batch_size"))
     args = SFTConfig(**common(folder, model, seed) | ours | further | sizes)

@@ -22,10 +22,10 @@ NO_STEP = float("nan")  # the label of tokens at which no step is read
 
 def step_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Squared error of scores [B, L] at the steps of labels [B, L] (credit, or NO_STEP), in credit squared: mean over
-    each answer's steps, then over answers."""
+    each answer's steps, then over answers; one without any step counts 0."""
     step = ~labels.isnan()
     errors = torch.where(step, scores - labels.nan_to_num(), 0.0) ** 2
-    return (errors.sum(1) / step.sum(1)).mean()
+    return (errors.sum(1) / step.sum(1).clamp(min=1)).mean()
 
 
 class ProcessModel(labelled.Labelled):

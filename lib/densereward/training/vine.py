@@ -19,7 +19,8 @@ from collections.abc import Callable
 import torch
 from trl import GRPOTrainer
 
-from densereward.reward.segments import segment, segment_lengths, spread
+from densereward.reward.dense import segment_ids
+from densereward.reward.segments import segment_lengths, spread
 from densereward.training.counting import Referenced
 from densereward.training.ppo import whiten
 
@@ -94,13 +95,7 @@ class VineTrainer(Referenced, GRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         told, mask = self.with_reference(batch), batch["completion_mask"]
-        ids = segment(
-            **self.cuts,
-            mask=mask,
-            completion_ids=batch["completion_ids"],
-            entropies=told["ref_entropies"],
-            tokenizer=self.processing_class,
-        )
+        ids = segment_ids(self.cuts, told, self.processing_class)
         limit = self.args.max_completion_length
         values = start_values(
             self.prompt_tokens, self.answers, ids, self.continuations, limit, self._finish, self._score

@@ -80,7 +80,7 @@ def pay(payers: dict[str, Payer], batch: dict, tokenizer=None) -> tuple[dict, di
     for name, (row, _, net, normaliser, *_) in payers.items():
         if id(net) not in read:
             read[id(net)] = dense.token_scores(net, batch)
-        cut[name] = dense.segment_ids(row, batch, tokenizer)
+        cut[name] = dense.segment_ids(row.segmentation, batch, tokenizer)
         scores, mask = dense.segment_scores(row, net, batch, cut[name], read[id(net)], tokenizer)
         paid[name] = dense.dense_rewards(row, scores, mask, cut[name], normaliser)
     return paid, cut

@@ -17,8 +17,8 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 from densereward.reward.segments import segment_lengths, spread
-from densereward.reward.shaping import both
 from densereward.text.logprobs import logprobs_and_entropy
+from densereward.text.tokens import joined
 
 
 def pool(values: torch.Tensor, span_ids: torch.Tensor, how: str) -> torch.Tensor:
@@ -82,7 +82,7 @@ def gradient_cosine(
     advantages [B, N] of their spans, [B, T]: at each token of a span they give the true return's gradient without bias.
 
     Noise of the answers is in both and raises the cosine of any row alike. 0 where one of them is 0."""
-    ids, mask, weights = both(batch, "ids"), both(batch, "mask"), [p for p in model.parameters() if p.requires_grad]
+    (ids, mask), weights = joined(batch), [p for p in model.parameters() if p.requires_grad]
     ways, sums = (advantages, spread(monte_carlo, spans).to(advantages)), [0.0, 0.0]
     with torch.enable_grad():
         for part in torch.arange(len(ids)).split(rows):

@@ -10,8 +10,8 @@ from densereward.reward import dense
 from densereward.seeding import derive, generator
 from densereward.text import sampling
 from densereward.text.models import TokenScorer, load_causal_lm, to_device
-from densereward.text.tokens import pad_batch, tokenize_prompt
-from densereward.training.reward_model import with_segments
+from densereward.text.tokens import tokenize_prompt
+from densereward.training import reward_model
 from study.methods import METHODS, Method, entropy
 from study.run import Run
 from study.stages.scorer import calibration_scores, segment_length
@@ -28,16 +28,7 @@ def answers(run: Run, n: int, shortest: int = 16, longest: int = 64) -> Dataset:
 def batch(tokenizer, rows: Dataset) -> dict[str, torch.Tensor]:
     """The chosen answers of tokenised pairs with the entropies stored beside them, as `dense.segment_ids` takes
     them."""
-    prompt_ids, prompt_mask = pad_batch(rows["prompt_ids"][:], tokenizer.pad_token_id, "left")
-    completion_ids, completion_mask = pad_batch(rows["chosen_completion_ids"][:], tokenizer.pad_token_id)
-    stored = [torch.tensor(e, dtype=torch.float32) for e in rows["chosen_entropies"]]
-    return {
-        "prompt_ids": prompt_ids,
-        "prompt_mask": prompt_mask,
-        "completion_ids": completion_ids,
-        "completion_mask": completion_mask,
-        "ref_entropies": torch.nn.utils.rnn.pad_sequence(stored, batch_first=True),
-    }
+    return reward_model.answers(rows.to_list(), "chosen", tokenizer)
 
 
 def sampled(run: Run, n: int) -> list[tuple[str, str]]:
@@ -77,7 +68,7 @@ def segment_lengths(run: Run, tokenizer, rows: Dataset, methods: list[Method]) -
             {
                 "method": m.label,
                 **m.segmentation,
-                "segment_length": segment_length(with_segments(rows, m, tokenizer, run.seed)),
+                "segment_length": segment_length(reward_model.with_segments(rows, m, tokenizer, run.seed)),
             }
             for m in methods
         ]
@@ -115,7 +106,7 @@ def dense_rewards(run: Run, normaliser, batch: dict, tokenizer):
     net, row = to_device(TokenScorer.from_pretrained(run.scorer, dtype=torch.float32)), run.method
     batch = {name: tensor.to(net.device) for name, tensor in batch.items()}
     ids, again = (generator(run.seed, "segments", row.name) for _ in range(2))  # the same random cuts twice
-    cut = dense.segment_ids(row, batch, tokenizer, ids)
+    cut = dense.segment_ids(row.segmentation, batch, tokenizer, ids)
     return dense.reward_function(row, net, normaliser, tokenizer, again)(batch).cpu(), cut.cpu()
 
 

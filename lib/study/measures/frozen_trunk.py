@@ -163,6 +163,6 @@ def accuracy(margin: np.ndarray, draw: np.random.Generator) -> dict:
 def strip(tokenizer, net, row, normaliser, pairs: Dataset, i: int) -> dict:
     """What a row pays the chosen answer of pair i, token by token, with its segments."""
     batch = reward_model.answers([pairs[i]], "chosen", tokenizer)
-    ids = dense.segment_ids(row, batch, tokenizer)
+    ids = dense.segment_ids(row.segmentation, batch, tokenizer)
     paid = dense.reward_function(row, net, normaliser, tokenizer)(batch)[0]
     return {"segments": ids[0].tolist(), "rewards": [round(x, 5) for x in paid.tolist()]}

@@ -44,14 +44,14 @@ def shares(batch: dict, spans: truth.Spans, tokenizer, seed: int) -> pd.DataFram
     from `seed`."""
     item = [[float(s.item is not None) for s in parsed] for parsed in spans.parsed]
     items = spans.credits * torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in item], batch_first=True)
-    rate, rows = start_rate(dense.segment_ids(METHODS["segment"], batch, tokenizer)), []
+    rate, rows = start_rate(dense.segment_ids(METHODS["segment"].segmentation, batch, tokenizer)), []
     for name in CUT:
         row = METHODS[name]
         if name == "random":
             row = replace(row, segmentation={"kind": "random", "rate": rate})
         cut = spans.ids
         if row.segmentation["kind"] != "spans":
-            cut = dense.segment_ids(row, batch, tokenizer, generator(seed, "segments", name))
+            cut = dense.segment_ids(row.segmentation, batch, tokenizer, generator(seed, "segments", name))
         inside = cut.gather(1, spans.deciding)
         first = (cut != torch.nn.functional.pad(cut, (1, 0), value=-1)[:, :-1]).gather(1, spans.deciding)
         weights = spans.credits.abs() * (inside >= 0)

@@ -133,7 +133,7 @@ def credit_of(run: Run) -> dict:
     cut = spans
     if row.segmentation["kind"] != "spans":
         draw = generator(run.seed, "segments", row.name)
-        cut = dense.segment_ids(row, told.batch, told.tokenizer, draw).cpu()
+        cut = dense.segment_ids(row.segmentation, told.batch, told.tokenizer, draw).cpu()
     result["causal_share"] = credit.causal_share(cut, deciding, credits, row.interpolation)
     if row.scorer != "oracle":
         result |= truth.boundaries(row, told.batch, spans, told.tokenizer, run.seed)

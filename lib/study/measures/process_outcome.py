@@ -138,7 +138,7 @@ def read_outcomes(nets: dict, policy, tokenizer, prompt_ids, completions, size: 
         part = slice(start, start + size)
         batch = sampling.batch_of(policy, tokenizer, prompt_ids[part], completions[part])
         for key, (row, net) in nets.items():
-            ends = segment_ends(dense.segment_ids(row, batch, tokenizer))
+            ends = segment_ends(dense.segment_ids(row.segmentation, batch, tokenizer))
             out[key].append(net.aggregate(dense.token_scores(net, batch), ends).cpu().numpy())
     return {key: np.concatenate(parts) for key, parts in out.items()}
 

@@ -14,11 +14,12 @@ for the groups of GRPO. Left out: DPO and rejection sampling, whose losses hold 
 
 import torch
 
-from densereward.reward import segments
+from densereward.reward import dense
 from densereward.reward.masks import preferred_by
 from densereward.seeding import derive
 from densereward.text import sampling
 from densereward.text.models import TokenScorer, to_device
+from densereward.text.tokens import joined
 from densereward.training import vine
 from densereward.training.macro import macro_gae
 from densereward.training.masked import mask_advantages
@@ -37,7 +38,7 @@ def advantages(run: Run, told, found: dict) -> torch.Tensor:
     `measure.paid`. Random: further answers of groups (seed)."""
     values, row = None, run.method
     if row.trainer == "ppo":
-        gained, values = by_critic(run, told.batch)
+        gained, values = by_critic(run, told)
     elif row.trainer == "remax":
         limit = run.profile.max_completion_length
         greedy = sampling.continued(told.reference, told.tokenizer, found["prompt_ids"], limit, **sampling.GREEDY)
@@ -57,31 +58,26 @@ def advantages(run: Run, told, found: dict) -> torch.Tensor:
 
 
 @torch.no_grad()
-def by_critic(run: Run, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """(GAE advantages, values), both [B, T], of a batch with `rewards`, at the row's gamma and lambda or the profile's;
+def by_critic(run: Run, told) -> tuple[torch.Tensor, torch.Tensor]:
+    """(GAE advantages, values), both [B, T], of `measure.paid`'s batch, at the row's gamma and lambda or the profile's;
     over macro actions where the row has some."""
+    batch = told.batch
     options = {"gamma": 1.0, "lam": run.profile.lam} | run.row.options
     horizon = options["gamma"], options["lam"]
     critic = to_device(TokenScorer.from_pretrained(run.policy.path / "critic", dtype=torch.float32)).eval()
-    input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     length, mask = batch["completion_ids"].size(1), batch["completion_mask"]
-    values = critic.token_scores(input_ids, attention_mask)[:, -length - 1 : -1] * mask
+    values = critic.token_scores(*joined(batch))[:, -length - 1 : -1] * mask
     if "macro" in options:
-        ids = cut(options["macro"], batch)
+        ids = dense.segment_ids(options["macro"], batch, told.tokenizer)
         return macro_gae(batch["rewards"], values, ids, *horizon)[0], values
     return gae(batch["rewards"], values, mask, *horizon)[0], values
-
-
-def cut(segmentation: dict, batch: dict) -> torch.Tensor:
-    """Segment ids [B, T] of a batch by lengths or entropies, whatever its rewards are paid by."""
-    return segments.segment(**segmentation, mask=batch["completion_mask"], entropies=batch["ref_entropies"])
 
 
 def by_continuations(run: Run, told, found: dict) -> torch.Tensor:
     """Vine's advantages [B, T], before they are whitened. Random: the continuations (seed)."""
     row, limit = run.method, run.profile.max_completion_length
-    prompts, answers, ids = found["prompt_ids"], found["completion_ids"], cut(row.options["cuts"], told.batch)
+    prompts, answers = found["prompt_ids"], found["completion_ids"]
+    ids = dense.segment_ids(row.options["cuts"], told.batch, told.tokenizer)
 
     def finish(prefixes):
         return sampling.sample(told.reference, told.tokenizer, prefixes, limit, derive(run.seed, "credit", "vine"))

@@ -61,4 +61,5 @@ def train(run) -> Artifact:
 
 def at_steps(method, reward_fn: Callable, tokenizer) -> Callable:
     """The reward function with the ends of the row's segments: batch -> (rewards [B, T], bool [B, T])."""
-    return lambda batch: (reward_fn(batch), segments.segment_ends(dense.segment_ids(method, batch, tokenizer)))
+    cut = method.segmentation
+    return lambda batch: (reward_fn(batch), segments.segment_ends(dense.segment_ids(cut, batch, tokenizer)))

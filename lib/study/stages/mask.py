@@ -16,7 +16,7 @@ a segment's tokens, are compared with the baseline. What the paper leaves open i
 Left out: means over several processes; each has its own.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,11 +25,10 @@ from datasets import Dataset
 from densereward.progress import progress
 from densereward.reward import dense, masks, segments
 from densereward.reward.masks import Masked, RunningMean, adaptive_mask, td_baseline
+from densereward.reward.recipe import Recipe
 from densereward.text.models import to_device
 from densereward.training import masked
 from densereward.training.reward_model import SIDES, answers, with_segments
-from study.deciding import BASELINES
-from study.methods import METHODS
 from study.stages import reward
 from testbed import truth
 
@@ -49,15 +48,14 @@ def needs(run) -> list:
 class Decider:
     """Masks of batches: `rewards` is batch -> [B, T] of the deciding row, `mask` the row's field.
 
-    Keys of `mask` but `by`, `baseline` (of BASELINES), `preferred` (of PREFERRED, read by the trainers) and `segments`
-    (of `segments.segment`: each is decided as one, by its mean) are arguments of `masks.adaptive_mask`."""
+    Keys of `mask` but `by`, `baseline` and `preferred` (which `deciding.row_of` has looked at) and `segments` (of
+    `segments.segment`: each is decided as one, by its mean) are arguments of `masks.adaptive_mask`."""
 
     def __init__(self, rewards, mask: dict, tokenizer=None):
         self.rewards, self.mean = rewards, RunningMean()
         self.settings = {name: x for name, x in mask.items() if name not in ("by", "baseline", "preferred", "segments")}
         self.baseline, self.preferred = mask.get("baseline"), mask.get("preferred")
-        self.cut = mask.get("segments") and replace(METHODS["token"], segmentation=mask["segments"])
-        self.tokenizer = tokenizer
+        self.cut, self.tokenizer = mask.get("segments"), tokenizer
 
     @torch.no_grad()
     def __call__(self, batch: dict, chosen: torch.Tensor, values=None, gamma: float = 1.0) -> Masked:
@@ -65,14 +63,11 @@ class Decider:
         [B, T] a critic's, for a TD error."""
         rewards, real = self.rewards(batch), batch["completion_mask"]
         ids = self.cut and dense.segment_ids(self.cut, batch, self.tokenizer)
+        baseline = 0.0  # of "fixed"
         if self.baseline == "td":
             baseline = td_baseline(values, real, gamma)
         elif self.baseline in ("round", "running mean"):
             baseline = (self.mean if self.baseline == "running mean" else RunningMean())(rewards, real)
-        elif self.baseline == "fixed":
-            baseline = 0.0
-        else:
-            raise ValueError(f"baseline is {self.baseline!r}; choose one of {', '.join(BASELINES)}")
         return adaptive_mask(rewards, real, chosen, baseline, segment_ids=ids, **self.settings)
 
 
@@ -91,7 +86,7 @@ def mask_dataset(pairs: Dataset, decide: Decider, tokenizer, seed: int) -> tuple
     said of the whole dataset; b is the mean of all pairs unless it is fixed. Entropies are those of the dataset's
     columns."""
     if decide.cut:
-        pairs = with_segments(pairs, decide.cut, tokenizer, seed)
+        pairs = with_segments(pairs, Recipe(name="mask", segmentation=decide.cut), tokenizer, seed)
     rewards: dict[str, list] = {side: [] for side in SIDES}
     for start in progress("masks, batches", range(0, len(pairs), ROWS)):
         rows = pairs.select(range(start, min(start + ROWS, len(pairs)))).to_list()

@@ -2,6 +2,7 @@
 them. Needs the SFT model's tokenizer, the pairs (for what normalisers are fitted on) and the scorer."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ def fitted(run, folder: Path, tokenizer) -> tuple[Callable[[dict], torch.Tensor]
         save_json(folder / "unit.json", truth.return_deviation(tokenizer, rows, run.profile.world.returns))
     else:
         scores, lengths = scorer.calibration_scores(run)
-        save_json(folder / "normaliser.json", dense.fitted(run.method, scores, lengths).to_dict())
+        save_json(folder / "normaliser.json", asdict(dense.fitted(run.method, scores, lengths)))
     return saved(run, folder, tokenizer)
 
 
@@ -37,7 +38,7 @@ def saved(run, folder: Path, tokenizer, *names: str) -> tuple[Callable[[dict], t
     if run.row.scorer == "oracle":
         unit, draw = load_json(folder / "unit.json"), generator(run.seed, "oracle noise", *names)
         return truth.oracle_rewards(run.row, tokenizer, run.profile.world.returns, unit, draw, run.row.noise), None
-    normaliser = rewards.Normaliser.from_dict(load_json(folder / "normaliser.json"))
+    normaliser = rewards.Normaliser(**load_json(folder / "normaliser.json"))
     net = scorer.loaded(run)
     draw = generator(run.seed, "segments", run.row.name)
     return dense.reward_function(run.method, net, normaliser, tokenizer, draw), net

@@ -154,7 +154,7 @@ def scores_of(method: Method, net: TokenScorer, pairs: Dataset, tokenizer, seed:
         rows = pairs.select(range(start, min(start + batch_size, len(pairs)))).to_list()
         for side in reward_model.SIDES:
             batch = {name: x.to(net.device) for name, x in reward_model.answers(rows, side, tokenizer).items()}
-            ids = dense.segment_ids(method, batch, tokenizer, draw)
+            ids = dense.segment_ids(method.segmentation, batch, tokenizer, draw)
             scores, _ = dense.segment_scores(method, net, batch, ids, None, tokenizer, draw)
             found.append((scores.cpu(), segments.segment_lengths(ids).cpu()))
     width = max(scores.size(1) for scores, _ in found)
