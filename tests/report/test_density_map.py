@@ -82,6 +82,9 @@ def test_expectations_count_the_cells_they_speak_of():
     told = density_map.foretold(density_map.returns(made(bent), UNITS)).set_index("foretold")
     assert dict(told.cells)["1. truth in time above SFT"] == 16  # it learns from no pairs: each run counts once
     assert np.isnan(told.loc["4. tokens level or behind", "by a coin"])  # a coin is no match for one side and a half
+    level = told.loc["7. at λ 1 the truths are level on average"]  # half a credit apart here
+    assert (level.cells, level.came) == (1, 0) and np.isnan(level["by a coin"])
+    assert dict(told.cells)["7. truth at the end above the bandit at λ 1"] == 16
     assert (told.came <= told.cells).all() and told.loc["3. segments behind at −1", "came"] == 8
     assert told.loc["3. segments behind at −1", "by a coin"] == pytest.approx(0.5**8)
     part = density_map.returns([r for r in made(bent) if r["method"] != "token"], UNITS)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap, spearmanr
 
 from report import foretells
 from study.methods import LEARNED, METHODS
@@ -50,8 +51,6 @@ def test_the_interval_is_that_of_a_bootstrap_over_rows():
     draw = np.random.default_rng(0)
     x = np.arange(12) + 4 * draw.normal(size=12)
     one = line(foretells.table(runs(lambda i: x[i])), "advantages agree with credit")
-    from scipy.stats import bootstrap, spearmanr
-
     ends = np.arange(12.0)
     told = bootstrap((x, ends), lambda a, b: spearmanr(a, b).statistic, paired=True, vectorized=False,
                      n_resamples=2_000, method="percentile", random_state=draw).confidence_interval  # fmt: skip
