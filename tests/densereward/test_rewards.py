@@ -285,6 +285,8 @@ def test_a_damaged_record_is_refused():
         Normaliser(**record, alpha=1)
     with pytest.raises(ValueError, match="b_std is nan"):
         Normaliser(**record | {"b_std": math.nan})
+    with pytest.raises(ValueError, match="unknown normaliser 'globe'"):
+        Normaliser(**record | {"kind": "globe"})
 
 
 # --- interpolation

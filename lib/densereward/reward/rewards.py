@@ -48,6 +48,9 @@ class Normaliser:
     samples: int = 0  # scores that the fit rests on
     unit: float = 1.0  # what token rewards are divided by (`dense.fitted`)
 
+    def __post_init__(self):
+        choose("normaliser", self.kind, ["none", *FITS, *READINGS])
+
 
 class Line(NamedTuple):
     """What a fit returns: the coefficients of Eq. 6, how many locations and how many scores made them."""
