@@ -144,6 +144,21 @@ def warmup(now: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def longer(short: list[dict], long: list[dict]) -> pd.DataFrame:
+    """Rows that were run with a short and with a long warm-up: the share of returns that the critic explained in the
+    first round after each (means over seeds); final true return (credit) after the long one less that after the short
+    one, paired by seed: difference, low, high, seeds."""
+    first = [warmup(runs).set_index("method")["explained at first (share)"] for runs in (short, long)]
+    ends = [{(r["method"], r["seed"]): r["final"]["true_return"] for r in runs} for runs in (long, short)]
+    shared, rows = ends[0].keys() & ends[1].keys(), []
+    for name in summary.order({m for m, _ in shared}):
+        gap = paired_contrast(*({s: found[m, s] for m, s in shared if m == name} for found in ends))
+        of = summary.label(name)
+        line = {"method": of, "explained after the short one": first[0][of], "after the long one": first[1][of]}
+        rows.append(line | {x: gap[x] for x in ("difference", "low", "high", "seeds")})
+    return pd.DataFrame(rows)
+
+
 def by_parts(now: list[dict], before: list[dict]) -> pd.DataFrame:
     """Final true return of the rows of `LONGER` by how many kinds a prompt asks for at once, mean [t interval] (seeds),
     of version 0.1 and now; `now` and `before` are all records. Rows without a record are left out."""

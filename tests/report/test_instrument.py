@@ -84,6 +84,18 @@ def test_warm_up_is_counted_where_a_record_says_so():
     assert np.isnan(found.loc["Token", "warm-up (rounds)"]) and list(found.index) == ["Bandit (sequence)", "Token"]
 
 
+def test_a_longer_warm_up_is_set_against_the_short_one_seed_by_seed():
+    def warmed(name: str, seed: int, end: float, explained: float) -> dict:
+        curves = [{"explained_variance": 0.0, "warm": False}, {"explained_variance": explained, "warm": True}]
+        return record(name, seed) | {"curves": curves, "final": {"true_return": end}}
+
+    short = [warmed("token", s, s, 0.1) for s in range(4)] + [warmed("bandit", 0, 2.0, 0.2)]
+    found = instrument.longer(short, [warmed("token", s, s + 1 + 0.1 * s, 0.4) for s in range(3)])
+    (token,) = found.itertuples(index=False)
+    assert token[:3] == ("Token", pytest.approx(0.1), pytest.approx(0.4)) and token.seeds == 3
+    assert token.difference == pytest.approx(1.1) and token.low < 1.1 < token.high
+
+
 def test_a_control_that_fails_stands_first_and_version_01_beside_it():
     now = [ended("oracle-dense", s, 2.0 + 0.01 * s) for s in (0, 1, 2)]
     now += [ended("oracle-dense-even", s, 3.0) for s in (0, 1, 2)] + [
