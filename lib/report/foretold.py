@@ -1,4 +1,5 @@
-"""What every row was foretold to end like (`data/foretold.yml`), against records: verdicts are computed.
+"""What rows were foretold to end like, against records: verdicts are computed. `data/foretold.yml` was written before
+any run of profile `brief`, `data/foretold_seeds.yml` when some of its first three seeds were known, and no other run.
 
     came       ahead, behind: the interval is clear of zero on that side; level: it lies within LEVEL of zero
     opposite   ahead, behind: it is clear on the other side; level: it is clear of LEVEL
@@ -10,6 +11,7 @@ Left out: a correction for the number of lines; in a hundred of them a few come 
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -18,6 +20,8 @@ from study.methods import METHODS
 from study.records import ROOT
 
 FILE = ROOT / "data" / "foretold.yml"
+SEEDS = ROOT / "data" / "foretold_seeds.yml"
+FIRST = 3  # seeds below are those that the second file could know of
 LEVEL = 0.3  # credit
 SAYS, VERDICTS = ("ahead", "behind", "level"), ("came", "opposite", "open")
 
@@ -38,17 +42,51 @@ def expected(path: Path = FILE) -> pd.DataFrame:
     return pd.DataFrame([(part, *line) for part, line in lines], columns=["about", "method", "says", "other"])
 
 
-def verdicts(runs: list[dict], lines: pd.DataFrame | None = None) -> pd.DataFrame:
+def verdicts(runs: list[dict], lines: pd.DataFrame | None = None, others: list[dict] | None = None) -> pd.DataFrame:
     """The lines of `expected` whose rows share seeds: difference in final true return (credit), low, high, seeds and
-    verdict."""
+    verdict. The second row of a line is read from `others`, where given."""
     lines = expected() if lines is None else lines
-    ended = summary.values(runs, "final.true_return").set_index(["method", "seed"])["value"].unstack("method")
-    pairs = lines[lines.method.isin(ended.columns) & lines.other.isin(ended.columns)]
-    gaps = [(x.about, x.Index, gap) for x in pairs.itertuples() for gap in (ended[x.method] - ended[x.other]).dropna()]
+    ended, against = _ends(runs), _ends(runs if others is None else others)
+    pairs = lines[lines.method.isin(ended.columns) & lines.other.isin(against.columns)]
+    gaps = [
+        (x.about, x.Index, gap) for x in pairs.itertuples() for gap in (ended[x.method] - against[x.other]).dropna()
+    ]
     gaps = pd.DataFrame(gaps, columns=["about", "line", "gain"])
     parts = [summary.pooled(part, ["line"]) for _, part in gaps.groupby("about")] or [summary.pooled(gaps, ["line"])]
     found = lines.join(pd.concat(parts).set_index("line").rename(columns={"gain": "difference"}), how="inner")
     return found.assign(verdict=[_verdict(x) for x in found.itertuples()])
+
+
+def again(runs: list[dict], another: list[dict], short: list[dict]) -> pd.DataFrame:
+    """Verdicts on the lines of the second file: of the runs from seed FIRST on, of those from another SFT model, and of
+    those of a short reach against the runs at lambda 1."""
+    lines = expected(SEEDS)
+    held = {
+        "seeds from 3 on": ([r for r in runs if r["seed"] >= FIRST], None),
+        "another SFT model": (another, None),
+        "lambda 0.8 against 1": (short, runs),
+    }
+    return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])
+
+
+def replicated(runs: list[dict]) -> str:
+    """How many differences that were clear of zero on the seeds below FIRST are so on those from FIRST on, a
+    sentence."""
+    early, late = (verdicts([r for r in runs if (r["seed"] < FIRST) == new]) for new in (True, False))
+    both = early.join(late[["low", "high"]].add_suffix(" again"), how="inner")
+    side = np.sign(both[["low", "high"]]).sum(axis=1) / 2  # [N], 0: holds zero
+    later = np.sign(both[["low again", "high again"]]).sum(axis=1) / 2
+    clear, same = side != 0, (side != 0) & (side == later)
+    return (
+        f"Of {len(both)} lines of the first file with more seeds, {clear.sum()} were clear of zero on the first "
+        f"{FIRST}; on the other seeds {same.sum()} of them are clear on the same side, "
+        f"{(clear & (later == -side)).sum()} on the other, and the rest are open."
+    )
+
+
+def _ends(runs: list[dict]) -> pd.DataFrame:
+    """Final true return (credit), seed by method."""
+    return summary.values(runs, "final.true_return").set_index(["method", "seed"])["value"].unstack("method")
 
 
 def _verdict(line) -> str:

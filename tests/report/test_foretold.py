@@ -71,6 +71,38 @@ def test_rows_without_a_seed_in_common_are_left_out_and_no_record_is_an_empty_ta
     assert foretold.table(found).foretold.tolist() == ["Segment (entropy) ahead of Bandit (sequence)"]
 
 
+def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_reach_each_against_its_own():
+    old = runs(tlcr=[9, 9, 9, 1.0, 1.1, 0.9], bandit=[0, 0, 0, 2.0, 2.1, 1.9], token=[5, 5, 5])
+    short = runs(tlcr=[9.5, 9.6, 9.4, 1.5, 1.6, 1.4])
+    found = foretold.again(old, runs(tlcr=[3, 3], token=[1.0, 1.1]), short).set_index(["about", "method", "other"])
+    assert found.verdict["seeds from 3 on", "tlcr", "bandit"] == "came", "the first seeds are not counted"
+    assert found.difference["another SFT model", "token", "tlcr"] == pytest.approx(-1.95)
+    assert found.difference["lambda 0.8 against 1", "tlcr", "tlcr"] == pytest.approx(0.5)
+    assert len(found) == 3 and found.index.get_level_values("about").isin(foretold.expected(foretold.SEEDS).about).all()
+
+
+def test_every_part_of_the_second_file_is_held_against_records():
+    every = runs(**{m: [0, 1, 2, 3, 4] for m in METHODS})
+    assert len(foretold.again(every, every, every)) == len(foretold.expected(foretold.SEEDS))
+
+
+def test_what_comes_again_is_counted_by_its_side():
+    told = runs(
+        segment=[1, 1.1, 0.9, 1, 1.1, 0.9],  # ahead, and again
+        token=[1, 1.1, 0.9, -1, -1.1, -0.9],  # ahead, then behind
+        sentence=[1, 1.1, 0.9, 0, 0.1, -0.1],  # ahead, then open
+        random=[0.1, 0, -0.1, 1, 1.1, 0.9],  # open, then ahead
+        bandit=[0, 0.01, -0.01, 0, 0.01, -0.01],
+        sft=[1, 1.1, 0.9],  # no more seeds
+    )
+    said = foretold.replicated(told)
+    assert (
+        "Of 4 lines" in said
+        and "3 were clear" in said
+        and "1 of them are clear on the same side, 1 on the other" in said
+    )
+
+
 @pytest.mark.parametrize(
     "text", ["a: [[segment, ahead]]", "a: [[segment, over, bandit]]", "a: [[none, ahead, bandit]]", "a: 3", "[1", "- 1"]
 )
