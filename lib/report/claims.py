@@ -32,9 +32,8 @@ FEW = "open (too few seeds)"
 _SFT = "sft"
 
 
-def tested(runs: list[dict] | dict, kl: float | None = None, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
-    """A line per claim, on runs of one size or, by name, of several: each claim at the `size` at which its rows share
-    the most seeds, the first of equal ones. Its fields; the difference with its 95% t interval (low, high), in the
+def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
+    """A line per claim: its fields; the difference with its 95% t interval (low, high), in the
     metric's unit; `p` and `holm`, adjusted for all claims of its paper that have one; `p_alike` and `holm_alike`, that
     the difference is smaller than the threshold; `mde`, the smallest difference that these seeds would show at .05
     alone, and `mde_holm`, surely after the adjustment (`stats.detectable`); seeds; and a verdict of `VERDICTS`, `open`
@@ -44,12 +43,9 @@ def tested(runs: list[dict] | dict, kl: float | None = None, claims: tuple[Claim
     if kl:
         claims = tuple(replace(claim, metric="at_kl") for claim in claims if claim.metric == "at_end")
     named = {claim.better for claim in claims} | {claim.worse for claim in claims} | {_SFT}
-    lines = []
-    for size, every in (runs if isinstance(runs, dict) else {"": runs}).items():
-        told = [r for r in every if r["method"] in named]
-        values = {metric: _values(told, metric, kl or KL) for metric in {claim.metric for claim in claims}}
-        lines.append([_line(claim, values[claim.metric]) | {"size": size} for claim in claims])
-    frame = pd.DataFrame([max(found, key=lambda line: line["seeds"]) for found in zip(*lines, strict=True)])
+    told = [r for r in runs if r["method"] in named]
+    values = {metric: _values(told, metric, kl or KL) for metric in {claim.metric for claim in claims}}
+    frame = pd.DataFrame([_line(claim, values[claim.metric]) for claim in claims])
     for _, part in frame.groupby("paper"):
         several = max(1, part["p"].notna().sum())
         frame.loc[part.index, "holm"] = holm(part["p"])
@@ -181,22 +177,20 @@ def evidence(frame: pd.DataFrame) -> pd.DataFrame:
     found["prediction"] = [_prediction(row) for row in frame.itertuples()]
     found["matters from"] = frame.threshold.where(frame.seeds > 0)  # a claim without a run is a row without a number
     found["seen from, alone"], found["adjusted"] = frame.mde, frame.mde_holm
-    found = found.assign(place=frame.place, seeds=frame.seeds)
-    return found.assign(size=frame["size"].where(frame.seeds > 0)) if frame["size"].any() else found
+    return found.assign(place=frame.place, seeds=frame.seeds)
 
 
 def decided(frame: pd.DataFrame) -> pd.DataFrame:
     """The lines of `tested` that held, came out opposite or make no difference that matters, for a table."""
     found = evidence(frame[frame.verdict.isin(["held", "opposite", "alike"])])
-    columns = ["prediction", "verdict", "difference", "unit", "p (Holm)", "seeds", "size", "place"]
-    return found.sort_values("verdict", kind="stable")[[c for c in columns if c in found]]
+    columns = ["prediction", "verdict", "difference", "unit", "p (Holm)", "seeds", "place"]
+    return found.sort_values("verdict", kind="stable")[columns]
 
 
-def ran(sizes: dict[str, list[dict]], paper: str) -> str:
-    """How many of the rows that a paper's claims name were run, on how many seeds of one size, in a sentence."""
+def ran(runs: list[dict], paper: str) -> str:
+    """How many of the rows that a paper's claims name were run, on how many seeds, in a sentence."""
     named = {row for claim in CLAIMS if claim.paper == paper for row in (claim.better, claim.worse) if row}
-    every = {row: [len({r["seed"] for r in runs if r["method"] == row}) for runs in sizes.values()] for row in named}
-    seeds = pd.Series({row: max(found) for row, found in every.items()})
+    seeds = pd.Series({row: len({r["seed"] for r in runs if r["method"] == row}) for row in named})
     have = seeds[seeds > 0]
     span = f", each on {have.min()} to {have.max()} seeds" if len(have) else ""
     return f"Of the {len(named)} rows that the claims of {paper} name, {len(have)} have records{span}."

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from report.tables import alike
 from study import summary
 from study.methods import METHODS
 from study.records import ROOT
@@ -57,14 +58,20 @@ def verdicts(runs: list[dict], lines: pd.DataFrame | None = None, others: list[d
     return found.assign(verdict=[_verdict(x) for x in found.itertuples()])
 
 
-def again(runs: list[dict], another: list[dict], short: list[dict]) -> pd.DataFrame:
-    """Verdicts on the lines of the second file: of the runs from seed FIRST on, of those from another SFT model, and of
-    those of a short reach against the runs at lambda 1."""
-    lines = expected(SEEDS)
+def again(records: list[dict]) -> pd.DataFrame:
+    """Verdicts on the lines of the second file: of the comparison's runs from seed FIRST on, of those from another SFT
+    model, and of those of a short reach against the runs at lambda 1."""
+    lines, runs = expected(SEEDS), alike(records)
+
+    def otherwise(name: str) -> list[dict]:
+        """Runs whose profile has another value of `name` than the comparison's, and is the same in all else."""
+        found = [(r, r["params"]["profile"][name]) for r in summary.varied(records, (f"params.profile.{name}",))]
+        return [r for r, value in found if value != runs[0]["params"]["profile"][name]]
+
     held = {
         "seeds from 3 on": ([r for r in runs if r["seed"] >= FIRST], None),
-        "another SFT model": (another, None),
-        "lambda 0.8 against 1": (short, runs),
+        "another SFT model": (otherwise("sft_rows"), None),
+        "lambda 0.8 against 1": (otherwise("lam"), runs),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])
 

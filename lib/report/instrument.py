@@ -144,10 +144,15 @@ def warmup(now: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def longer(short: list[dict], long: list[dict]) -> pd.DataFrame:
-    """Rows that were run with a short and with a long warm-up: the share of returns that the critic explained in the
-    first round after each (means over seeds); final true return (credit) after the long one less that after the short
-    one, paired by seed: difference, low, high, seeds."""
+def longer(records: list[dict]) -> pd.DataFrame:
+    """Rows that were run with the comparison's warm-up and with a longer one: the share of returns that the critic
+    explained in the first round after each (means over seeds); final true return (credit) after the long one less that
+    after the short one, paired by seed: difference, low, high, seeds."""
+    found = summary.varied(records, ("params.profile.critic_warmup", "params.profile.rounds"))
+    rounds = [r["params"]["profile"]["critic_warmup"] for r in found]
+    if not rounds:
+        return pd.DataFrame()
+    short, long = ([r for r, n in zip(found, rounds) if n == at] for at in (min(rounds), max(rounds)))
     first = [warmup(runs).set_index("method")["explained at first (share)"] for runs in (short, long)]
     ends = [{(r["method"], r["seed"]): r["final"]["true_return"] for r in runs} for runs in (long, short)]
     shared, rows = ends[0].keys() & ends[1].keys(), []

@@ -113,7 +113,7 @@ def results(namespace: dict, which: str = "results", needed: bool = True) -> tup
         row = profile(given["profile"])
     except ValueError as error:
         raise BadParameter(str(error)) from None
-    name = given[which] or ("small" if row.name == "smoke" else row.name)  # smoke has no records of its own
+    name = given[which] or ("brief" if row.name == "smoke" else row.name)  # smoke has no records of its own
     path = next((p for p in (ROOT / "data" / "results" / name, Path(name).expanduser()) if p.exists()), None)
     if path is None and given[which] and needed:
         raise BadParameter(

@@ -152,21 +152,8 @@ def test_what_is_decided_and_what_was_run_are_counted_from_records():
     runs = pair("tlcr", "bandit", TIGHT) + [run("sft", seed, 9.0 * seed) for seed in range(2)]
     found = claims.decided(claims.tested(runs, claims=told))
     assert list(found.verdict) == ["held"] and list(found.seeds) == [4]
-    assert "3 have records, each on 2 to 4 seeds." in claims.ran({"": runs}, PAPER)
-    assert "0 have records." in claims.ran({"": []}, PAPER)
-
-
-def test_a_claim_is_read_at_the_size_with_the_most_seeds_and_adjusted_among_those_read():
-    told = (claim("tlcr", "bandit"), claim("segment", "sft"), claim("token", "dpo"))
-    small = pair("tlcr", "bandit", TIGHT) + pair("segment", "sft", TIGHT[:2])
-    brief = pair("tlcr", "bandit", [-x for x in TIGHT]) + pair("segment", "sft", [-x for x in (*TIGHT, 1.2)])
-    found = claims.tested({"small": small, "brief": brief}, claims=told)
-    assert list(found["size"][:2]) == ["small", "brief"], "of equal ones the first"
-    assert found.difference[0] > 0 > found.difference[1] and list(found.seeds) == [4, 5, 0]
-    assert sorted(found.holm.dropna()) == pytest.approx([2 * min(found.p[:2]), max(found.p[:2])])
-    told = claims.evidence(found)
-    assert list(told["size"].fillna("-")) == ["small", "brief", "-"]
-    assert "size" not in claims.evidence(claims.tested(small))
+    assert "3 have records, each on 2 to 4 seeds." in claims.ran(runs, PAPER)
+    assert "0 have records." in claims.ran([], PAPER)
 
 
 def test_win_rates_are_those_of_the_row_that_is_claimed_to_be_ahead():

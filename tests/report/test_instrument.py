@@ -85,12 +85,14 @@ def test_warm_up_is_counted_where_a_record_says_so():
 
 
 def test_a_longer_warm_up_is_set_against_the_short_one_seed_by_seed():
-    def warmed(name: str, seed: int, end: float, explained: float) -> dict:
+    def warmed(name: str, seed: int, end: float, explained: float, **more) -> dict:
         curves = [{"explained_variance": 0.0, "warm": False}, {"explained_variance": explained, "warm": True}]
-        return record(name, seed) | {"curves": curves, "final": {"true_return": end}}
+        return record(name, seed, **more) | {"curves": curves, "final": {"true_return": end}}
 
     short = [warmed("token", s, s, 0.1) for s in range(4)] + [warmed("bandit", 0, 2.0, 0.2)]
-    found = instrument.longer(short, [warmed("token", s, s + 1 + 0.1 * s, 0.4) for s in range(3)])
+    assert instrument.longer(short).empty
+    more = {"changes": {"critic_warmup": 12, "rounds": 40}}
+    found = instrument.longer([*short, *(warmed("token", s, s + 1 + 0.1 * s, 0.4, **more) for s in range(3))])
     (token,) = found.itertuples(index=False)
     assert token[:3] == ("Token", pytest.approx(0.1), pytest.approx(0.4)) and token.seeds == 3
     assert token.difference == pytest.approx(1.1) and token.low < 1.1 < token.high
