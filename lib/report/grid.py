@@ -188,7 +188,8 @@ def _cell(text: str, width: int = 0) -> str:
         mean, interval, rest = match.groups()
         if half := HALF.match(text):
             interval = f" ± {half[2].rjust(width, chr(0x2007))}"
-        elif width and not interval:  # none in a column of intervals: the number stays below the others
+        mean, interval = (part.replace("-", "−") for part in (mean, interval or ""))
+        if width and not interval:  # none in a column of intervals: the number stays below the others
             interval = f'<span class="none" aria-hidden="true"> ± {"0" * (width - 1)}.</span>'
-        return (mean + (interval or "") + html.escape(rest)).replace("-", "−")
+        return mean + interval + html.escape(rest).replace("-", "−")
     return html.escape(text)

@@ -90,6 +90,7 @@ def test_a_column_keeps_both_kinds_of_intervals():
     """A bootstrap interval is even by chance only; one even row must not hide the others' bounds."""
     page = grid.table(pd.DataFrame({"scorer": ["a", "b", "c"], "x": ["0.60 ± 0.05", "0.57 [0.51, 0.64]", "0.50"]}))
     assert "0.57 [0.51, 0.64]" in page and "0.60 ± 0.05" in page
+    assert '<span class="none" aria-hidden="true">' in page, "what only takes room is not read out"
 
 
 def test_rows_of_which_nothing_is_measured_are_folded_with_what_names_them():
