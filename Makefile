@@ -43,18 +43,22 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 # What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,figa,tlcr,appo,online-dpo,adpo,rs,ars
 ALL_SEEDS = $(or $(SEEDS),0,1,2)
+BRIEF = .venv/bin/python -m study.runner --profile brief --jobs $(JOBS)
 STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense,oracle-dense-even
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
-	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive,normaliser-none SEEDS=$(or $(SEEDS),0,1,2,3,4,5,6,7,8,9)
 	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
+	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive SEEDS=$(or $(SEEDS),0,1,2,3,4,5,6,7,8,9)
+	$(BRIEF) --methods oracle-dense,oracle-sequence,bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(or $(SEEDS),0,1,2,3,4) --change '{"lam": 0.8}'
+	$(BRIEF) --methods sft,bandit,token,segment,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"sft_rows": 15000}'
+	$(BRIEF) --methods bandit,token,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'
+	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive SEEDS=$(or $(SEEDS),0,1,2,3,4,5)
 	.venv/bin/python -m study.density_map --seeds $(or $(SEEDS),0,1)
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
 	.venv/bin/python -m study.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)
 	$(STUDY) --tuned --methods $(TUNED) --seeds $(ALL_SEEDS)
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(ALL_SEEDS)
-	.venv/bin/python -m study.runner --profile brief --jobs $(JOBS) --methods bandit,token,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'
 	for pairs in 4000 12000; do $(STUDY) --methods bandit,segment,token --seeds $(ALL_SEEDS) --change "{\"pairs\": $$pairs}"; done
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 400, "max_completion_length": 192}'
 	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360}'
