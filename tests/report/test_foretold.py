@@ -78,13 +78,15 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
         return [r | {"final": {"true_return": x}} for r, x in zip(made, ends)]
 
     old = ended("tlcr", [9, 9, 9, 1.0, 1.1, 0.9]) + ended("bandit", [0, 0, 0, 2.0, 2.1, 1.9]) + ended("token", [5] * 3)
-    other = ended("tlcr", [3, 3], sft_rows=99) + ended("token", [1.0, 1.1], sft_rows=99)
-    found = foretold.again(old + other + ended("tlcr", [9.5, 9.6, 9.4, 1.5, 1.6, 1.4], lam=0.8))
+    other = ended("tlcr", [3, 3], sft_rows=15_000) + ended("token", [1.0, 1.1], sft_rows=15_000)
+    found = ended("tlcr", [9.5, 9.6, 9.4, 1.5, 1.6, 1.4], lam=0.8) + ended("oracle-dense", [4, 4], lam=0.95)
+    found = foretold.again(old + other + ended("oracle-dense", [4.1, 3.9]) + found)
     found = found.set_index(["about", "method", "other"])
     assert found.verdict["seeds from 3 on", "tlcr", "bandit"] == "came", "the first seeds are not counted"
     assert found.difference["another SFT model", "token", "tlcr"] == pytest.approx(-1.95)
     assert found.difference["lambda 0.8 against 1", "tlcr", "tlcr"] == pytest.approx(0.5)
-    assert len(found) == 3 and found.index.get_level_values("about").isin(foretold.expected(foretold.SEEDS).about).all()
+    assert found.difference["lambda 0.95 against 1", "oracle-dense", "oracle-dense"] == 0
+    assert len(found) == 4 and found.index.get_level_values("about").isin(foretold.expected(foretold.SEEDS).about).all()
     assert set(foretold.expected(foretold.SEEDS).about) == set(found.index.get_level_values("about"))
 
 
