@@ -9,7 +9,7 @@ mean advantage of a span's tokens, today's the advantage at the token that decid
 import numpy as np
 import pandas as pd
 
-from report import controls
+from report import controls, outcomes
 from study import summary
 from study.identity import completed
 from study.stats import mean_interval, paired_contrast
@@ -118,6 +118,21 @@ def headline(now: list[dict], before: list[dict]) -> pd.DataFrame:
         for name in HEADLINE
     ]
     return pd.DataFrame(rows)
+
+
+def headroom(of: dict[str, list[dict]]) -> pd.DataFrame:
+    """By size (its name: runs), smallest first: answers sampled in training, how much of the way from the SFT model to
+    a perfect answer the truth paid where it is decided goes (share, t interval over seeds), and seeds."""
+    rows = []
+    for name, found in of.items():
+        sft = by_seed(found, "sft", "return")
+        way = [controls.value(r, "headroom", sft) for r in found if r["method"] == "oracle-dense"]
+        way = [x for x in way if x is not None]
+        if way:
+            answers = max(outcomes.of_runs([r for r in found if r["method"] == "oracle-dense"]).sampled)
+            told = summary.interval_text(*mean_interval(way))
+            rows.append({"size": name, "answers": int(answers), "of the way (share)": told, "seeds": len(way)})
+    return pd.DataFrame(rows).sort_values("answers") if rows else pd.DataFrame()
 
 
 def warmup(now: list[dict]) -> pd.DataFrame:
