@@ -1,6 +1,6 @@
 """The constant per segment as records: what a segment of a good answer earns under the scorers of a profile's seeds.
 
-    python -m study.measures.wage_records --profile small --seeds 0,1,2,3
+    python -m study.measures.wage_records --profile brief --seeds 0,1,2,3
 
 trains the scorers that are not there yet, and no policy. What it must show is in book/results.md.
 """
@@ -24,7 +24,7 @@ from study.profiles import profile as profile_row
 from study.records import ROOT, provenance, write_record
 from study.run import Run
 
-ROWS = ("token", "segment", "normaliser-none")
+ROWS = ("token", "sentence", "random", "bandit-as-segment", "segment", "normaliser-none")
 RECORDS = ROOT / "data" / "results" / "wages.jsonl"
 
 
@@ -41,7 +41,7 @@ def measured(run: Run) -> dict[str, list[float]]:
 
 
 def main(
-    profile: Annotated[str, typer.Option(help="whose scorers")] = "small",
+    profile: Annotated[str, typer.Option(help="whose scorers")] = "brief",
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2,3",
     out: Annotated[Path, typer.Option(help="records file")] = RECORDS,
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = ROOT / "runs",
