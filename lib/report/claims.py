@@ -22,7 +22,7 @@ import pandas as pd
 from report import controlled, wins
 from report.controlled import KL
 from report.ledger import CLAIMS, METRICS, OUTCOMES, Claim
-from report.outcomes import outcomes
+from report.outcomes import outcomes, rollouts_at_least
 from report.published import PAPERS
 from study import summary
 from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
@@ -75,7 +75,7 @@ def _line(claim: Claim, values: dict) -> dict:
         line["p"] = 2 * min(within, 1 - within)
     elif claim.predicts == "not above":
         line["p"] = paired_contrast(one, {s: x + claim.threshold for s, x in other.items()})["p"]
-    else:
+    elif claim.metric != "rollouts_to":  # a lower bound shows nothing to be small
         line["p_alike"] = within
     return line
 
@@ -120,6 +120,8 @@ def _values(runs: list[dict], metric: str, kl: float) -> dict[str, dict[int, obj
 def _read(record: dict, metric: str, kl: float) -> float | None:
     if metric == "at_kl":
         return controlled.return_at_kl(record, kl) if record.get("curves") else None
+    if metric == "rollouts_to":
+        return rollouts_at_least(record)
     if metric in OUTCOMES and metric != "at_end":
         return outcomes(record, kl)[metric]
     value = record

@@ -55,6 +55,14 @@ def outcomes(record: dict, kl: float = KL, level: float = LEVEL) -> dict[str, fl
     return found
 
 
+def rollouts_at_least(record: dict, level: float = LEVEL) -> int | None:
+    """`rollouts_to`; of a run that never is at `level`, one answer more than it sampled, which is the least that it
+    would have taken. So among runs that sample alike the sign of a difference is right, and its size a lower bound."""
+    found = outcomes(record, level=level)
+    never = found["rollouts_to"] is None and found["area"] is not None
+    return int(_sampled(record).sum()) + 1 if never else found["rollouts_to"]
+
+
 def _sampled(record: dict) -> np.ndarray:
     """Answers of each rollout batch; a row that does not count (PPO's) stands for the profile's."""
     return np.array([row.get("responses", record["params"]["profile"]["rollouts"]) for row in record["curves"]])
