@@ -19,17 +19,21 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from densereward.canonical import canonical
 from report import controlled, wins
 from report.controlled import KL
 from report.ledger import CLAIMS, METRICS, OUTCOMES, Claim
 from report.outcomes import outcomes, rollouts_at_least
 from report.published import PAPERS
 from study import summary
+from study.identity import completed
+from study.records import ROOT, read_records
 from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
 
 VERDICTS = ("held", "opposite", "alike", "open", "no record", "one seed", "no row", "no measure")
 FEW = "open (too few seeds)"
 _SFT = "sft"
+MEASURED = ROOT / "data" / "results" / "ledger.jsonl"
 
 
 def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
@@ -54,6 +58,20 @@ def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] 
             frame.loc[part.index, name] = [detectable(sd, n, alpha) for sd, n in zip(part["sd"], part["seeds"])]
     frame["verdict"] = [_verdict(row) for row in frame.itertuples()]
     return frame.drop(columns="sd")
+
+
+def joined(runs: list[dict], records: list[dict] | None = None) -> list[dict]:
+    """The runs, with what `records` (`ledger_records.py`; None: the committed ones) say of the same row, seed and
+    settings as `measured`."""
+    records = read_records(MEASURED) if records is None else records
+    of = {(canonical(completed(m["params"])), m["seed"]): m["measured"] for m in records}
+    rows = {m["method"] for m in records}
+
+    def measured(r: dict) -> dict:
+        asked = r["method"] in rows and r["dataset"] == "testbed"
+        return of.get((canonical(completed(r["params"])), r["seed"]), {}) if asked else {}
+
+    return [r | {"measured": measured(r)} for r in runs]
 
 
 def _line(claim: Claim, values: dict) -> dict:
