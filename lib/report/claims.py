@@ -19,17 +19,21 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from densereward.canonical import canonical
 from report import controlled, wins
 from report.controlled import KL
 from report.ledger import CLAIMS, METRICS, OUTCOMES, Claim
-from report.outcomes import outcomes
+from report.outcomes import outcomes, rollouts_at_least
 from report.published import PAPERS
 from study import summary
+from study.identity import completed
+from study.records import ROOT, read_records
 from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
 
 VERDICTS = ("held", "opposite", "alike", "open", "no record", "one seed", "no row", "no measure")
 FEW = "open (too few seeds)"
 _SFT = "sft"
+MEASURED = ROOT / "data" / "results" / "ledger.jsonl"
 
 
 def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
@@ -56,6 +60,20 @@ def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] 
     return frame.drop(columns="sd")
 
 
+def joined(runs: list[dict], records: list[dict] | None = None) -> list[dict]:
+    """The runs, with what `records` (`ledger_records.py`; None: the committed ones) say of the same row, seed and
+    settings as `measured`."""
+    records = read_records(MEASURED) if records is None else records
+    of = {(canonical(completed(m["params"])), m["seed"]): m["measured"] for m in records}
+    rows = {m["method"] for m in records}
+
+    def measured(r: dict) -> dict:
+        asked = r["method"] in rows and r["dataset"] == "testbed"
+        return of.get((canonical(completed(r["params"])), r["seed"]), {}) if asked else {}
+
+    return [r | {"measured": measured(r)} for r in runs]
+
+
 def _line(claim: Claim, values: dict) -> dict:
     """A claim's fields and its differences by seed, summed up, before any adjustment."""
     line = {name: getattr(claim, name) for name in Claim.__dataclass_fields__}
@@ -75,7 +93,7 @@ def _line(claim: Claim, values: dict) -> dict:
         line["p"] = 2 * min(within, 1 - within)
     elif claim.predicts == "not above":
         line["p"] = paired_contrast(one, {s: x + claim.threshold for s, x in other.items()})["p"]
-    else:
+    elif claim.metric != "rollouts_to":  # a lower bound shows nothing to be small
         line["p_alike"] = within
     return line
 
@@ -120,6 +138,8 @@ def _values(runs: list[dict], metric: str, kl: float) -> dict[str, dict[int, obj
 def _read(record: dict, metric: str, kl: float) -> float | None:
     if metric == "at_kl":
         return controlled.return_at_kl(record, kl) if record.get("curves") else None
+    if metric == "rollouts_to":
+        return rollouts_at_least(record)
     if metric in OUTCOMES and metric != "at_end":
         return outcomes(record, kl)[metric]
     value = record

@@ -29,10 +29,10 @@ def _known(name: str, among) -> str:
 
 
 def _measured(name: str) -> str:
-    return name if name.startswith(("final.", "credit.", "reward_model.")) else _known(name, OUTCOMES)
+    return name if name.startswith(("final.", "credit.", "reward_model.", "measured.")) else _known(name, OUTCOMES)
 
 
-_METRIC = f"a dotted name in final, credit or reward_model, or one of {', '.join(OUTCOMES)}"
+_METRIC = f"a dotted name in final, credit, reward_model or measured, or one of {', '.join(OUTCOMES)}"
 Row = Annotated[str, AfterValidator(partial(_known, among=METHODS)), Field(description="a row of study/methods.py")]
 Place = Annotated[
     str,

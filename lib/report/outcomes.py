@@ -24,6 +24,12 @@ from study.stats import (
 )
 
 LEVEL = 3.2  # credit: two thirds of the way from the SFT model to where the causal oracle ends
+NAMED = {  # outcomes in credit: heading
+    "at_end": "at the end",
+    "at_kl": "at 2 nats of KL",
+    "selected": "chosen by the proxy",
+    "area": "area under the curve",
+}
 
 
 def outcomes(record: dict, kl: float = KL, level: float = LEVEL) -> dict[str, float | int | None]:
@@ -53,6 +59,14 @@ def outcomes(record: dict, kl: float = KL, level: float = LEVEL) -> dict[str, fl
         seen = smoothed(record, ("heldout_proxy", "true_return"))
         found["selected"] = float(seen.loc[seen["heldout_proxy"].idxmax(), "true_return"]) if len(seen) else None
     return found
+
+
+def rollouts_at_least(record: dict, level: float = LEVEL) -> int | None:
+    """`rollouts_to`; of a run that never is at `level`, one answer more than it sampled, which is the least that it
+    would have taken. So among runs that sample alike the sign of a difference is right, and its size a lower bound."""
+    found = outcomes(record, level=level)
+    never = found["rollouts_to"] is None and found["area"] is not None
+    return int(_sampled(record).sum()) + 1 if never else found["rollouts_to"]
 
 
 def _sampled(record: dict) -> np.ndarray:
@@ -133,6 +147,13 @@ def table(frame: pd.DataFrame, baseline: str, outcome: str = "at_end", digits: i
             "smallest effect seen": [None if np.isnan(x) else f"{x:.{digits}f}" for x in found.mde.astype(float)],
         }
     )
+
+
+def means(frame: pd.DataFrame) -> pd.DataFrame:
+    """A line per method of `of_runs`: seeds, and the mean of every outcome (credit) that was measured."""
+    found = frame.groupby("method")[list(NAMED)].mean().reindex(summary.order(frame.method)).dropna(axis=1, how="all")
+    found.insert(0, "seeds", frame.groupby("method").size())
+    return found.rename(columns=NAMED).rename(index=summary.label).rename_axis("method").reset_index()
 
 
 def reached(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:

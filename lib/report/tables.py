@@ -17,10 +17,17 @@ from study import effort, summary
 from study.identity import as_listed
 from study.methods import METHODS
 from study.records import latest
+from study.stats import paired_contrast
 
 LENGTHS = ("length-10", "length-13", "length-17", "length-22")  # Figure 3 by its segment lengths
 # where the paper and its released code, or this study, disagree
 DEPARTURES = ("ols", "unfloored", "fit-released", "eos-released", "loss-released")
+FOLLOWED = {  # rows that do what released code, or a reading of a paper, does, and the rows that they change
+    **dict.fromkeys(DEPARTURES, "segment"),
+    **dict.fromkeys(("normaliser-none-literal", "normaliser-none-head"), "normaliser-none"),
+    **dict.fromkeys(("tlcr-double-softmax", "tlcr-shifted", "tlcr-released"), "tlcr"),
+    "tlcr-fixed-double-softmax": "tlcr-fixed",
+}
 RETURN = "final.true_return"
 SEVERAL = 6  # methods that a rank correlation needs
 SIGNS = {  # of a difference here against the printed one
@@ -71,6 +78,19 @@ def wages(records: list[dict]) -> pd.DataFrame:
     made = sorted(records, key=lambda r: r["seed"])
     texts = [{summary.label(m): summary.interval_text(*x, 3) for m, x in r["earned"].items()} for r in made]
     return pd.DataFrame(texts, index=pd.Index([str(r["seed"]) for r in made], name="seed")).reset_index()
+
+
+def followed(runs: list[dict]) -> pd.DataFrame:
+    """A line per row of `FOLLOWED` that shares a seed with the row it changes: final true return (credit) less that
+    row's, paired by seed, with its 95% t interval; where that row ends; seeds."""
+    ended = {m: part.set_index("seed")["value"] for m, part in summary.values(runs, RETURN).groupby("method")}
+    rows = []
+    for name, plain in FOLLOWED.items():
+        if name in ended and plain in ended and (shared := sorted(ended[name].index.intersection(ended[plain].index))):
+            gap = paired_contrast(ended[name][shared], ended[plain][shared])
+            line = {"row": name, "less": plain, "which ends at": ended[plain][shared].mean()}
+            rows.append(line | {x: gap[x] for x in ("difference", "low", "high", "seeds")})
+    return pd.DataFrame(rows)
 
 
 def _of(runs: list[dict], methods) -> list[dict]:

@@ -72,7 +72,7 @@ def _files(folder: Path) -> dict:
     return {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": _hash_file(p)} for p in found}
 
 
-def _digest(item: Artifact | str | Path) -> str:
+def digest(item: Artifact | str | Path) -> str:
     """Hash of an input's content. A manifest's times are no content: an equal rebuild upstream changes nothing."""
     if isinstance(item, Artifact):
         return _hash(item.manifest["files"])
@@ -205,7 +205,7 @@ def stage(
     if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         raise ValueError(f"stage name {name!r}: use letters, digits, '-' and '_'")
     git_state()  # now, not when the work is done: the commit that is running
-    wanted = {"name": name, "key": plain(key, "key"), "code": _code([fn, *sources]), "inputs": [*map(_digest, inputs)]}
+    wanted = {"name": name, "key": plain(key, "key"), "code": _code([fn, *sources]), "inputs": [*map(digest, inputs)]}
     wanted["hash"] = _hash(wanted)
     label = f"stage {name} {wanted['hash'][:12]}"
     folder = Path(root).resolve() / "stages" / f"{name}-{wanted['hash'][:12]}"

@@ -129,6 +129,25 @@ def test_at_equal_kl_the_curves_decide_and_not_the_end():
     assert list(found.verdict) == ["held", "no record"] and found.difference[0] == pytest.approx(4 * 0.101, rel=0.02)
 
 
+def test_a_row_that_never_gets_to_the_level_is_later_and_never_alike():
+    """Left out, the row that collapses on every seed would have no record, or be the fastest."""
+
+    params = {"profile": {"rollouts": 16}}
+
+    def runs(method, *levels):
+        curves = [[{"true_return": x, "kl": 0.0, "responses": 16}] * 8 for x in levels]
+        return [run(method, s, 0.0, curve=curve, params=params) for s, curve in enumerate(curves)]
+
+    told = (claim("segment", "bandit", metric="rollouts_to", predicts="below", threshold=256),)
+    collapsed = runs("segment", 0, 0, 0, 0)
+    found = claims.tested(runs("bandit", 9, 9, 9, 0) + collapsed, claims=told).iloc[0]
+    assert (found.seeds, found.difference) == (4, (3 * (8 * 16 + 1 - 3 * 16)) / 4)
+    assert found.verdict.startswith("open"), "the difference is a lower bound: below the threshold says nothing"
+    some = [[{"true_return": 9.0 * (t > late), "kl": 0.0, "responses": 16} for t in range(8)] for late in (0, 1, 0, 1)]
+    some = [run("bandit", s, 0.0, curve=curve, params=params) for s, curve in enumerate(some)]
+    assert claims.tested(some + collapsed, claims=told).verdict.item() == "opposite"
+
+
 def test_what_pages_show_is_of_the_same_lines():
     gaps = (2.0, 1.5, 1.0)
     runs = pair("appo", "bandit", gaps) + [run("sft", s, x) for s, x in enumerate((0.0, 5.0, -3.0))]
@@ -190,7 +209,8 @@ def test_the_ledger_is_whole_and_each_claim_stands_once():
 
 
 def test_every_dotted_metric_is_in_a_committed_record():
-    runs = read_records(ROOT / "data" / "results" / "cpu" / "runs.jsonl")
+    folder = ROOT / "data" / "results"
+    runs = read_records(folder / "cpu" / "runs.jsonl") + claims.joined(read_records(folder / "brief" / "runs.jsonl"))
     for name in (name for name in METRICS if "." in name):
         assert any(claims._read(r, name, 2.0) is not None for r in runs), name
 

@@ -154,6 +154,12 @@ def test_a_seed_that_never_gets_there_counts_as_longest_and_not_as_missing():
     assert outcomes.reached(outcomes.of_runs(both), "bandit")["sooner"].iloc[1] == "0.50"
 
 
+def test_a_run_that_never_gets_there_is_later_than_all_it_sampled():
+    never, soon = run("segment", 0, [0.0] * 8), run("bandit", 0, [2 * x for x in RISE])
+    assert outcomes.rollouts_at_least(never) == 8 * 64 + 1 > outcomes.rollouts_at_least(soon) == 320
+    assert outcomes.rollouts_at_least({"method": "dpo", "final": {"true_return": 1.0}, "params": {}}) is None
+
+
 def test_a_run_that_occurs_twice_is_named():
     with pytest.raises(ValueError, match="segment has two records of seed 0"):
         outcomes.of_runs([run("segment", 0, RISE)] * 2)

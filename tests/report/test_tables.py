@@ -67,6 +67,20 @@ def test_the_rows_of_figure_3_and_our_own_are_methods():
     assert [METHODS[m].segmentation["length"] for m in tables.LENGTHS] == [10, 13, 17, 22]
 
 
+def test_rows_that_follow_released_code_are_set_against_the_row_they_change():
+    assert {*tables.FOLLOWED, *tables.FOLLOWED.values()} <= METHODS.keys()
+    named = {name for name in METHODS if "released" in name or "softmax" in name}
+    assert named <= tables.FOLLOWED.keys(), "book/deviations.md has each beside its effect"
+    made = records(("segment", "ols", "tlcr-shifted"))  # nothing is said of a row whose plain one was not run
+    runs = [r for r in made if (r["method"], r["seed"]) != ("ols", 0)]
+    found = tables.followed(runs)
+    one, other = returns(runs, "ols"), returns(runs, "segment")
+    expected = paired_contrast(one, {seed: other[seed] for seed in one})
+    assert found.row.tolist() == ["ols"] and found.difference.item() == pytest.approx(expected["difference"])
+    assert found["which ends at"].item() == pytest.approx(np.mean([other[seed] for seed in one]))
+    assert (found.low.item(), found.high.item(), found.seeds.item()) == (expected["low"], expected["high"], len(one))
+
+
 @pytest.mark.parametrize("table", MAIN)
 def test_main_and_length_columns_are_printed(table):
     columns = tables.printed(table).columns

@@ -38,6 +38,7 @@ label_cost.py         what edit labels cost, in seconds and memory
 asked.py              a language model as reviser and judge of real text
 weighed.py            a language model made to choose one of two letters
 tax_records.py        the latter as records, of trained policies on disk
+ledger_records.py     what claims ask of policies and scorers beyond a run's record
 verdicts.py           MT-Bench means, position bias, agreement with labels
 winrate.py            win rates from verdicts: AlpacaEval 2, controlled for length, Arena-Hard
 """
