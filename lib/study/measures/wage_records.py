@@ -24,7 +24,7 @@ from study.profiles import profile as profile_row
 from study.records import ROOT, provenance, write_record
 from study.run import Run
 
-ROWS = ("token", "sentence", "random", "bandit-as-segment", "segment", "normaliser-none")
+ROWS = ("token", "sentence", "bandit-as-segment", "segment", "normaliser-none")
 RECORDS = ROOT / "data" / "results" / "wages.jsonl"
 
 
