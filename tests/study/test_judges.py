@@ -191,6 +191,67 @@ def test_the_ranking_annotator_reads_json_as_text_and_as_a_tool_call(chat, endpo
     assert [judges.read_ranking(text) for text in (both, "m", '{"ordered_models": 3}', "")] == [None] * 4
 
 
+PYTHON_FILE = """<|im_start|>system
+You rank models.
+<|im_end|>
+<|im_start|>user
+{
+    "instruction": \"""{instruction}\""",
+}
+[
+    {
+        "model": "model_1",
+        "answer": \"""{output_1}\"""
+    },
+    {
+        "model": "model_2",
+        "answer": \"""{output_2}\"""
+    }
+]
+Return a Python list:
+[
+    {'model': <model-name>, 'rank': <model-rank>},
+    {'model': <model-name>, 'rank': <model-rank>}
+]
+<|im_end|>
+"""  # the form of alpaca_eval_gpt4/alpaca_eval.txt
+
+
+def test_tlcrs_annotator_answers_as_python_writes_lists_and_takes_its_own_file(chat, endpoint, tmp_path):
+    """JSON has no single quotes: read as JSON alone, each of its verdicts would be unreadable."""
+
+    def ranking(body) -> str:
+        best, worst = better(body, "model_1", "model_2"), better(body, "model_2", "model_1")
+        return f"[\n    {{'model': '{best}', 'rank': 1}},\n    {{'model': '{worst}', 'rank': 2}}\n]"
+
+    (tmp_path / "alpaca_eval.txt").write_text(PYTHON_FILE)
+    theirs = PROMPTS | read_prompts(tmp_path / "alpaca_eval.txt")
+    endpoint.reply = lambda body: completion(ranking(body))
+    rows = [judges.alpaca_listed(chat, f"Do {i}.", GOOD[0], BAD[0]) for i in range(4)]
+    rows += [judges.alpaca_listed(chat, f"Do {i}.", BAD[0], GOOD[0], prompts=theirs) for i in range(4)]
+    assert [row["preference"] for row in rows] == [2.0] * 4 + [1.0] * 4
+    shown = {text.index("good one") < text.index("bad one") for text in map(asked, endpoint.requests)}
+    assert shown == {True, False} and {row["outcome"] for row in rows} == {None}
+    assert '"instruction": """Do 0.""",' in asked(endpoint.requests[4]) and "model_1" in asked(endpoint.requests[0])
+    first = "[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]"
+    fenced = (
+        f"```python\n{first.replace('model_1', 'x').replace('model_2', 'model_1').replace('x', 'model_2')}\n``` [so]"
+    )
+    assert [judges.read_ranking(text) for text in (first, first.replace("'", '"'), fenced)] == [0, 0, 1]
+    wrong = [
+        first.replace("rank': 1", "rank': 2"),
+        first.replace("rank': 1", "rank': 3"),
+        first[:40],
+        "[{" + "(" * 9999 + "}]",
+    ]
+    wrong += [
+        "[{'model': __import__('os').getpid(), 'rank': 1}, {'model': 'model_1', 'rank': 2}]",
+        "[{}, {}]",
+        "[{1}, 2]",
+    ]
+    assert [judges.read_ranking(text) for text in wrong] == [None] * len(wrong)
+
+
 # --- adaptive-mask ---------------------------------------------------------------------------------------------------
 
 
