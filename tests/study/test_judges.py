@@ -2,6 +2,7 @@
 that does not see what it judges."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +10,12 @@ import pytest
 
 from densereward.labels.llm import Chat
 from densereward.labels.replies import OUTCOMES
-from study.measures import judges
+from study.measures import judges, winrate
 from study.measures.judge_prompts import PROMPTS, fill, read_prompts
 from study.measures.leaderboard_files import alpaca_outputs, arena_hard_answers, mt_bench_answers
 from study.measures.verdicts import mt_bench, position_bias
 from study.measures.winrate import alpaca_preferences, arena_hard, win_rate
+from study.records import ROOT
 from test_llm import completion
 from test_verdicts import JUDGMENTS, MT_BENCH, lines
 
@@ -250,6 +252,34 @@ def test_tlcrs_annotator_answers_as_python_writes_lists_and_takes_its_own_file(c
         "[{1}, 2]",
     ]
     assert [judges.read_ranking(text) for text in wrong] == [None] * len(wrong)
+
+
+def test_the_pages_lines_go_from_answers_to_a_length_controlled_rate(endpoint, tmp_path, monkeypatch, capsys):
+    """A reader with a key types them: a name that moved, or a side turned around, is theirs to pay for."""
+    page = (ROOT / "book" / "judging.md").read_text()
+    code = re.search(r"## From answers to a rate\n.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    asks = [f"Do {i}." for i in range(40)]
+    alpaca_outputs(
+        "outputs.json", "mine", {ask: f"a good one {'x' * (7 * i % 40)}" for i, ask in enumerate(asks[::-1])}
+    )
+    alpaca_outputs("model_outputs.json", "base", {ask: f"a bad one {'x' * (3 * i % 40)}" for i, ask in enumerate(asks)})
+    Path("alpaca_eval_clf.txt").write_text("<|im_start|>user\nm: {output_1} M: {output_2} to {instruction}<|im_end|>")
+    rewritten = [{"preference": 0.5, "index": i, "std_delta_len": length, "instruction_difficulty": (i % 5) / 5,
+                  "not_gamed_baseline": False, "model": name}
+                 for name, length in (("concise", 1.0), ("verbose", -1.0)) for i in range(40)]  # fmt: skip
+    pd.DataFrame(rewritten).to_csv("df_gamed.csv", index=False)
+    endpoint.reply = lambda body: likely({better(body, "m", "M"): -0.2231435513, better(body, "M", "m"): -1.6094379124})
+    found = {}
+    exec(code, found)
+    assert [message["role"] for message in endpoint.requests[0]["messages"]] == ["user"], "the reader's own words"
+    assert "'asked': 40, 'read': 40" in capsys.readouterr().out
+    controlled = winrate.length_controlled(
+        found["preferences"], *found["lengths"], range(40), pd.DataFrame(rewritten), resamples=0
+    )
+    assert found["preferences"] == pytest.approx([0.8] * 40) and controlled.rate == pytest.approx(80, abs=1)
+    exec(code, {})
+    assert f"rate={controlled.rate}" in capsys.readouterr().out and len(endpoint.requests) == 40, "paid once"
 
 
 # --- adaptive-mask ---------------------------------------------------------------------------------------------------
