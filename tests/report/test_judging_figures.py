@@ -9,6 +9,7 @@ import pytest
 from report import judging_figures as j
 from report import tried
 from study.measures.judged import COLUMNS
+from study.methods import METHODS
 from study.records import ROOT
 from study.summary import label
 
@@ -94,6 +95,12 @@ def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says
     assert sorted(names, key=lost.get)[-3:] == ["sentence", "bandit-as-segment", "appo"]
     generate = numbers[numbers.task == "generation"].groupby("method").accuracy.mean()
     assert generate["sft"] == 1 and (generate[list(failed)] < 1).all()
+    less = numbers[numbers.task == "generation"].pivot(index="seed", columns="method", values="accuracy")
+    assert (less[["tlcr", "appo"]] < 1).all(axis=None), "less in every seed"
+    tax = [rows["generation, difference"][label(m)].replace("0.", ".").replace("-", "") for m in ("tlcr", "appo")]
+    page = " ".join((ROOT / "book" / "judging.md").read_text().split())
+    assert f"TLCR names {tax[0]} less and APPO {tax[1]}: less in every seed, and neither mean is clear" in page
+    assert f"known of {len(names)} of the study's {len(METHODS)} rows" in page
 
 
 def test_a_model_of_no_use_is_tabled_as_one():
@@ -120,5 +127,6 @@ def test_the_page_says_of_the_small_model_what_its_records_hold():
     asked, weighed = ({r["kind"]: r for r in stored("asked")}[kind] for kind in ("asked", "weighed"))
     assert asked["revisions"]["revised"] == 0 and all(of["read"] == 0 for of in asked["verdicts"])
     assert (asked["revisions"]["read"], {of["items"] for of in asked["verdicts"]}) == (24, {15})
+    assert (asked["revisions"]["failed: cut"], asked["revisions"]["failed: markers"]) == (21, 3)
     assert "picks the labelled output 0.50" in tried.weighed(weighed)
     assert weighed["shown_first"][0] == weighed["same"][0] == 0, "it takes M, whatever it stands for"
