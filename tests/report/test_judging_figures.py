@@ -46,13 +46,16 @@ def test_rates_of_judges_are_means_with_their_errors_in_the_order_of_methods():
     assert (shown["raw"] == 1).all() and (shown["controlled_by"] == 2).all() and len(figure.axes) == 2
 
 
-def test_costs_of_a_run_are_calls_times_tokens_and_unknown_where_either_is():
-    rows = j.cost_rows(stored("judging")[-1]["cost"]).set_index("judge")
+def test_costs_of_a_run_are_calls_times_tokens_at_the_readers_prices_and_say_what_is_estimated():
+    rows = j.cost_rows(stored("judging")[-1]["cost"], 2.0, 8.0).set_index("judge")
     one = rows.loc["MT-Bench, one answer"]
-    assert one["of a run, in"] == pytest.approx(160 * one["in"]) and one["of a run, out"] == pytest.approx(
-        160 * one["out"]
-    )
-    assert np.isnan(rows["of a run, in"]["adaptive-mask"]) and np.isnan(rows["of a run, out"]["Arena-Hard"])
+    assert one["of a run, in"] == pytest.approx(160 * one["in"]) and one["estimated"] == ""
+    assert one["price of a run"] == pytest.approx((2 * one["of a run, in"] + 8 * one["of a run, out"]) / 1e6)
+    assert np.isnan(rows["price of a run"]["adaptive-mask"]), "nobody says how many pairs"
+    assert rows.estimated["Arena-Hard"] == "out" and rows["of a run, out"]["Arena-Hard"] == 600_000
+    assert rows.estimated["AlpacaEval 2, weighted"] == "in" and rows["out"]["AlpacaEval 2, weighted"] == 1
+    page = (ROOT / "book" / "judging.md").read_text()
+    assert "1,200" in page and "1,170" in page and "600 tokens at a guess" in page
 
 
 def accuracies(*methods: str) -> pd.DataFrame:
