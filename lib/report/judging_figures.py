@@ -89,14 +89,16 @@ def type_rows(records: list[dict]) -> pd.DataFrame:
 
 
 def rate_rows(numbers: pd.DataFrame) -> pd.DataFrame:
-    """`judged.rates` as text: a row per method, the mean over seeds of each rate (lowest to highest seed)."""
+    """`judged.rates` as text: a row per method, the mean over seeds of each rate ± its standard error over seeds, and
+    the mean of the standard errors over prompts."""
     rows = []
     for name in order(numbers.method):
         part = numbers[numbers.method == name]
         row = {"method": label(name), "seeds": len(part)}
         for rate in numbers.columns.drop(["method", "seed"]):
-            words = {"oracle": "win rate", "longer": "longer (tokens)"}.get(rate, rate)
-            row[words] = f"{part[rate].mean():.1f} ({part[rate].min():.1f} to {part[rate].max():.1f})"
+            words = {"oracle": "win rate", "oracle, error": "win rate, error", "longer": "longer (tokens)"}
+            spread = "" if len(part) == 1 or rate.endswith("error") else f" ± {part[rate].sem():.1f}"
+            row[words.get(rate, rate)] = f"{part[rate].mean():.1f}{spread}"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -111,12 +113,33 @@ def position(found: dict) -> str:
     )
 
 
-def cost_rows(rows: list[dict]) -> pd.DataFrame:
-    """`stored_verdicts.cost` with the tokens of a whole run."""
-    columns = ["judge", "of a run", "calls", "prompt", "in", "out"]
+NEEDED = {  # by judge: which paper's numbers cannot be had without it
+    "MT-Bench, one answer": "segment-ppo, TLCR",
+    "MT-Bench, pairs": "a judge's position bias",
+    "Arena-Hard": "segment-ppo",
+    "AlpacaEval, ranking": "segment-ppo, TLCR",
+    "AlpacaEval 2, weighted": "the leaderboard",
+    "adaptive-mask": "adaptive-mask",
+}
+ESTIMATED = {  # tokens that no file here holds, as the page says where from
+    "Arena-Hard": {"out": 600.0},
+    "AlpacaEval, ranking": {"in": 1200.0, "out": 40.0},
+    "AlpacaEval 2, weighted": {"in": 1170.0},
+}
+
+
+def cost_rows(rows: list[dict], price_in: float, price_out: float) -> pd.DataFrame:
+    """`stored_verdicts.cost` with ESTIMATED where it holds none, the tokens of a whole run, and its price, at
+    prices per million tokens."""
+    columns = ["judge", "needed for", "of a run", "calls", "prompt", "in", "out"]
+    rows = [row | {"needed for": NEEDED[row["judge"]]} for row in rows]
     found = pd.DataFrame(rows, columns=columns).astype({"calls": float, "in": float, "out": float})
+    guess = pd.DataFrame([ESTIMATED.get(judge, {}) for judge in found.judge], columns=["in", "out"])
+    found["estimated"] = [", ".join(side for side in guess if row[side] > 0) for _, row in guess.iterrows()]
     for side in ("in", "out"):
+        found[side] = found[side].fillna(guess[side])
         found[f"of a run, {side}"] = found.calls * found[side]
+    found["price of a run"] = (found["of a run, in"] * price_in + found["of a run, out"] * price_out) / 1e6
     return found.rename(columns={"of a run": "calls of a run"}).drop(columns="calls")
 
 

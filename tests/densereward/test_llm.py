@@ -327,17 +327,23 @@ def ended(reason: str | None, text: str | None = "part of it", **message) -> tup
 
 
 def test_what_was_paid_is_on_record_with_its_end_its_tokens_and_its_time(endpoint, tmp_path):
-    """A reply cut at the limit was paid for too: whoever asks why a run was dear reads it here."""
+    """A reply cut at the limit was paid for too, and a run that crawled was told to wait: whoever asks why a run was
+    dear or slow reads it here."""
     used = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
     status, headers, body = ended("length")
-    endpoint.answers += [(200, {}, b"{half"), (status, headers, body | {"usage": used})]
+    endpoint.answers += [failure(429), (502, {}, b"<html>"), (200, {}, b"{half")]
+    endpoint.answers += [(status, headers, body | {"usage": used}), failure(400, VLLM)]
     chat, since = Chat("m", tmp_path / "c"), time.time()
-    assert chat.ask(HI).outcome == "cut"
+    assert (chat.ask(HI).outcome, chat.ask(HI, attempt=1).outcome) == ("cut", "over_context")
     with closing(sqlite3.connect(tmp_path / "c")) as db:
         rows = db.execute("SELECT at, told FROM paid JOIN replies USING (key) ORDER BY at").fetchall()
+    silent = {"model": None, "finish_reason": None, "usage": None}
     assert [json.loads(told) for _, told in rows] == [
-        {"model": None, "finish_reason": None, "usage": None},
-        {"model": "m", "finish_reason": "length", "usage": used},
+        {"status": 429} | silent,
+        {"status": 502} | silent,
+        {"status": 200} | silent,
+        {"status": 200, "model": "m", "finish_reason": "length", "usage": used},
+        {"status": 400} | silent,
     ]
     assert all(since <= at <= time.time() for at, _ in rows)
 
@@ -360,6 +366,12 @@ VLLM = "This model's maximum context length is 4096 tokens. However, you request
         (failure(400, VLLM), "over_context"),
         (failure(400, "prompt is too long: 210000 tokens > 200000 maximum"), "over_context"),
         (failure(400, "exceeds the available context size", code="400"), "over_context"),
+        (failure(400, "Input prompt (5000 tokens) is too long and exceeds limit of 4096"), "over_context"),
+        (failure(400, "too many tokens: total number of tokens in the prompt cannot exceed 4081"), "over_context"),
+        (failure(422, "`inputs` tokens + `max_new_tokens` must be <= 4097. Given: 5000"), "over_context"),
+        (failure(400, "Range of input length should be [1, 30720]"), "over_context"),
+        (failure(400, "This model's maximum prompt length is 131072 but the request has 200000"), "over_context"),
+        (failure(400, "prompt too long; exceeded max length by 12 tokens"), "over_context"),
         (failure(413, "Request too large"), "over_context"),
         ((200, {}, {"error": {"message": VLLM, "code": 400}}), "over_context"),
     ],
@@ -369,6 +381,17 @@ def test_an_outcome_of_one_question_is_its_own_and_is_kept(chat, endpoint, answe
     endpoint.answers += [answer]
     assert chat.ask(HI).outcome == outcome and chat.counts == {"requests": 1, outcome: 1}
     assert chat.ask(HI).outcome == outcome and chat.counts == {"requests": 1, outcome: 2, "cached": 1}
+
+
+@pytest.mark.parametrize("said", ["too many tokens per minute", "Too many tokens in a minute", "too many tokens"])
+def test_a_limit_on_the_rate_of_tokens_is_waited_for_and_is_no_outcome(chat, endpoint, said):
+    """Taken for a context that is too long, it would drop every question that came too soon, for good."""
+    endpoint.answers += [failure(429, said), completion("hello")]
+    assert chat.ask(HI) == ("hello", None) and chat.counts == {"requests": 2, "retries": 1}
+    for attempt, words in enumerate(("too many tokens per minute", "Too many tokens, please wait"), 1):
+        endpoint.answers += [failure(400, words)]
+        with pytest.raises(LLMError, match=words):
+            chat.ask(HI, attempt)
 
 
 STRANGE = {

@@ -1,4 +1,4 @@
-"""A thousand requests, three in ten of which fail in every way we know, two processes on one cache, one of them killed
+"""A thousand requests, three in ten of which fail, in every way we know, two processes on one cache, one of them killed
 in the middle: a reply lost, a reply paid twice, a failure taken for a reply."""
 
 import json
@@ -18,7 +18,7 @@ from densereward.labels.llm import Chat
 from densereward.seeding import rng
 from test_llm import completion, ended, failure
 
-QUESTIONS = 730  # about a thousand requests, with those that fail
+QUESTIONS = 700  # about a thousand requests, with those that fail
 PASSING = {  # what another request mends
     "500": failure(500, "internal"),
     "429": failure(429, "slow down"),
@@ -63,7 +63,7 @@ class Script:
         passing, final, whole = list(PASSING), list(FINAL), list(WHOLE)
         self.faults, self.ends, self.sent, self.lock = {}, {}, defaultdict(list), threading.Lock()
         for i in range(n):
-            self.faults[i] = [str(x) for x in draw.choice(passing, draw.choice([0, 1, 2], p=[0.68, 0.25, 0.07]))]
+            self.faults[i] = [str(x) for x in draw.choice(passing, draw.choice([0, 1, 2], p=[0.6, 0.32, 0.08]))]
             self.ends[i] = str(draw.choice(final)) if draw.random() < 0.05 else str(draw.choice(whole))
         for i in (40, 200, n - 40):  # these wait for the client to give up, as on a lost connection
             self.faults[i] = ["timeout"]
@@ -125,13 +125,18 @@ def test_nothing_is_lost_and_nothing_paid_twice_whatever_fails_and_whoever_is_ki
     assert len(twice) <= 8, "at most what the killed process had under way, whose replies no one could keep"
     assert not {f"question {i}" for i in twice} & kept, "what was on disk when it died was not asked again"
     faults = Counter(what for sent in script.sent.values() for what in sent if what in (*PASSING, "timeout"))
-    strange = faults.total() + sum(script.ends[i] != "text" for i in range(QUESTIONS))
     total = len(endpoint.requests)
-    assert 1000 <= total <= 1100 and faults.total() / total > 0.2 and strange / total > 0.3
+    assert 1000 <= total <= 1100 and faults.total() / total > 0.3, "of these none gave a reply, or an outcome"
     assert set(faults) == {*PASSING, "timeout"} and {script.ends[i] for i in range(QUESTIONS)} == {*FINAL, *WHOLE}
 
     again = Chat("m", cache, temperature=0)
     texts = [list(again.ask([{"role": "user", "content": f"question {i}"}])) for i in range(QUESTIONS)]
     assert texts == [script.expected(i) for i in range(QUESTIONS)] and again.counts["cached"] == QUESTIONS
     assert len(endpoint.requests) == total
-    print(f"{total} requests, {faults.total()} faults {dict(faults)}, paid twice {len(twice)}")
+    with again._open() as db:
+        (recorded,) = db.execute("SELECT count(*) FROM paid").fetchone()
+    lost = total - faults["timeout"] - recorded
+    assert 0 <= lost <= 8, "every body is on record, but for what the killed process had under way"
+    ends = Counter(script.ends.values())
+    print(f"{total} requests, {faults.total()} faults {dict(faults)}, outcomes {[(e, ends[e]) for e in FINAL]},")
+    print(f"bodies on record {recorded}, lost with the process {lost}, paid twice {len(twice)}")

@@ -8,7 +8,8 @@ import pytest
 
 from report import judging_figures as j
 from report import tried
-from study.measures.judged import RATES
+from study.measures.judged import COLUMNS
+from study.methods import METHODS
 from study.records import ROOT
 from study.summary import label
 
@@ -34,23 +35,27 @@ def test_the_table_of_spans_holds_the_records_numbers_and_every_control():
     assert len(figure.axes) == 3 and len(numbers) == 3 * len(rows)
 
 
-def test_rates_of_judges_are_means_with_their_range_in_the_order_of_methods():
-    numbers = pd.DataFrame([["token", 0, *range(6)], ["token", 1, *range(2, 8)], ["bandit", 0, *range(6)]])
-    numbers.columns = ["method", "seed", *RATES]
+def test_rates_of_judges_are_means_with_their_errors_in_the_order_of_methods():
+    numbers = pd.DataFrame([["token", 0, *range(8)], ["token", 1, *range(2, 10)], ["bandit", 0, *range(8)]])
+    numbers.columns = ["method", "seed", *COLUMNS]
     rows = j.rate_rows(numbers)
     assert rows.method.tolist() == ["Bandit (sequence)", "Token"] and rows.seeds.tolist() == [1, 2]
-    assert rows["win rate"][1] == "1.0 (0.0 to 2.0)" and rows["longer (tokens)"][1] == "6.0 (5.0 to 7.0)"
+    assert rows["win rate"].tolist() == ["0.0", "1.0 ± 1.0"], "one seed has no spread over seeds"
+    assert rows["longer (tokens)"][1] == "6.0 ± 1.0" and rows["controlled, error"].tolist() == ["7.0", "8.0"]
     figure, shown = j.length_control(numbers)
     assert (shown["raw"] == 1).all() and (shown["controlled_by"] == 2).all() and len(figure.axes) == 2
 
 
-def test_costs_of_a_run_are_calls_times_tokens_and_unknown_where_either_is():
-    rows = j.cost_rows(stored("judging")[-1]["cost"]).set_index("judge")
+def test_costs_of_a_run_are_calls_times_tokens_at_the_readers_prices_and_say_what_is_estimated():
+    rows = j.cost_rows(stored("judging")[-1]["cost"], 2.0, 8.0).set_index("judge")
     one = rows.loc["MT-Bench, one answer"]
-    assert one["of a run, in"] == pytest.approx(160 * one["in"]) and one["of a run, out"] == pytest.approx(
-        160 * one["out"]
-    )
-    assert np.isnan(rows["of a run, in"]["adaptive-mask"]) and np.isnan(rows["of a run, out"]["Arena-Hard"])
+    assert one["of a run, in"] == pytest.approx(160 * one["in"]) and one["estimated"] == ""
+    assert one["price of a run"] == pytest.approx((2 * one["of a run, in"] + 8 * one["of a run, out"]) / 1e6)
+    assert np.isnan(rows["price of a run"]["adaptive-mask"]), "nobody says how many pairs"
+    assert rows.estimated["Arena-Hard"] == "out" and rows["of a run, out"]["Arena-Hard"] == 600_000
+    assert rows.estimated["AlpacaEval 2, weighted"] == "in" and rows["out"]["AlpacaEval 2, weighted"] == 1
+    page = (ROOT / "book" / "judging.md").read_text()
+    assert "1,200" in page and "1,170" in page and "600 tokens at a guess" in page
 
 
 def accuracies(*methods: str) -> pd.DataFrame:
@@ -93,6 +98,12 @@ def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says
     assert sorted(names, key=lost.get)[-3:] == ["sentence", "bandit-as-segment", "appo"]
     generate = numbers[numbers.task == "generation"].groupby("method").accuracy.mean()
     assert generate["sft"] == 1 and (generate[list(failed)] < 1).all()
+    less = numbers[numbers.task == "generation"].pivot(index="seed", columns="method", values="accuracy")
+    assert (less[["tlcr", "appo"]] < 1).all(axis=None), "less in every seed"
+    tax = [rows["generation, difference"][label(m)].replace("0.", ".").replace("-", "") for m in ("tlcr", "appo")]
+    page = " ".join((ROOT / "book" / "judging.md").read_text().split())
+    assert f"TLCR names {tax[0]} less and APPO {tax[1]}: less in every seed, and neither mean is clear" in page
+    assert f"known of {len(names)} of the study's {len(METHODS)} rows" in page
 
 
 def test_a_model_of_no_use_is_tabled_as_one():
@@ -119,5 +130,6 @@ def test_the_page_says_of_the_small_model_what_its_records_hold():
     asked, weighed = ({r["kind"]: r for r in stored("asked")}[kind] for kind in ("asked", "weighed"))
     assert asked["revisions"]["revised"] == 0 and all(of["read"] == 0 for of in asked["verdicts"])
     assert (asked["revisions"]["read"], {of["items"] for of in asked["verdicts"]}) == (24, {15})
+    assert (asked["revisions"]["failed: cut"], asked["revisions"]["failed: markers"]) == (21, 3)
     assert "picks the labelled output 0.50" in tried.weighed(weighed)
     assert weighed["shown_first"][0] == weighed["same"][0] == 0, "it takes M, whatever it stands for"

@@ -63,6 +63,21 @@ def test_a_good_model_is_told_from_one_that_takes_what_is_shown_first(endpoint, 
     assert pairs["read"] == 4 and pairs["picked"] == 0, "a tie is read, and picks neither"
 
 
+def test_a_judge_is_qualified_on_as_many_items_of_the_set_that_was_asked_for(endpoint, folders, capsys):
+    """Of fifteen short ones nobody learns how a judge does on the adversarial ones."""
+    items = json.loads((folders / "llmbar" / "Natural.dataset.json").read_text())
+    (folders / "llmbar" / "Adversarial_Manual.dataset.json").write_text(json.dumps(items * 6))
+    endpoint.reply = lambda body: completion("[[A]]")
+    given = ("m", folders / "pairs.jsonl", folders / "llmbar", 0, folders / "out.jsonl", folders / "cache")
+    asked.main(*given, items=16, of="Adversarial_Manual", longest=9999, tokens=300)
+    (record,) = read_records(folders / "out.jsonl")
+    assert [row["items"] for row in record["verdicts"]] == [16, 16] and record["set"] == "Adversarial_Manual"
+    assert endpoint.requests[-1]["max_tokens"] == 300
+    with pytest.raises(SystemExit):
+        asked.main(*given, longest=3)
+    assert "no item of Natural has at most 3 characters" in capsys.readouterr().err
+
+
 def test_a_model_that_always_takes_the_first_letter_is_half_right(folders, monkeypatch):
     """And one that knows is right in both orders: which output stands for which letter must not be lost."""
     model, tokenizer = load_causal_lm(models_folder("cpu") / "sft")

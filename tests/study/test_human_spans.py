@@ -11,7 +11,9 @@ from tokenizers.normalizers import Lowercase
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from study.measures.edit_labels import ALIGNMENTS, edited
-from study.measures.human_spans import agreement, in_spans, read
+from study.measures.human_spans import agreement, in_spans, main, read
+from study.profiles import models_folder
+from study.records import ROOT, read_records
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 WORDS = "the fox ate two red plums today"
@@ -152,6 +154,18 @@ def test_edits_of_people_find_what_people_marked(name):
     assert placed["precision"][1] < found["expected"] < placed["precision"][2] and every["recall"][0] == 1
     assert found["blocks"]["precision"][1] > edit["precision"][2]
     assert all(of["edit"]["recall"][0] > of["random"]["recall"][0] for of in found["types"].values())
+
+
+def test_the_command_writes_a_record_of_each_tokenizer_and_no_word_of_the_answers(tmp_path):
+    """Missed words are text of other people's data, and the record is published."""
+    errors = [{"start": a, "end": b, "error type": kind} for a, b, kind in EMOJI["spans"]]
+    said = {"errors": errors, "corrected-prediction": EMOJI["corrected"], "missing-info": []}
+    (tmp_path / "feedback.json").write_text(json.dumps([{"prediction 1": EMOJI["answer"], "feedback": said}] * 2))
+    main(tmp_path / "feedback.json", [str(models_folder("cpu") / "sft")], 0, tmp_path / "out.jsonl")
+    (record,) = read_records(tmp_path / "out.jsonl")
+    published = json.loads((ROOT / "data" / "results" / "human_spans.jsonl").read_text().splitlines()[0])
+    assert record.keys() == published.keys() and (record["tokenizer"], record["answers"]) == ("sft", 2)
+    assert "fox" not in json.dumps(record) and record["edit"]["recall"][0] > record["random"]["recall"][0]
 
 
 def test_the_pages_sentences_are_those_of_the_record():

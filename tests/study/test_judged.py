@@ -44,6 +44,9 @@ def test_a_taste_for_length_is_taken_back_where_length_says_nothing_of_quality()
     assert abs(found["taste controlled"] - found["without taste"])["token"] < 2
     assert found["controlled"]["segment"] > found["oracle"]["segment"] + 30
     assert found["oracle"]["segment"] == 100 * np.mean(longer <= -6) and found.longer["token"] == longer.mean()
+    wins = np.array(fair["final"]["answers"]["true_return"]) > 0
+    assert found["oracle, error"]["token"] == pytest.approx(100 * wins.std(ddof=1) / np.sqrt(n))
+    assert 1 < found["controlled, error"]["token"] < 6, "a rate of 300 prompts has an error of some 3 points"
     none = judged.rates([(fair, sft)], 0.0).iloc[0]
     assert none["with taste"] == pytest.approx(none["without taste"])
 

@@ -2,6 +2,7 @@
 that does not see what it judges."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +10,12 @@ import pytest
 
 from densereward.labels.llm import Chat
 from densereward.labels.replies import OUTCOMES
-from study.measures import judges
+from study.measures import judges, winrate
 from study.measures.judge_prompts import PROMPTS, fill, read_prompts
 from study.measures.leaderboard_files import alpaca_outputs, arena_hard_answers, mt_bench_answers
 from study.measures.verdicts import mt_bench, position_bias
 from study.measures.winrate import alpaca_preferences, arena_hard, win_rate
+from study.records import ROOT
 from test_llm import completion
 from test_verdicts import JUDGMENTS, MT_BENCH, lines
 
@@ -189,6 +191,95 @@ def test_the_ranking_annotator_reads_json_as_text_and_as_a_tool_call(chat, endpo
     assert [row["preference"] for row in rows] == [2.0] * 4 + [1.0] * 4
     both = '[{"model": "m", "rank": 1}, {"model": "M", "rank": 1}]'
     assert [judges.read_ranking(text) for text in (both, "m", '{"ordered_models": 3}', "")] == [None] * 4
+
+
+PYTHON_FILE = """<|im_start|>system
+You rank models.
+<|im_end|>
+<|im_start|>user
+{
+    "instruction": \"""{instruction}\""",
+}
+[
+    {
+        "model": "model_1",
+        "answer": \"""{output_1}\"""
+    },
+    {
+        "model": "model_2",
+        "answer": \"""{output_2}\"""
+    }
+]
+Return a Python list:
+[
+    {'model': <model-name>, 'rank': <model-rank>},
+    {'model': <model-name>, 'rank': <model-rank>}
+]
+<|im_end|>
+"""  # the form of alpaca_eval_gpt4/alpaca_eval.txt
+
+
+def test_tlcrs_annotator_answers_as_python_writes_lists_and_takes_its_own_file(chat, endpoint, tmp_path):
+    """JSON has no single quotes: read as JSON alone, each of its verdicts would be unreadable."""
+
+    def ranking(body) -> str:
+        best, worst = better(body, "model_1", "model_2"), better(body, "model_2", "model_1")
+        return f"[\n    {{'model': '{best}', 'rank': 1}},\n    {{'model': '{worst}', 'rank': 2}}\n]"
+
+    (tmp_path / "alpaca_eval.txt").write_text(PYTHON_FILE)
+    theirs = PROMPTS | read_prompts(tmp_path / "alpaca_eval.txt")
+    endpoint.reply = lambda body: completion(ranking(body))
+    rows = [judges.alpaca_listed(chat, f"Do {i}.", GOOD[0], BAD[0]) for i in range(4)]
+    rows += [judges.alpaca_listed(chat, f"Do {i}.", BAD[0], GOOD[0], prompts=theirs) for i in range(4)]
+    assert [row["preference"] for row in rows] == [2.0] * 4 + [1.0] * 4
+    shown = {text.index("good one") < text.index("bad one") for text in map(asked, endpoint.requests)}
+    assert shown == {True, False} and {row["outcome"] for row in rows} == {None}
+    assert '"instruction": """Do 0.""",' in asked(endpoint.requests[4]) and "model_1" in asked(endpoint.requests[0])
+    first = "[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]"
+    fenced = (
+        f"```python\n{first.replace('model_1', 'x').replace('model_2', 'model_1').replace('x', 'model_2')}\n``` [so]"
+    )
+    assert [judges.read_ranking(text) for text in (first, first.replace("'", '"'), fenced)] == [0, 0, 1]
+    wrong = [
+        first.replace("rank': 1", "rank': 2"),
+        first.replace("rank': 1", "rank': 3"),
+        first[:40],
+        "[{" + "(" * 9999 + "}]",
+    ]
+    wrong += [
+        "[{'model': __import__('os').getpid(), 'rank': 1}, {'model': 'model_1', 'rank': 2}]",
+        "[{}, {}]",
+        "[{1}, 2]",
+    ]
+    assert [judges.read_ranking(text) for text in wrong] == [None] * len(wrong)
+
+
+def test_the_pages_lines_go_from_answers_to_a_length_controlled_rate(endpoint, tmp_path, monkeypatch, capsys):
+    """A reader with a key types them: a name that moved, or a side turned around, is theirs to pay for."""
+    page = (ROOT / "book" / "judging.md").read_text()
+    code = re.search(r"## From answers to a rate\n.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    asks = [f"Do {i}." for i in range(40)]
+    alpaca_outputs(
+        "outputs.json", "mine", {ask: f"a good one {'x' * (7 * i % 40)}" for i, ask in enumerate(asks[::-1])}
+    )
+    alpaca_outputs("model_outputs.json", "base", {ask: f"a bad one {'x' * (3 * i % 40)}" for i, ask in enumerate(asks)})
+    Path("alpaca_eval_clf.txt").write_text("<|im_start|>user\nm: {output_1} M: {output_2} to {instruction}<|im_end|>")
+    rewritten = [{"preference": 0.5, "index": i, "std_delta_len": length, "instruction_difficulty": (i % 5) / 5,
+                  "not_gamed_baseline": False, "model": name}
+                 for name, length in (("concise", 1.0), ("verbose", -1.0)) for i in range(40)]  # fmt: skip
+    pd.DataFrame(rewritten).to_csv("df_gamed.csv", index=False)
+    endpoint.reply = lambda body: likely({better(body, "m", "M"): -0.2231435513, better(body, "M", "m"): -1.6094379124})
+    found = {}
+    exec(code, found)
+    assert [message["role"] for message in endpoint.requests[0]["messages"]] == ["user"], "the reader's own words"
+    assert "'asked': 40, 'read': 40" in capsys.readouterr().out
+    controlled = winrate.length_controlled(
+        found["preferences"], *found["lengths"], range(40), pd.DataFrame(rewritten), resamples=0
+    )
+    assert found["preferences"] == pytest.approx([0.8] * 40) and controlled.rate == pytest.approx(80, abs=1)
+    exec(code, {})
+    assert f"rate={controlled.rate}" in capsys.readouterr().out and len(endpoint.requests) == 40, "paid once"
 
 
 # --- adaptive-mask ---------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ TABLES = (
     "replies (key TEXT PRIMARY KEY, question TEXT, reply TEXT NOT NULL)",
     "outcomes (key TEXT PRIMARY KEY, outcome TEXT NOT NULL)",  # of replies that are no whole answer
     "claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL)",
-    "paid (key TEXT NOT NULL, at REAL NOT NULL, told TEXT NOT NULL)",  # every body that came, of `replies.told`
+    "paid (key TEXT NOT NULL, at REAL NOT NULL, told TEXT NOT NULL)",  # every body that came, by `replies.told`
 )
 CLAIM = """INSERT INTO claims VALUES (:key, :owner, :until)
     ON CONFLICT (key) DO UPDATE SET owner = :owner, until = :until WHERE owner = :owner OR until < :now"""
@@ -132,10 +132,14 @@ class Chat:
         def post() -> Reply:
             self.budget.request()
             self._count("requests")
-            body = asyncio.run(self._post(messages))
+            status, body, failed = asyncio.run(self._post(messages))
             self.budget.pay(self.model, usage(body))
-            with self._open() as db:
-                db.execute("INSERT INTO paid VALUES (?, ?, ?)", (key, time.time(), self._without_secrets(told(body))))
+            if status:
+                row = key, time.time(), self._without_secrets(told(body, status))
+                with self._open() as db:
+                    db.execute("INSERT INTO paid VALUES (?, ?, ?)", row)
+            if failed:
+                raise failed
             return read_body(body, bool(self.sampling.get("logprobs")))
 
         retrying = tenacity.Retrying(
@@ -161,22 +165,24 @@ class Chat:
             logging.getLogger(__name__).warning(problem)
         return reply._replace(text=self._without_secrets(reply.text))
 
-    async def _post(self, messages: list[dict]) -> bytes:
-        """The body that the endpoint sent. Raises Failed, never an exception that holds the request with its key."""
+    async def _post(self, messages: list[dict]) -> tuple[int | None, bytes, Failed | None]:
+        """(status, body, None) of what came, with Failed for another status; (None, b"", Failed) where nothing did.
+        Never an exception that holds the request with its key."""
         http = openai.DefaultAsyncHttpxClient(verify=self._tls)
         settings = {"api_key": self._key, "base_url": self._url, "timeout": TIMEOUT, "max_retries": 0}
         try:
             async with asyncio.timeout(TIMEOUT), openai.AsyncOpenAI(http_client=http, **settings) as client:
                 create = client.chat.completions.with_raw_response.create
-                return (await create(model=self.model, messages=messages, **self.sampling)).content
+                came = await create(model=self.model, messages=messages, **self.sampling)
+                return came.status_code, came.content, None
         except openai.APIStatusError as error:
             after = error.response.headers.get("retry-after", "")
             failed = Failed(str(error), error.status_code, error.code, after)
+            return error.status_code, error.response.content, failed
         except (TimeoutError, openai.APITimeoutError):
-            failed = Failed(f"no whole reply within {TIMEOUT:g} seconds")
+            return None, b"", Failed(f"no whole reply within {TIMEOUT:g} seconds")
         except openai.OpenAIError as error:
-            failed = Failed(str(error))
-        raise failed
+            return None, b"", Failed(str(error))
 
     def _connect(self) -> None:
         with self._lock:

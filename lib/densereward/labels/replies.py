@@ -16,8 +16,10 @@ ENDS = dict.fromkeys(("length", "max_tokens", "model_length"), "cut") | {"refusa
 ENDS |= dict.fromkeys(("content_filter", "safety", "recitation", "prohibited_content", "sensitive"), "filtered")
 # What servers say of one question; each of the words was seen in an error of at least one of them.
 OVER_CONTEXT = re.compile(
-    r"context[ _]?(length|window|size)|(prompt|input|message)\S* (is|are) too long|longer than the model"
-    r"|maximum number of tokens|must have less than \d+ tokens|reduce the length|string_above_max_length",
+    r"context[ _]?(length|window|size)|(prompt|input|message)\S*( \([^)]*\))? (is |are )?too long|longer than the model"
+    r"|maximum (number of tokens|prompt length)|must have less than \d+ tokens|reduce the length"
+    r"|string_above_max_length|range of input length|tokens\W+max_new_tokens\W+must be"
+    r"|too many tokens(?!,? (per|in a|please)\b)",  # which limits a rate
     re.IGNORECASE,
 )
 FILTERED = re.compile(
@@ -103,15 +105,16 @@ def usage(body: bytes) -> tuple[int, int] | None:
         return 0, 0
 
 
-def told(body: bytes) -> str:
-    """What a body says of itself, as JSON: model, finish_reason, usage, and null for what it does not say."""
+def told(body: bytes, status: int) -> str:
+    """A body's HTTP status and what it says of itself, as JSON: status, model, finish_reason, usage, and null for what
+    it does not say."""
     try:
         sent = json.loads(body)
         choice = (sent.get("choices") or [{}])[0]
         facts = {"model": sent.get("model"), "finish_reason": choice.get("finish_reason"), "usage": sent.get("usage")}
     except (ValueError, RecursionError, AttributeError, LookupError, TypeError):  # no reply at all
         facts = dict.fromkeys(("model", "finish_reason", "usage"))
-    return json.dumps(facts)
+    return json.dumps({"status": status} | facts)
 
 
 def _arguments(message: dict) -> str:

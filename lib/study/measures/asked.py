@@ -6,8 +6,12 @@ often it is right. For whoever wants to know a model before paying it for a whol
     python -m study.measures.asked --model runs/models/smollm2 --dataset FOLDER_OF_HH_RLHF --llmbar FOLDER_OF_LLMBAR
 
 Each question is asked once. The judges are adaptive-mask's (JSON) and MT-Bench's of pairs (a label behind reasons), in
-both orders, on LLMBar's natural set, whose labels are known. Texts are short ones, so that a small model on a processor
-is done in minutes. The record holds counts, and no text.
+both orders, on a set of LLMBar's, whose labels are known. Texts are short ones, so that a small model on a processor
+is done in minutes; to qualify a judge of one's own before it is trusted, add
+
+    --items 134 --longest 100000 --tokens 1024 --set Adversarial_Neighbor
+
+The record holds counts, and no text.
 
 Book: judging.md
 """
@@ -32,6 +36,7 @@ from study.records import ROOT, git_state, provenance, write_record
 RECORDS = ROOT / "data" / "results" / "asked.jsonl"
 PAIRS, ITEMS, CHARACTERS = 24, 15, 900  # revisions, items judged, the longest texts of one in all
 REVISION, VERDICT = 320, 128  # tokens of a reply
+SET = "Natural"
 
 
 def share(count: int, n: int) -> list[float]:
@@ -99,10 +104,10 @@ def judged(chat: Chat, name: str, items: list[dict]) -> dict:
     }
 
 
-def short(rows: list[dict], texts, most: int, seed: int) -> list[dict]:
-    """The first `most` rows, in an order drawn by `seed`, whose `texts` have at most CHARACTERS together."""
+def short(rows: list[dict], texts, most: int, seed: int, longest: int = CHARACTERS) -> list[dict]:
+    """The first `most` rows, in an order drawn by `seed`, whose `texts` have at most `longest` characters together."""
     order = rng(seed, "asked").permutation(len(rows))
-    return [rows[i] for i in order if sum(map(len, texts(rows[i]))) <= CHARACTERS][:most]
+    return [rows[i] for i in order if sum(map(len, texts(rows[i]))) <= longest][:most]
 
 
 def words(item: dict) -> list[str]:
@@ -113,27 +118,33 @@ def words(item: dict) -> list[str]:
 def main(
     model: Annotated[str, typer.Option(help="as the endpoint of OPENAI_BASE_URL names it")],
     dataset: Annotated[Path, typer.Option(help="preference pairs, HH-RLHF's folder")],
-    llmbar: Annotated[Path, typer.Option(help="LLMBar's folder, with Natural.dataset.json")],
+    llmbar: Annotated[Path, typer.Option(help="LLMBar's folder, with Natural.dataset.json and the others")],
     seed: Annotated[int, typer.Option(help="which pairs and items")] = 0,
     out: Annotated[Path, typer.Option(help="records file")] = RECORDS,
     cache: Annotated[Path, typer.Option(help="replies, each paid once")] = ROOT / "runs" / "replies.sqlite",
+    items: Annotated[int, typer.Option(min=1, help="how many items are judged, at most")] = ITEMS,
+    of: Annotated[str, typer.Option("--set", help="which of LLMBar's sets: Natural, Adversarial_Manual, ...")] = SET,
+    longest: Annotated[int, typer.Option(help="characters of an item's three texts, at most")] = CHARACTERS,
+    tokens: Annotated[int, typer.Option(help="of a verdict, at most")] = VERDICT,
 ) -> None:
     """Ask, and append one record."""
     with command_line.asking():
         helpful = dataset / "helpful-base"
         every = data.read_pairs(helpful if helpful.is_dir() else dataset)[0]
-        items = json.loads((llmbar / "Natural.dataset.json").read_text())
+        labelled = json.loads((llmbar / f"{of}.dataset.json").read_text())
+        if not (labelled := short(labelled, words, items, seed, longest)):
+            raise ValueError(f"no item of {of} has at most {longest} characters; give a larger --longest")
     sides = ("prompt", "chosen", "rejected")
     pairs = short(every, lambda row: [m["content"] for side in sides for m in row[side]], PAIRS, seed)
-    items = short(items, words, ITEMS, seed)
-    chats = [Chat(model, cache, concurrency=1, temperature=0, max_tokens=n) for n in (REVISION, VERDICT)]
+    chats = [Chat(model, cache, concurrency=1, temperature=0, max_tokens=n) for n in (REVISION, tokens)]
     git_state()  # of what asks, not of what lies here when the last reply has come
     begun, seconds = time.perf_counter(), []
     found = {"revisions": revisions(chats[0], pairs)}
     seconds.append(time.perf_counter() - begun)
-    found["verdicts"] = [judged(chats[1], name, items) for name in JUDGES]
+    found["verdicts"] = [judged(chats[1], name, labelled) for name in JUDGES]
     seconds.append(time.perf_counter() - begun - seconds[0])
-    record = {"kind": "asked", "model": Path(model).name, "seed": seed, **found}
+    limits = {"set": of, "longest": longest, "verdict_tokens": tokens}
+    record = {"kind": "asked", "model": Path(model).name, "seed": seed, **limits, **found}
     for name, chat, took in zip(("revisions", "verdicts"), chats, seconds):
         record[f"{name}_spent"] = {"seconds": round(took, 1), **chat.budget.spent, "counts": dict(chat.counts)}
     write_record(out, record | {"provenance": provenance(seed, "cpu", begun)})

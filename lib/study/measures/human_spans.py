@@ -5,6 +5,8 @@ they corrected. The answer is the rejected response, the correction its revision
 takes out (Eq. 4) is said to be wrong, and is right in that if one of its characters lies in an error span. Spans count
 characters (code points) of `prediction 1`, the only answer that is corrected.
 
+    python -m study.measures.human_spans --data dev_feedback.json --tokenizer gpt2 --tokenizer FOLDER_OF_PHI_3
+
 Left out: positive tokens, as nobody marked what is good, and the errors of what an answer leaves out, which have no
 span.
 
@@ -14,19 +16,27 @@ Book: labels.md
 import gzip
 import json
 import re
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
+from transformers import AutoTokenizer
 
 from densereward.labels.labeling import NEGATIVE, characters, text_labels
 from densereward.labels.revision import checked
 from densereward.seeding import rng
 from densereward.text.offsets import token_offsets
 from densereward.text.tokens import tokenize_responses
+from study import command_line
 from study.measures.constants import estimate, resamples
 from study.measures.edit_labels import edited
+from study.records import ROOT, provenance, write_record
+
+RECORDS = ROOT / "data" / "results" / "human_spans.jsonl"
 
 
 def read(path: str | Path) -> list[dict]:
@@ -151,3 +161,27 @@ def _line(text: str, number: int) -> int:
         start = re.compile(r"[\s,]*").match(text, end).end()
         _, end = json.JSONDecoder().raw_decode(text, start)
     return text.count("\n", 0, start) + 1
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="FineGrainedRLHF's dev_feedback.json, also as .gz")],
+    tokenizer: Annotated[list[str], typer.Option(help="a folder or a hub's name; once for each")],
+    seed: Annotated[int, typer.Option(help="of the bootstrap and of negatives placed at random")] = 0,
+    out: Annotated[Path, typer.Option(help="records file")] = RECORDS,
+) -> None:
+    """Append one record per tokenizer, of counts and rates."""
+    with command_line.asking():
+        rows = read(data)
+        tokenizers = {Path(name).name: AutoTokenizer.from_pretrained(name) for name in tokenizer}
+    for name, its in tokenizers.items():
+        begun = time.perf_counter()
+        found = agreement(rows, its, seed)
+        del found["missed"]  # words of the answers
+        record = {"kind": "human_spans", "tokenizer": name, **found}
+        write_record(out, record | {"provenance": provenance(seed, "cpu", begun)})
+
+
+app = command_line.command(main)
+
+if __name__ == "__main__":
+    app()

@@ -70,6 +70,7 @@ _ALPACA = (
     _block("output of m", "{output_1}"),
     _block("output of M", "{output_2}"),
 )
+_RANK = "You rank language models by the quality of their outputs for one instruction, as people would."
 PROMPTS: dict[str, Prompt] = {
     f"{kind}{'-math-v1' if reference else version}{'-multi-turn' if second else ''}": _mt_bench(pair, reference, second)
     for kind, version, pair in (("single", "-v1", False), ("pair", "-v2", True))
@@ -92,8 +93,16 @@ PROMPTS: dict[str, Prompt] = {
         *_ALPACA,
         "Which output would people prefer? Reply with its letter alone, m or M, and nothing else.",
     ),
+    "alpaca_eval": _prompt(
+        _RANK,
+        _block("instruction", "{instruction}"),
+        _block("output of model_1", "{output_1}"),
+        _block("output of model_2", "{output_2}"),
+        "Reply with a Python list of two dictionaries alone, both models with their ranks, the better one first, as "
+        "in: [{'model': 'model_2', 'rank': 1}, {'model': 'model_1', 'rank': 2}]",
+    ),
     "alpaca_eval_fn": _prompt(
-        "You rank language models by the quality of their outputs for one instruction, as people would.",
+        _RANK,
         *_ALPACA,
         'Reply with JSON alone, both models with their ranks, the better one first, as in: {"ordered_models": '
         '[{"model": "M", "rank": 1}, {"model": "m", "rank": 2}]}',
@@ -114,8 +123,9 @@ PROMPTS: dict[str, Prompt] = {
 
 def read_prompts(path: str | Path) -> dict[str, Prompt]:
     """Prompts by name from the reader's own copy: FastChat's judge_prompts.jsonl; an Arena-Hard configuration (.yaml
-    with prompt_template, for the name arena-hard); or a text with <|im_start|>role ... <|im_end|> (.txt, for the name
-    that the file has, as alpaca_eval_clf.txt). Raises ValueError, naming the file, for anything else."""
+    with prompt_template, for the name arena-hard); or AlpacaEval's text with <|im_start|>role ... <|im_end|> (.txt, for
+    the name that the file has: alpaca_eval, alpaca_eval_fn, alpaca_eval_clf). Raises ValueError, naming the file, for
+    anything else."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")

@@ -26,6 +26,9 @@ from study.measures.winrate import length_controlled, win_rate
 from testbed import oracle
 
 RATES = ("oracle", "controlled", "without taste", "with taste", "taste controlled", "longer")
+ERRORS = ("oracle, error", "controlled, error")
+COLUMNS = (*RATES, *ERRORS)
+RESAMPLES = 30  # of prompts, for the error of a controlled rate
 SIDES = ("model_1", "model_2", "tie")  # the method's answer, the baseline's, neither
 
 
@@ -41,7 +44,8 @@ def paired(records: Iterable[dict], methods: Iterable[str], baseline: str = "sft
 def rates(pairs: list[tuple[dict, dict]], taste: float) -> pd.DataFrame:
     """A row per pair of records: method, seed, and RATES, per cent of test prompts won against the baseline: by the
     oracle (ties half), that controlled for length; by the soft judge without and with its taste (logits), the latter
-    controlled; and by how many tokens the answers are longer."""
+    controlled; and by how many tokens the answers are longer. Then ERRORS, the standard errors of the first two over
+    prompts, in points."""
     rows = []
     for record, baseline in pairs:
         ours, theirs = (pd.DataFrame(r["final"]["answers"]) for r in (record, baseline))  # length, true_return [N]
@@ -49,10 +53,12 @@ def rates(pairs: list[tuple[dict, dict]], taste: float) -> pd.DataFrame:
         sure, soft = (np.sign(gain) + 1) / 2, scipy.special.expit(gain)
         liked = scipy.special.expit(gain + taste * np.tanh(longer / (longer.std() or 1.0)))
         lengths = ours.length, theirs.length, range(len(gain))
-        controlled = [length_controlled(x, *lengths, resamples=0).rate for x in (sure, liked)]
-        found = win_rate(sure).rate, controlled[0], 100 * soft.mean(), 100 * liked.mean(), controlled[1], longer.mean()
-        rows.append({"method": record["method"], "seed": record["seed"]} | dict(zip(RATES, map(float, found))))
-    return pd.DataFrame(rows, columns=["method", "seed", *RATES])
+        raw, controlled = win_rate(sure), length_controlled(sure, *lengths, resamples=RESAMPLES)
+        tamed = length_controlled(liked, *lengths, resamples=0).rate
+        found = raw.rate, controlled.rate, 100 * soft.mean(), 100 * liked.mean(), tamed, longer.mean()
+        found += raw.standard_error, controlled.standard_error
+        rows.append({"method": record["method"], "seed": record["seed"]} | dict(zip(COLUMNS, map(float, found))))
+    return pd.DataFrame(rows, columns=["method", "seed", *COLUMNS])
 
 
 def samples(pairs: list[tuple[dict, dict]], most: int) -> list[dict]:

@@ -12,6 +12,7 @@ again after an unreadable verdict (at temperature 0 the same would come), Arena-
 Book: judging.md
 """
 
+import ast
 import json
 import re
 from collections import Counter
@@ -95,6 +96,12 @@ def alpaca_ranked(chat: Chat, instruction: str, answer: str, baseline_answer: st
     return _alpaca(chat, "alpaca_eval_fn", instruction, answer, baseline_answer, seed, prompts)
 
 
+def alpaca_listed(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0, prompts=PROMPTS) -> dict:
+    """AlpacaEval's first annotator, alpaca_eval_gpt4, tlcr's: as `alpaca_ranked`, in a list of Python's dictionaries.
+    The released code looks at the rank of the first output alone; where both have one rank this is unreadable."""
+    return _alpaca(chat, "alpaca_eval", instruction, answer, baseline_answer, seed, prompts)
+
+
 def alpaca_weighted(chat: Chat, instruction: str, answer: str, baseline_answer: str, seed=0, prompts=PROMPTS) -> dict:
     """AlpacaEval 2's own annotator: as `alpaca_ranked`, the preference between 1 and 2 by the probabilities of the two
     letters in place of the reply's first token. `chat` samples with WEIGHTED; an endpoint that gives no
@@ -107,7 +114,7 @@ def _alpaca(chat: Chat, name: str, instruction: str, answer: str, baseline_answe
     outputs = (answer, baseline_answer) if model_first else (baseline_answer, answer)
     fields = {"instruction": instruction, "output_1": outputs[0], "output_2": outputs[1]}
     messages = fill(prompts, name, fields)
-    if name == "alpaca_eval_fn":
+    if name != "alpaca_eval_clf":
         for_second, outcome = _verdict(chat, messages, read_ranking)
     elif chat.sampling.get("logprobs"):
         for_second, outcome = _verdict(chat, messages, read_weights, enough="cut")  # one token was asked for
@@ -164,11 +171,12 @@ def read_five_way(text: str) -> str | None:
 
 
 def read_ranking(text: str) -> float | None:
-    """1 where the second output (M) is ranked first of the two, 0 where m is, None where neither can be read."""
-    ranked = _json(text)
+    """1 where the second output (M, or model_2) is ranked first of the two, 0 where the first (m, model_1) is, None
+    where neither can be read. In JSON, or as Python writes a list of dictionaries."""
+    ranked = _json(text) or _literal(text)
     ranked = ranked.get("ordered_models") if isinstance(ranked, dict) else ranked
     try:
-        ranks = {row["model"]: float(row["rank"]) for row in ranked}
+        ranks = {{"model_1": "m", "model_2": "M"}.get(row["model"], row["model"]): float(row["rank"]) for row in ranked}
     except (TypeError, KeyError, ValueError):
         return None
     return {(1, 2): 0.0, (2, 1): 1.0}.get((ranks.get("m"), ranks.get("M"))) if len(ranked) == 2 else None
@@ -197,6 +205,14 @@ def _json(text: str):
             found = json.JSONDecoder().raw_decode(text[start.start() :])[0]
             if found and all(isinstance(one, dict) for one in (found if isinstance(found, list) else [found])):
                 return found
+    return None
+
+
+def _literal(text: str):
+    """The first list of dictionaries that the reply holds as Python writes it; else None. Nothing is executed."""
+    found = re.search(r"\[\s*\{.*?\}\s*,?\s*\]", text, re.DOTALL)
+    with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return ast.literal_eval(found[0]) if found else None
     return None
 
 
