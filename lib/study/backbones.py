@@ -109,6 +109,16 @@ HUMAN_ASSISTANT = (  # turns as full-hh-rlhf marks them, each reply closed by EO
     "{{ message['content'] }}{{ eos_token }}{% else %}\n\nHuman: {{ message['content'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
 )
+# segment-ppo, Appendix E. Blanks that it prints before closing tokens are taken for typesetting: the models have none
+PHI3 = (  # of Phi-3's own without the EOS token at the end of a dialogue, which the paper takes out
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ message['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class Backbone:
     engines: dict[str, str]  # stage -> a file of `configs/`
     ran_on: str
     fields: dict  # of the profile
-    chat_template: str = ""  # empty: the model's own
+    chat_template: str = ""  # the paper's, which a model without one gets; empty: the model's own
 
 
 _PHI3 = {"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32}
@@ -141,6 +151,7 @@ BACKBONES = {
         _TO_SCORER,
         _TO_PPO,
         _segment_ppo(scorer=8, policy=4, passes=2),  # D and script; T9
+        chat_template=PHI3,
     ),
     "phi3.1-mini": Backbone(
         "segment-ppo",
@@ -150,6 +161,7 @@ BACKBONES = {
         _TO_SCORER,
         _TO_PPO,
         _segment_ppo(scorer=8, policy=4, passes=2),
+        chat_template=PHI3,
     ),
     "llama3-8b": Backbone(
         "segment-ppo",
@@ -159,6 +171,7 @@ BACKBONES = {
         _TO_SCORER,
         _TO_PPO,
         _segment_ppo(scorer=4, policy=2, passes=1),  # script (D says 8 for reward models); T9
+        chat_template=LLAMA3,
     ),
     "qwen2-7b": Backbone(
         "adaptive-mask",
