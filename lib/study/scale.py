@@ -15,12 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from densereward.seeding import seed_everything
 from densereward.text import models, tokens
-from study.backbones import BACKBONES, Backbone
+from study.backbones import BACKBONES, FROZEN, TRAINED, Backbone
 from study.run import Run
 
-GPUS = (1, 2, 4, 8)
-TRAINED = {"sft": 1, "scorer": 1, "policy": 2}  # models that a stage's engine trains: policy and critic
-FROZEN = {"policy": 2}  # and those that it only reads: reference and scorer
+GPUS = (1, 2, 4, 8, 64)  # more than 8: machines of 8
 ONE_UPDATE = {
     "sft_rows": 8,
     "sft_epochs": 1.0,
@@ -68,10 +66,11 @@ def memory(name: str) -> list[str]:
         trained, offload = TRAINED[stage] * total, engine.endswith("-offload")
         found = []
         for gpus in GPUS:
+            machines = max(1, gpus // 8), offload
             if engine.startswith("zero2"):
-                cpu, gpu = zero2(trained, gpus, 1, cpu_offload=offload)
+                cpu, gpu = zero2(trained, min(gpus, 8), *machines)
             else:
-                cpu, gpu = zero3(trained, largest, gpus, 1, cpu_offload=offload, cpu_offload_params=offload)[:2]
+                cpu, gpu = zero3(trained, largest, min(gpus, 8), *machines, cpu_offload_params=offload)[:2]
             frozen = FROZEN.get(stage, 0) * 2 * total  # bfloat16
             found.append(f"{gpus}: {(gpu + frozen) / gib:.0f} (CPU {cpu / gib:.0f})")
         lines.append(f"  {stage}, {engine}: {', '.join(found)}")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -16,7 +17,7 @@ from densereward.text.models import build_tokenizer, load_causal_lm
 from report import scaling
 from report.notebooks import ROOT
 from study import engines, scale
-from study.backbones import BACKBONES
+from study.backbones import BACKBONES, MAIN_TABLES
 from study.methods import METHODS
 from study.profiles import profile
 from study.run import Run
@@ -242,3 +243,29 @@ def test_gpu_hours_are_operations_over_what_a_gpu_does():
     assert cost["all"] == pytest.approx(cost[["SFT", "scorer", "sampling", "scoring", "PPO"]].sum())
     with pytest.raises(ValueError, match="training is 0; give a share"):
         scaling.hours(1e15, 0, 0.1, 1.0)
+
+
+def test_a_papers_main_table_is_counted_as_it_was_printed():
+    """Rows are what the transcribed tables hold, but for the model that all start from."""
+    for paper, column, several in ("segment-ppo", "row", 2), ("tlcr", "row", 1), ("adaptive-mask", "column", 1):
+        for number in range(1, several + 1):
+            found = pd.read_csv(ROOT / "data" / "published" / f"{paper}_table{number}.csv")
+            printed = found[column].nunique()
+            ours = [of for of in MAIN_TABLES.values() if of.name == f"{paper} Table {number}"]
+            assert sum(of.sampling + of.on_pairs + 1 for of in ours) == printed, f"{paper}, Table {number}"
+    cost = scaling.hours(1e15, 0.5, 0.1, 1.0)
+    one, whole = (x.set_index("profile").loc["llama2-7b"] for x in (cost, scaling.main_tables(cost)))
+    policies = 5 * (one["sampling"] + one["scoring"] + one["PPO"]) + 2 * one["scorer"] * 10 / 8
+    assert whole["GPU-hours"] == pytest.approx(one["SFT"] + 3 * (3 * one["scorer"] + policies))
+    assert whole["days on 64"] * 64 == pytest.approx(whole["days on 1"]) == pytest.approx(whole["GPU-hours"] / 24)
+
+
+def test_memory_on_the_page_is_what_deepspeed_estimates():
+    pytest.importorskip("deepspeed.runtime.zero.stage3")
+    table = scaling.memory().set_index(["profile", "stage"])
+    for name in BACKBONES:
+        for line in scale.memory(name)[1:]:
+            stage, said = line.strip().split(", ", 1)[0], line.split(": ", 1)[1]
+            estimates = dict(part.split(" (")[0].split(": ") for part in said.split(", "))
+            for n in scaling.GPUS:
+                assert f"{table.loc[(name, stage), f'on {n}']:.0f}" == estimates[str(n)], f"{name}, {stage}, {n} GPUs"
