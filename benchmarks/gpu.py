@@ -1,7 +1,8 @@
 """What a machine with one GPU is asked, in eight minutes: `make gpu`, or `python benchmarks/gpu.py tests sampling`.
 
 Each part is a process of its own with a limit of time, so that one that fails or hangs costs its own time alone; the
-comparison comes last and takes all that is left. What was measured is appended to data/results/bench.jsonl as it comes,
+comparison comes last and takes all that is left, a quarter of the eight minutes at least: what is slow before it takes
+from the parts behind, and not from it. What was measured is appended to data/results/bench.jsonl as it comes,
 records of the comparison to data/results/gpu/runs.jsonl (both to the folder $OUT where that is set). Started again, the
 comparison goes on where it stopped; `comparison` alone has all eight minutes. With $OUT its small stages are kept there
 as stages.tgz: a bare machine unpacks it where it lies beside this project's README.
@@ -34,8 +35,9 @@ LIMITS = {  # seconds at most; the most valuable first
     "engines": 75,
     "growth": 50,
     "segments": 25,
-    "comparison": 480,
+    "comparison": 480,  # and no less than its share, which no other part may take
 }
+SHARE = 1 / 4
 STAGES, KEPT, LEAST = "stages.tgz", 15 * 2**20, 10  # bytes of all stages that are kept; seconds under which none starts
 
 
@@ -83,6 +85,11 @@ def run(line: list[str], seconds: float) -> str:
         return f"stopped after {seconds:.0f} seconds"
 
 
+def seconds_of(part: str, left: float, kept: float) -> float:
+    """What a part may take of the seconds that are left, `kept` of which are the comparison's."""
+    return min(LIMITS[part], left if part == "comparison" else left - kept)
+
+
 def keep(out: Path) -> None:
     """The finished stages that are small, the first made first, for another machine."""
     with tarfile.open(out / STAGES, "w:gz") as file:
@@ -108,14 +115,14 @@ def main() -> int:
     default = ROOT / "runs" / "rehearsal" if given.rehearse else os.environ.get("OUT") or ROOT / "data" / "results"
     out = (given.out or Path(default)).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    became = {}
+    became, kept = {}, 60 * given.minutes * SHARE if "comparison" in given.parts else 0.0
     for part in given.parts:
         left = end - time.monotonic()
-        if left < LEAST:
+        limit = left if given.rehearse else seconds_of(part, left, kept)
+        if limit < LEAST:
             became[part] = "no time was left"
             continue
         started = time.monotonic()
-        limit = left if given.rehearse else min(left, LIMITS[part])
         became[part] = run(command(part, out, given.rehearse), limit)
         print(f"== {part}: {became[part]}, {time.monotonic() - started:.0f} s", flush=True)
     if "OUT" in os.environ and "comparison" in given.parts:

@@ -45,6 +45,17 @@ def test_a_part_that_fails_or_hangs_costs_its_own_time_alone(tmp_path):
     assert not mark.exists(), "what a part started runs on, beside the next part"
 
 
+def test_parts_that_all_take_their_limits_leave_the_comparison_its_share():
+    """It is the one part that cannot be had from a CPU; the limits before it are more than the whole time."""
+    gpu = loaded("gpu")
+    left, kept = 480.0, 480 * gpu.SHARE
+    for part in gpu.LIMITS:
+        limit = gpu.seconds_of(part, left, kept)
+        left -= limit if limit >= gpu.LEAST else 0
+    assert part == "comparison" and limit >= kept == 120
+    assert gpu.seconds_of("tests", 480, kept) == gpu.LIMITS["tests"]
+
+
 def test_the_rehearsal_starts_and_writes_what_it_measures(tmp_path):
     line = [sys.executable, "benchmarks/gpu.py", "--rehearse", "--out", str(tmp_path), "ceiling", "segments"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)

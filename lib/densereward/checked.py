@@ -29,6 +29,13 @@ def _said(text: str) -> str:
     return text
 
 
+def _renaming(text: str) -> str:
+    """Empty, or a JSON object of texts."""
+    if text and not all(isinstance(theirs, str) for theirs in as_object(text, "columns").values()):
+        raise ValueError("no names")
+    return text
+
+
 # A description is the mend: "rounds is 0; give <description>".
 Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 Whole = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
@@ -46,6 +53,11 @@ Line = Annotated[str, AfterValidator(_line), Field(description="one line of text
 Text = Annotated[str, AfterValidator(_said), Field(description="text")]
 DATASET = "'testbed', a .jsonl, .jsonl.gz or .parquet file, a folder of them, or owner/name of the hub"
 DatasetName = Annotated[str, AfterValidator(_line), AfterValidator(_said), Field(description=DATASET)]
+Columns = Annotated[
+    str,
+    AfterValidator(_renaming),
+    Field(description='our names and those in the files as JSON, such as {"prompt": "question"}; empty: they are ours'),
+]
 ModelName = Annotated[
     Annotated[str, AfterValidator(_line), AfterValidator(_said)] | None,
     Field(description="the folder of a saved causal LM, or a hub name (owner/name); leave it empty for the tiny one"),

@@ -23,13 +23,13 @@ from study.records import ROOT, read_records
 from study.run import Run, reads_truth
 
 KINDS = {"str": Line, "int": Integer, "float": Number, "bool": Yes}
-HOW = ("engine", "processes", "report_to")  # a run is carried out; what it learns does not depend on it
+HOW = ("columns", "engine", "processes", "report_to")  # fields of a run that few notebooks take
 CHECKS = {  # of texts that stand for more
     "profile": profile,
     **dict.fromkeys(("methods", "against", "baseline"), lambda text: [method(name) for name in names(text)]),
     "noises": granularity.levels,
 }
-EMPTY = ("model", "results", "before", "llm")  # texts that may be empty; None is the same
+EMPTY = ("model", "columns", "results", "before", "llm")  # texts that may be empty; None is the same
 
 
 class BadParameter(ValueError):

@@ -1,16 +1,17 @@
-"""The papers' backbones as tables: settings, and GPU-hours by formula. No number here was measured on a GPU.
+"""The papers' backbones as tables: settings, GPU-hours and memory by formula. No number here was measured on a GPU.
 
 Operations: 2 N a token for a pass forward, 6 N for one forward and back, 8 N where checkpointing repeats the pass
 forward (N parameters; attention over positions is not counted). What part of a GPU's peak comes of it is the reader's
-to say.
+to say. Bytes are those of DeepSpeed's estimators: weights, gradients and Adam's states in mixed precision.
 """
 
 import pandas as pd
 
-from study.backbones import BACKBONES
+from study.backbones import BACKBONES, FROZEN, MAIN_TABLES, TRAINED
 from study.profiles import PROFILES
 
-FORWARD, TRAINED = 2, 8  # operations a parameter and token; every backbone checkpoints
+FORWARD, LEARNT = 2, 8  # operations a parameter and token; every backbone checkpoints
+GPUS = (1, 8, 64)
 
 
 def parameters(config: dict) -> int:
@@ -64,12 +65,43 @@ def hours(peak: float, training: float, sampling: float, filled: float) -> pd.Da
         epochs = p.trl["scorer"].get("num_train_epochs", 1)
         fine_tuned = int(SHARES["sft"] * p.sft_rows) * p.sft_epochs if "sft" in p.trl else 0
         spent = {
-            "SFT": fine_tuned * TRAINED / training,
-            "scorer": 2 * pairs * epochs * TRAINED / training,
+            "SFT": fine_tuned * LEARNT / training,
+            "scorer": 2 * pairs * epochs * LEARNT / training,
             "sampling": answers * FORWARD / sampling,
             "scoring": answers * 4 * FORWARD / training,  # by policy, critic, reference, scorer
-            "PPO": answers * 2 * p.ppo_epochs * TRAINED / training,  # policy and critic
+            "PPO": answers * 2 * p.ppo_epochs * LEARNT / training,  # policy and critic
         }
         spent = {stage: size * length * x / peak / 3600 for stage, x in spent.items()}
         rows.append({"profile": name, "pairs": pairs, "answers": answers, **spent, "all": sum(spent.values())})
+    return pd.DataFrame(rows)
+
+
+def main_tables(cost: pd.DataFrame) -> pd.DataFrame:
+    """GPU-hours of each paper's main table on each backbone, from those of `hours`, and days on several GPUs if nothing
+    is lost between them. A policy that samples counts as PPO, with its critic; one on pairs as a scorer whose reference
+    is read too; SFT once."""
+    rows = []
+    for one in cost.set_index("profile").itertuples():
+        of, told = MAIN_TABLES[one.Index], {"profile": one.Index}
+        on_pairs = one.scorer * (LEARNT + FORWARD) / LEARNT
+        seed = of.scorers * one.scorer + of.sampling * (one.sampling + one.scoring + one.PPO) + of.on_pairs * on_pairs
+        hours = one.SFT + of.seeds * seed
+        told |= {"table": of.name, "scorers": of.scorers, "policies": of.sampling + of.on_pairs, "seeds": of.seeds}
+        rows.append(told | {"GPU-hours": hours} | {f"days on {n}": hours / n / 24 for n in GPUS})
+    return pd.DataFrame(rows)
+
+
+def memory() -> pd.DataFrame:
+    """GiB that each stage of each backbone holds on each of several GPUs: what is trained by its engine, and frozen
+    models whole, in bfloat16. Left out: activations and caches, the CPU's memory of what is offloaded."""
+    rows = []
+    for name, backbone in BACKBONES.items():
+        size = parameters(backbone.config)
+        largest = backbone.config["vocab_size"] * backbone.config["hidden_size"]
+        for stage, engine in backbone.engines.items():
+            trained, frozen = TRAINED[stage] * size, 2 * FROZEN.get(stage, 0) * size
+            whole = 4 * largest if engine.startswith("zero3") else 2 * trained
+            shared = 0 if engine.endswith("-offload") else 18 * trained  # between all GPUs
+            held = {f"on {n}": (whole + shared / n + frozen) / 2**30 for n in GPUS}
+            rows.append({"profile": name, "stage": stage, "engine": engine, **held})
     return pd.DataFrame(rows)

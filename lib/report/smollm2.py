@@ -11,7 +11,7 @@ from study.summary import interval_text, label
 
 ROWS = ("bandit", "segment", "token")
 KEYS = tuple(
-    f"smollm2_{name}" for name in "checks lengths cuts labels scorers gaps agreement ppo".split()
+    f"smollm2_{name}" for name in "checks lengths cuts labels scorers gaps agreement ppo seconds".split()
 )  # in the notebook
 INSTRUMENT, EXPECTED = "the instrument is right", "expected"
 
@@ -231,6 +231,26 @@ def ppo_table(records: list[dict]) -> pd.DataFrame:
     """Rounds of segment PPO: what they cost and did."""
     names = ("rollout", "seconds_generate", "seconds_score", "seconds_update", "proxy_reward", "kl", "length", "warm")
     return pd.DataFrame([{name: row[name] for name in names} for row in one(records, "ppo")["curves"]])
+
+
+STAGES = {
+    "read": "the lower layers' states of all pairs",
+    "cuts": "where entropy cuts, both kinds of answers",
+    "edit labels": "edit labels",
+    "reward model": "four scorers, one on labels by a coin",
+    "whole model": "scorers against the whole model",
+    "best of n": "best of eight",
+    "ppo": "rounds of segment PPO",
+}
+
+
+def seconds(records: list[dict]) -> pd.DataFrame:
+    """What each stage took: the seconds of its records, each from the record before it on."""
+    rows = [
+        {"stage": name, "seconds": sum(r["provenance"]["seconds"] for r in records if r["kind"] == kind)}
+        for kind, name in STAGES.items()
+    ]
+    return pd.DataFrame([*rows, {"stage": "all", "seconds": sum(row["seconds"] for row in rows)}])
 
 
 def strip(record: dict):

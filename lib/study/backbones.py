@@ -109,6 +109,16 @@ HUMAN_ASSISTANT = (  # turns as full-hh-rlhf marks them, each reply closed by EO
     "{{ message['content'] }}{{ eos_token }}{% else %}\n\nHuman: {{ message['content'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
 )
+# segment-ppo, Appendix E. Blanks that it prints before closing tokens are taken for typesetting: the models have none
+PHI3 = (  # of Phi-3's own without the EOS token at the end of a dialogue, which the paper takes out
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ message['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -120,9 +130,22 @@ class Backbone:
     engines: dict[str, str]  # stage -> a file of `configs/`
     ran_on: str
     fields: dict  # of the profile
-    chat_template: str = ""  # empty: the model's own
+    chat_template: str = ""  # the paper's, which a model without one gets; empty: the model's own
 
 
+@dataclass(frozen=True)
+class MainTable:
+    """What a paper's main table on a backbone takes: runs, not printed rows. Rows that share a scorer share it."""
+
+    name: str
+    scorers: int
+    sampling: int  # policies that sample their answers
+    on_pairs: int = 0  # policies that learn from pairs, and sample nothing
+    seeds: int = 1  # 1 also where the paper does not say
+
+
+TRAINED = {"sft": 1, "scorer": 1, "policy": 2}  # models that a stage's engine trains: policy and critic
+FROZEN = {"policy": 2}  # and those that it only reads: reference and scorer
 _PHI3 = {"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32}
 _PHI3 |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064}
 _LLAMA3 = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
@@ -132,6 +155,13 @@ _LLAMA2 |= {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 
 _QWEN2 = {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
 _QWEN2 |= {"num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064}
 
+MAIN_TABLES = {
+    "phi3-mini": MainTable("segment-ppo Table 1", scorers=4, sampling=6),  # the two hybrids have scorers of others
+    "phi3.1-mini": MainTable("segment-ppo Table 2", scorers=3, sampling=3),
+    "llama3-8b": MainTable("segment-ppo Table 2", scorers=3, sampling=3),
+    "qwen2-7b": MainTable("adaptive-mask Table 1", scorers=1, sampling=6),
+    "llama2-7b": MainTable("tlcr Table 1", scorers=3, sampling=5, on_pairs=2, seeds=3),  # pairs: DPO and FIGA
+}
 BACKBONES = {
     "phi3-mini": Backbone(
         "segment-ppo",
@@ -141,6 +171,7 @@ BACKBONES = {
         _TO_SCORER,
         _TO_PPO,
         _segment_ppo(scorer=8, policy=4, passes=2),  # D and script; T9
+        chat_template=PHI3,
     ),
     "phi3.1-mini": Backbone(
         "segment-ppo",
@@ -150,6 +181,7 @@ BACKBONES = {
         _TO_SCORER,
         _TO_PPO,
         _segment_ppo(scorer=8, policy=4, passes=2),
+        chat_template=PHI3,
     ),
     "llama3-8b": Backbone(
         "segment-ppo",
@@ -159,6 +191,7 @@ BACKBONES = {
         _TO_SCORER,
         _TO_PPO,
         _segment_ppo(scorer=4, policy=2, passes=1),  # script (D says 8 for reward models); T9
+        chat_template=LLAMA3,
     ),
     "qwen2-7b": Backbone(
         "adaptive-mask",

@@ -1,4 +1,4 @@
-"""A card (README.md, as hubs read it) in every folder of a model that a run's stage saves.
+"""A card (README.md, as hubs read it) in every folder of a model that a run's stage saves, or `export.py`.
 
 Left out: what was measured of the model, which its record says, and dates: an equal rebuild has equal bytes.
 """
@@ -29,21 +29,22 @@ def with_cards(run, name: str, build: Callable[[Path], object]) -> Callable[[Pat
     return built
 
 
-def card(run, name: str, part: str = "") -> ModelCard:
-    """The card of the model in a stage's folder, or in its folder `part`."""
+def card(run, name: str, part: str = "", **further: str) -> ModelCard:
+    """The card of the model in a stage's folder, or in its folder `part`; `further` lines are told at the end."""
     hub = run.model if run.model and not Path(run.model).exists() else None
     row, settings = run.row, run.profile.trl
     data = ModelCardData(base_model=hub, library_name="transformers", tags=["rlhf", "dense-rewards", name])
     what = WHAT.get(name, f"The {part or 'policy'} of {row.label}, trained by {name}.")
+    start = hub or ("a given model" if run.model else "random weights")
     lines = {
         "profile": run.profile.name,
         "seed": run.seed,
         "data": "the testbed" if run.testbed else f"{Path(run.dataset).name}, sha256 {run.content[:12]}",
-        "started from": hub or ("a given model" if run.model else "random weights"),
+        "started from": start if name == "sft" else f"the SFT model, which started from {start}",
         "further settings": settings or "none",
     }
     if name != "sft":
         lines |= {"row": f"{row.name} ({row.source})", "segmentation": row.segmentation, "scorer": row.scorer}
-    told = "\n".join(f"- {title}: {x}" for title, x in lines.items())
-    note = "Made by Dense Rewards, Side by Side, a reproducibility study; what was measured is in its record, not here."
+    told = "\n".join(f"- {title}: {x}" for title, x in (lines | further).items())
+    note = "Made by Dense Rewards, Side by Side, a reproducibility study. What was measured of it is not on this card."
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {run.profile.name}, {name}\n\n{what}\n\n{told}\n\n{note}\n")

@@ -4,8 +4,8 @@
 
 Weights are kept in half precision, which halves what a clone carries; held-out accuracy is measured again with them,
 and a scorer that fails its gate then is not exported. The gate is on preference labels, which a discriminator is not
-trained on: it must tell edited tokens apart better than the larger label does. Beside a model's files go their hashes,
-which are checked wherever it is loaded.
+trained on: it must tell edited tokens apart better than the larger label does. Beside a model's files go its card and
+their hashes, which are checked wherever it is loaded.
 """
 
 import json
@@ -24,7 +24,7 @@ from densereward import checked
 from densereward.text.models import TokenScorer, load_causal_lm, seal
 from densereward.training import discriminator as D
 from densereward.training import reward_model
-from study import command_line
+from study import cards, command_line
 from study.cache import load_json, save_json
 from study.methods import LEARNED, method
 from study.profiles import models_folder
@@ -110,7 +110,19 @@ def write(run: Run, methods: list[str], target: Path) -> None:
         print(name, json.dumps({k: v for k, v in metrics.items() if k.startswith("accuracy")}), flush=True)
     save_json(target / "sft" / "provenance.json", load_json(run.sft / "manifest.json")["provenance"])
     for folder in target.iterdir():
+        describe(run, folder)
         seal(folder)
+
+
+def describe(run: Run, folder: Path) -> None:
+    """The card of an exported model: what the run says of it, and what lies in its folder."""
+    own, sft = run.of(folder.name), folder.name == "sft"
+    trained = "sft" if sft else "discriminator" if own.row.scorer == "discriminator" else "scorer"
+    origin = load_json(folder / "provenance.json") if sft else load_json(folder / "metrics.json")["provenance"]
+    told = {"weights": "half precision", "trained by": f"the code of commit {origin['commit']}, in float32"}
+    if not sft:
+        told["measured"] = "in `metrics.json`: held-out accuracy with these weights, curves and truth in float32"
+    (folder / "README.md").write_text(str(cards.card(own, trained, **told)))
 
 
 app = command_line.command(main)

@@ -48,7 +48,7 @@ RESULTS_0_1 = "cpu-0.1"
 
 def of_testbed(profile: Profile, row: Method) -> dict:
     """`parameters` of a run on the testbed, with the tiny model."""
-    given = {"profile": profile, "row": row, "model": None, "contrast": 0.0}
+    given = {"profile": profile, "row": row, "model": None, "contrast": 0.0, "renamed": None}
     return parameters(SimpleNamespace(**given, tuned=False, shares=None, content=None))
 
 
@@ -56,6 +56,7 @@ def parameters(run) -> dict:
     """Everything that tells two runs of a seed apart, in JSON's types."""
     given = {"method": asdict(run.row), "profile": run.profile.to_dict(), "model": run.model, "contrast": run.contrast}
     given |= {"tuned": run.tuned, "shares": run.shares, "content": run.content}  # None also in records that are older
+    given |= {"columns": run.renamed} if run.renamed else {}
     return json.loads(json.dumps(given))
 
 

@@ -73,7 +73,7 @@ class Profile:
     # pretrained models
     dtype: Annotated[Literal["float32", "bfloat16"], Field(description="float32 or bfloat16")] = "float32"  # on a GPU
     lora_rank: Whole = 0  # of adapters on every linear layer of what is trained; 0: all weights are
-    chat_template: str | None = None  # of a base model that is fine-tuned; None: the model's own
+    chat_template: str | None = None  # of a model without one that is fine-tuned; None: the model's own
     trl: Annotated[dict[str, dict], Field(description="fields of TRL's configs by stage: sft, scorer, policy")] = field(
         default_factory=dict
     )

@@ -8,6 +8,7 @@ seed redraws everything after SFT; within a seed, rows share prompts and prefere
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ import transformers
 from datasets import Dataset, disable_progress_bars
 from pydantic import Field
 
-from densereward.checked import Count, DatasetName, ModelName, Seed, Share, Yes, checked
+from densereward.checked import Columns, Count, DatasetName, ModelName, Seed, Share, Yes, checked
 from densereward.reward.recipe import one_of
 from densereward.text import data
 from densereward.text.adapters import with_adapters
@@ -46,6 +47,7 @@ class Run:
     seed: Seed = 0
     dataset: DatasetName = "testbed"
     model: ModelName = None
+    columns: Columns = ""  # of the dataset's files, where they are called otherwise than ours
     contrast: Share = 0.0  # testbed: share of contrast pairs among the preference pairs
     tuned: Yes = False  # whether the profile holds what tuning chose for this run's row
     root: Annotated[Path, Field(description="a path")] = ROOT / "runs"
@@ -60,6 +62,8 @@ class Run:
     def __post_init__(self):
         if self.contrast and not self.testbed:
             raise ValueError(f"contrast is {self.contrast}, of {self.dataset}; only the testbed has contrast pairs")
+        if self.columns and self.testbed:
+            raise ValueError(f"columns is {self.columns!r:.60}, of the testbed; give them with a dataset of files")
         if self.part == "gold" and self.testbed:
             raise ValueError("part is 'gold', of the testbed; there another seed has other pairs")
 
@@ -150,6 +154,7 @@ class Run:
         extra |= {"lora_rank": self.profile.lora_rank} if trl and self.profile.lora_rank else {}
         if self.testbed:
             source = asdict(world) | {"contrast": self.contrast} if seeded else answers
+        source = {"content": source, "columns": self.renamed} if self.renamed else source
         return {
             "dataset": source,
             "model": self.model,
@@ -161,6 +166,11 @@ class Run:
     @property
     def testbed(self) -> bool:
         return self.dataset == "testbed"
+
+    @property
+    def renamed(self) -> dict[str, str] | None:
+        """What our columns are called in the dataset's files; None where that is nothing else."""
+        return json.loads(self.columns) if self.columns else None
 
     @property
     def shares(self) -> dict[str, float] | None:
@@ -197,7 +207,7 @@ class Run:
         if self.testbed:
             parts, report = build.load(self.profile.world, seed, self.contrast, **sizes)
         else:
-            parts, report = data.load(self.dataset, seed, **sizes)
+            parts, report = data.load(self.dataset, seed, self.renamed, **sizes)
         if known and content(self.dataset) != known:
             raise ValueError(f"dataset '{self.dataset}' changed while this run was at work; start it again")
         print(f"data: {report}", flush=True)

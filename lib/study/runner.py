@@ -110,7 +110,7 @@ def asked(
     if model := how.get("model"):
         models.check_length(model, p.max_prompt_length + p.max_completion_length)
     if not first.testbed:
-        data.load(dataset)  # every record is read, and no split is empty
+        data.load(dataset, columns=first.renamed)  # every record is read, and no split is empty
     for run in found:
         check(run)
     runs.mkdir(parents=True, exist_ok=True)
@@ -130,6 +130,9 @@ def main(
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each", min=1)] = 1,
     dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",
+    columns: Annotated[
+        str, typer.Option(help='what its columns are called, as JSON: {"prompt": ..., "chosen": ..., "rejected": ...}')
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="records file; default data/results/PROFILE/runs.jsonl")] = None,
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = ROOT / "runs",
     contrast: Annotated[
@@ -156,7 +159,14 @@ def main(
     and makes the exit code 1."""
     path = out or RESULTS / profile / "runs.jsonl"
     with command_line.asking():
-        how = {"model": model, "engine": engine, "processes": processes, "hostfile": hostfile, "report_to": report_to}
+        how = {
+            "columns": columns,
+            "model": model,
+            "engine": engine,
+            "processes": processes,
+            "hostfile": hostfile,
+            "report_to": report_to,
+        }
         every = asked(profile, methods, seeds, dataset, runs, contrast, change, tuned and until == "run", **how)
         if profile in BACKBONES:
             print("\n".join(scale.memory(profile)), flush=True)
@@ -178,7 +188,7 @@ def main(
         return
     if jobs > 1:
         same_for_all = {"--profile": profile, "--dataset": dataset, "--out": path, "--runs": runs, "--change": change}
-        same_for_all |= {f"--{name.replace('_', '-')}": value for name, value in how.items() if value is not None}
+        same_for_all |= {f"--{name.replace('_', '-')}": value for name, value in how.items() if value not in (None, "")}
         same_for_all |= {"--contrast": contrast}
         tasks, processes = plan.up_to(plan.plan(todo), until), plan.Processes()
         failed = plan.execute(tasks, jobs, lambda task: processes.run(command(task, same_for_all, tuned)), processes)

@@ -11,16 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from densereward.seeding import seed_everything
-from densereward.text import models
-from study.backbones import BACKBONES, Backbone
+from densereward.text import models, tokens
+from study.backbones import BACKBONES, FROZEN, TRAINED, Backbone
 from study.run import Run
 
-GPUS = (1, 2, 4, 8)
-TRAINED = {"sft": 1, "scorer": 1, "policy": 2}  # models that a stage's engine trains: policy and critic
-FROZEN = {"policy": 2}  # and those that it only reads: reference and scorer
+GPUS = (1, 2, 4, 8, 64)  # more than 8: machines of 8
 ONE_UPDATE = {
     "sft_rows": 8,
     "sft_epochs": 1.0,
@@ -68,10 +66,11 @@ def memory(name: str) -> list[str]:
         trained, offload = TRAINED[stage] * total, engine.endswith("-offload")
         found = []
         for gpus in GPUS:
+            machines = max(1, gpus // 8), offload
             if engine.startswith("zero2"):
-                cpu, gpu = zero2(trained, gpus, 1, cpu_offload=offload)
+                cpu, gpu = zero2(trained, min(gpus, 8), *machines)
             else:
-                cpu, gpu = zero3(trained, largest, gpus, 1, cpu_offload=offload, cpu_offload_params=offload)[:2]
+                cpu, gpu = zero3(trained, largest, min(gpus, 8), *machines, cpu_offload_params=offload)[:2]
             frozen = FROZEN.get(stage, 0) * 2 * total  # bfloat16
             found.append(f"{gpus}: {(gpu + frozen) / gib:.0f} (CPU {cpu / gib:.0f})")
         lines.append(f"  {stage}, {engine}: {', '.join(found)}")
@@ -91,12 +90,24 @@ def provided(run: Run) -> Run:
     model = run.model or backbone.model
     try:
         AutoConfig.from_pretrained(model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError):
         raise ValueError(
             f"profile {name!r} starts from {model}, which is neither here nor to be had from the hub: give model, the "
             "folder of its weights and tokenizer (hf download fetches it where there is network)"
         ) from None
+    if tokenizer.chat_template and (how := written_otherwise(tokenizer, backbone.chat_template)):
+        print(f"the chat template of {model} is not the one that {backbone.paper} prints: {how}", flush=True)
     return replace(run, model=model)
+
+
+def written_otherwise(tokenizer, template: str) -> str | None:
+    """How a tokenizer's chat template writes a dialogue up to the next reply, where a paper's `template` writes it
+    otherwise; None where not, or where the paper prints none."""
+    dialogue = [*tokens.PROBE, tokens.PROBE[0]]
+    own = tokens.rendered(tokenizer, dialogue, True)
+    theirs = tokens.rendered(tokenizer, dialogue, True, chat_template=template) if template else own
+    return None if own == theirs else f"{own!r}, where the paper has {theirs!r}"
 
 
 def toy(run: Run) -> Run:
@@ -112,7 +123,7 @@ def toy(run: Run) -> Run:
     backbone, folder = BACKBONES[p.name], small.root / "models" / p.name
     rows = small.splits(seed=0, sft=64)["sft"]
     tokenizer = models.build_tokenizer([m["content"] for row in rows for m in row["prompt"] + row["completion"]], 512)
-    if backbone.chat_template:
+    if "sft" in p.trl:
         tokenizer.chat_template = None  # a base model has none
     seed_everything(run.seed)
     AutoModelForCausalLM.from_config(narrow(backbone, tokenizer)).save_pretrained(folder)

@@ -1,11 +1,15 @@
 """Preference data as others release it: which pairs come of which records, from files and from the hub."""
 
+import json
+from dataclasses import replace
+
 import datasets
 import pytest
 from datasets import Dataset
 
 from densereward.text import data, formats
 from report import parameters
+from study import identity, runner
 from study.records import ROOT
 
 SAMPLES = ROOT / "data" / "samples"
@@ -54,6 +58,27 @@ def test_columns_of_another_name_are_mapped(tmp_path):
     assert [pair["chosen"][0]["content"] for pair in pairs] == ["Hello.", "Bye."]
     with pytest.raises(ValueError, match="rows.parquet, line 1, field 'worse': missing, there is .*; name another"):
         data.read_pairs(tmp_path / "rows.parquet", columns | {"rejected": "worse"})
+
+
+def test_the_study_and_notebooks_take_columns_and_a_run_is_known_by_them(tmp_path):
+    """Such data had to be rewritten to be trained on; under two mappings they are two data sets."""
+    rows = [{"q": f"How old is the owl {i}?", "good": f"It is {i}.", "bad": "Old."} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mapped = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    given = ("smoke", "bandit", "0", str(tmp_path / "rows.jsonl"), tmp_path / "runs", 0.0, "{}", False)
+    (run,) = runner.asked(*given, columns=json.dumps(mapped))
+    first = run.splits(preference=1)["preference"][0]
+    assert first["prompt"][0]["content"].startswith("How old") and first["chosen"][0]["content"].startswith("It is")
+    (turned,) = runner.asked(*given, columns=json.dumps(mapped | {"chosen": "bad", "rejected": "good"}))
+    assert run.key() != turned.key() and identity.parameters(run)["columns"] == mapped
+    assert not identity.same(identity.parameters(run), identity.parameters(turned))
+    assert "columns" not in identity.parameters(replace(run, columns="")), "records without stay as they were"
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 1, field 'worse': missing"):
+        runner.asked(*given, columns='{"rejected": "worse"}')
+    for text in ("{", "[1]", '{"chosen": 1}'):
+        with pytest.raises(ValueError, match="^columns is .*; give our names and those in the files as JSON") as told:
+            runner.asked(*given, columns=text)
+        assert "\n" not in str(told.value)
 
 
 def test_what_is_broken_is_named_with_its_place(tmp_path):

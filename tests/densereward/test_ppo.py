@@ -410,6 +410,19 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
             "seconds_generate", "seconds_score", "seconds_update"} <= whole.curves[-1].keys()  # fmt: skip
 
 
+def test_deepspeeds_checkpoint_of_other_processes_is_refused_by_name(tmp_path):
+    """Without DeepSpeed its optimiser states would be left behind, silently; on other processes its error is long."""
+    shares = tmp_path / "checkpoint-2" / "global_step2"
+    shares.mkdir(parents=True)
+    for rank in range(2):
+        (shares / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt").touch()
+    for resume in (True, str(tmp_path / "checkpoint-2")):
+        with pytest.raises(
+            ValueError, match="checkpoint-2 holds .* in 2 shares.*there is 1 without.*go on with 2 proc"
+        ):
+            run_to_the_end(tmp_path, resume=resume)
+
+
 def test_equal_seeds_give_equal_results(tmp_path):
     (a, run_a), (b, run_b), (c, _) = (run_to_the_end(tmp_path / str(i), seed) for i, seed in enumerate((7, 7, 8)))
     assert same(a, b) and timeless(run_a.curves) == timeless(run_b.curves) and not same(a, c)

@@ -62,7 +62,8 @@ def assert_equal(found: dict, expected: dict, tolerance: float) -> None:
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_two_processes_train_policy_and_critic_as_one_process_does(models, alone, stage, tmp_path):
-    """The same weights and curves as one process; policy and critic moved, saved, and resumed from a checkpoint."""
+    """The same weights and curves as one process; policy and critic moved, saved, and resumed from a checkpoint, by one
+    process too, or refused: DeepSpeed does not share out its states anew."""
     found = run(launcher(stage), models, tmp_path, 4)
     assert found["engine"] == ("DeepSpeedEngine" if stage else "DistributedDataParallel") and found["processes"] == 2
     assert len(found["losses"]) == 8 and all(map(math.isfinite, found["losses"]))
@@ -77,3 +78,8 @@ def test_two_processes_train_policy_and_critic_as_one_process_does(models, alone
     again = run(launcher(stage), models, tmp_path, 4, str(tmp_path / "checkpoint-4"))
     assert_equal(again, found, 1e-6)
     assert len(again["curves"]) == len(found["curves"]) == 4
+    if stage == 0:
+        assert_equal(run([], models, tmp_path, 8, str(tmp_path / "checkpoint-4")), alone, 1e-4)
+        return
+    with pytest.raises(AssertionError, match="optimiser states in 2 shares.* there is 1 without DeepSpeed: go on with 2"):
+        run([], models, tmp_path, 8, str(tmp_path / "checkpoint-4"))

@@ -172,6 +172,7 @@ def commands(monkeypatch) -> Given:
         runner.app: {
             "--profile": texts, "--methods": (*texts, ",", "sft,", "sft bandit"), "--seeds": lists,
             "--jobs": numbers, "--dataset": (*texts, "/dev/null", "/proc", str(ROOT / "README.md"), "x/y"),
+            "--columns": ("{", "[]", "1", "null", '{"chosen": 1}', '{"chosen": "of the testbed"}'),
             "--contrast": ("-1", "2", "nan", "inf", "x", ""), "--until": ("", "x", "Run"), "--nope": ("1",),
             "--change": ("", "{", "[]", "1", '{"x": 1}', '{"lam": 2}', '{"lam": NaN}', '{"rounds": "3"}',
                          '{"width": 7}', '{"trl": 3}', '{"trl": {"sft": 3}}', '{"trl": {"x": {}}}',

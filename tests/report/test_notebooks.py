@@ -230,6 +230,8 @@ def namespace(name: str, **injected) -> dict:
         ("testbed", {"n": 99}, "n is 99; give a whole number, 100 or more"),
         ("tlcr", {"error": 1.5}, "error is 1.5; give a number, 0 to 1"),
         ("adaptive_masks", {"delta": -0.5}, "delta is -0.5; give a number, 0 or more"),
+        ("segment_ppo", {"columns": "{"}, "columns is '{'; give our names and those in the files as JSON"),
+        ("segment_ppo", {"columns": '{"chosen": "a"}'}, "of the testbed; give them with a dataset of files"),
         ("segment_ppo", {"engine": "zero9"}, "engine is 'zero9'; give alone, paper, or one of ddp"),
         ("segment_ppo", {"processes": 2}, "processes is 2, without an engine"),
         ("segment_ppo", {"dry_run": "yes"}, "dry_run is 'yes'; give true or false"),
@@ -245,9 +247,11 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_trained(name, as
 
 def test_parameters_reach_the_run(capsys):
     asked = {"profile": "cpu", "seed": 3, "rounds": 5, "critic_warmup": 0, "lam": 1, "kl_coef": 0, "dataset": SAMPLES}
+    asked |= {"columns": '{"chosen": "better"}'}
     run = parameters.start(namespace("segment_ppo", **asked))
     assert (run.seed, run.profile.rounds, run.profile.critic_warmup, run.profile.lam) == (3, 5, 0, 1)
     assert run.profile.kl_coef == 0 and run.dataset == str(ROOT / SAMPLES) and run.model is None
+    assert run.renamed == {"chosen": "better"}
 
 
 def test_none_for_a_text_that_may_be_empty_is_the_empty_one(capsys):

@@ -3,9 +3,10 @@
 import re
 
 import pytest
+from huggingface_hub import ModelCard
 
 from study import export
-from study.profiles import profile
+from study.profiles import PROFILES, models_folder, profile
 from study.run import Run
 
 
@@ -103,3 +104,20 @@ def test_a_folder_of_runs_that_is_none_is_refused(target, tmp_path):
         with pytest.raises(ValueError, match="no folder: all would be trained anew"):
             export.check(Run(profile("cpu"), root=root), ["bandit"], target)
     assert not (tmp_path / "misspelt").exists()
+
+
+def test_every_committed_model_has_a_card_that_loads_and_is_what_an_export_would_write(tmp_path):
+    """A hub, or a reader who finds the weights, would not know what they are, nor what they came of."""
+    folders = [folder for name in PROFILES if models_folder(name).exists() for folder in models_folder(name).iterdir()]
+    assert folders
+    for folder in folders:
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.library_name == "transformers" and "half precision" in card.text
+        assert str(folder.parents[3]) not in card.text, "a machine's path"
+        made = tmp_path / folder.name
+        made.mkdir()
+        for beside in ("metrics.json", "provenance.json"):
+            if (folder / beside).exists():
+                (made / beside).write_bytes((folder / beside).read_bytes())
+        export.describe(Run(profile(folder.parent.name), root=tmp_path), made)
+        assert (made / "README.md").read_text() == (folder / "README.md").read_text()

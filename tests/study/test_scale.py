@@ -4,21 +4,26 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 import transformers
 from huggingface_hub import ModelCard
-from transformers import AutoConfig
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-from densereward.text.models import load_causal_lm
+from densereward.text import tokens
+from densereward.text.models import build_tokenizer, load_causal_lm
 from report import scaling
 from report.notebooks import ROOT
 from study import engines, scale
-from study.backbones import BACKBONES
+from study.backbones import BACKBONES, MAIN_TABLES
 from study.methods import METHODS
 from study.profiles import profile
 from study.run import Run
 from study.stages import policy
+
+PHI3 = ROOT.parent / "shared" / "data" / "tokenizers" / "phi-3-mini"
 
 
 @pytest.fixture
@@ -122,6 +127,62 @@ def test_an_update_holds_the_papers_rows_on_the_papers_gpus(monkeypatch):
         assert p["per_device_train_batch_size"] * p["steps_per_generation"] * 8 == 1024
 
 
+USER, REPLY = ({"role": role, "content": f"{role} says: 3 owls,\n a fox. "} for role in ("user", "assistant"))
+
+
+@pytest.mark.skipif(not PHI3.exists(), reason=f"no Phi-3 tokenizer at {PHI3}")
+def test_phi3s_ids_are_those_of_segment_ppos_appendix_e_token_for_token():
+    """A token more or less at a turn's border and policies learn from prompts that the model has never seen."""
+    tokenizer, released = AutoTokenizer.from_pretrained(PHI3), Tokenizer.from_file(str(PHI3 / "tokenizer.json"))
+
+    def marks(ids: list[int]) -> list[int]:  # transformers 5 reads other words otherwise: no space behind a mark
+        return [i for i in ids if i >= 32000]
+
+    tokenizer.eos_token = "<|end|>"  # as `load_causal_lm` finds it
+    own = tokens.tokenize_prompt(tokenizer, [USER, REPLY, USER])
+    assert scale.written_otherwise(tokenizer, BACKBONES["phi3-mini"].chat_template) is None
+    tokenizer.chat_template = BACKBONES["phi3-mini"].chat_template
+    said, turn = USER["content"], f"<|assistant|>\n{REPLY['content']}<|end|>\n"
+    printed = f"<|user|>\n{said}<|end|>\n{turn}<|user|>\n{said}<|end|>\n<|assistant|>\n"
+    ids = tokens.tokenize_prompt(tokenizer, [USER, REPLY, USER])
+    assert ids == tokenizer(printed, add_special_tokens=False)["input_ids"] == own
+    assert marks(ids) == marks(released.encode(printed, add_special_tokens=False).ids)
+    assert marks(ids) == [32010, 32007, 32001, 32007, 32010, 32007, 32001], "user, end, assistant, ..., and no EOS"
+    whole = tokenizer.apply_chat_template([USER, REPLY], return_dict=False)
+    assert whole == tokenizer(printed[: printed.index(turn)] + turn, add_special_tokens=False)["input_ids"]
+    assert marks(whole) == [32010, 32007, 32001, 32007], "Phi-3's own <|endoftext|> is taken out"
+
+
+def test_llama3s_ids_are_those_of_segment_ppos_appendix_e_token_for_token():
+    """On a tokenizer of ours that has Llama-3's control tokens: its own is not here."""
+    marks = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    tokenizer = build_tokenizer([USER["content"], REPLY["content"], "\n\nassistant user"], 300)
+    tokenizer.add_special_tokens({"bos_token": marks[0], "eos_token": marks[3], "extra_special_tokens": marks[1:3]})
+    tokenizer.chat_template = BACKBONES["llama3-8b"].chat_template
+    bos, start, end, eot = tokenizer.convert_tokens_to_ids(marks)
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def turn(message: dict) -> list[int]:
+        return [start, *ids(message["role"]), end, *ids(f"\n\n{message['content']}"), eot]
+
+    asked = [bos, *turn(USER), start, *ids("assistant"), end, *ids("\n\n")]
+    assert tokens.tokenize_prompt(tokenizer, [USER]) == asked
+    whole = tokenizer.apply_chat_template([USER, REPLY], return_dict=False)
+    assert whole == [bos, *turn(USER), *turn(REPLY)]
+
+
+def test_a_model_whose_chat_template_is_not_the_papers_is_told_before_it_starts(tmp_path, capsys):
+    """Prompts that the paper's model never saw would pass for the paper's."""
+    given = run("llama3-8b", "segment", tmp_path)
+    small = scale.toy(given)
+    text = str(ROOT / "data/samples/hh_rlhf.jsonl")
+    found = scale.provided(replace(given, model=small.model, dataset=text))
+    said = capsys.readouterr().out
+    assert found.model == small.model and "is not the one that segment-ppo prints" in said and "<|eot_id|>" in said
+
+
 def test_what_is_missing_is_said_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match="give dataset, .*preference_700K"):
         scale.provided(run("phi3-mini", "segment", tmp_path))
@@ -182,3 +243,29 @@ def test_gpu_hours_are_operations_over_what_a_gpu_does():
     assert cost["all"] == pytest.approx(cost[["SFT", "scorer", "sampling", "scoring", "PPO"]].sum())
     with pytest.raises(ValueError, match="training is 0; give a share"):
         scaling.hours(1e15, 0, 0.1, 1.0)
+
+
+def test_a_papers_main_table_is_counted_as_it_was_printed():
+    """Rows are what the transcribed tables hold, but for the model that all start from."""
+    for paper, column, several in ("segment-ppo", "row", 2), ("tlcr", "row", 1), ("adaptive-mask", "column", 1):
+        for number in range(1, several + 1):
+            found = pd.read_csv(ROOT / "data" / "published" / f"{paper}_table{number}.csv")
+            printed = found[column].nunique()
+            ours = [of for of in MAIN_TABLES.values() if of.name == f"{paper} Table {number}"]
+            assert sum(of.sampling + of.on_pairs + 1 for of in ours) == printed, f"{paper}, Table {number}"
+    cost = scaling.hours(1e15, 0.5, 0.1, 1.0)
+    one, whole = (x.set_index("profile").loc["llama2-7b"] for x in (cost, scaling.main_tables(cost)))
+    policies = 5 * (one["sampling"] + one["scoring"] + one["PPO"]) + 2 * one["scorer"] * 10 / 8
+    assert whole["GPU-hours"] == pytest.approx(one["SFT"] + 3 * (3 * one["scorer"] + policies))
+    assert whole["days on 64"] * 64 == pytest.approx(whole["days on 1"]) == pytest.approx(whole["GPU-hours"] / 24)
+
+
+def test_memory_on_the_page_is_what_deepspeed_estimates():
+    pytest.importorskip("deepspeed.runtime.zero.stage3")
+    table = scaling.memory().set_index(["profile", "stage"])
+    for name in BACKBONES:
+        for line in scale.memory(name)[1:]:
+            stage, said = line.strip().split(", ", 1)[0], line.split(": ", 1)[1]
+            estimates = dict(part.split(" (")[0].split(": ") for part in said.split(", "))
+            for n in scaling.GPUS:
+                assert f"{table.loc[(name, stage), f'on {n}']:.0f}" == estimates[str(n)], f"{name}, {stage}, {n} GPUs"

@@ -73,7 +73,14 @@ def test_every_record_is_made_and_every_check_reads_it(tiny, tmp_path, monkeypat
     assert set(rights.holds) == {"yes"}, rights.to_string()
     swap = next(r for r in made if r.get("row") == "longer")["right"]
     assert set(swap) <= {0.0, 0.5, 1.0}
-    for table in (report.cut_table, report.label_table, report.scorer_table, report.agreement, report.ppo_table):
+    for table in (
+        report.cut_table,
+        report.label_table,
+        report.scorer_table,
+        report.agreement,
+        report.ppo_table,
+        report.seconds,
+    ):
         assert len(table(made))
     assert "Entropy before each token" in report.strip(next(r for r in made if r["kind"] == "strip")).data
     again = list(smollm2.measured(SAMPLE, tmp_path / "model", 0, tmp_path / "runs", **small))

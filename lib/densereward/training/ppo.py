@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import disable_dropout_in_model
@@ -176,6 +177,19 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
     @property
     def curves(self) -> list[dict]:
         return [row for row in self.state.log_history if "rollout" in row]
+
+    def train(self, resume_from_checkpoint=None, **further):
+        """TRL's. ValueError for DeepSpeed's checkpoint of another number of processes, or without DeepSpeed."""
+        found = resume_from_checkpoint
+        found = get_last_checkpoint(self.args.output_dir) if found is True else found
+        shares = len(list(Path(found).glob("global_step*/*zero_pp_rank_*_optim_states.pt"))) if found else 0
+        if shares and (shares != self.accelerator.num_processes or not self.is_deepspeed_enabled):
+            here = f"{self.accelerator.num_processes} with{'' if self.is_deepspeed_enabled else 'out'} DeepSpeed"
+            raise ValueError(
+                f"checkpoint {found} holds DeepSpeed's optimiser states in {shares} shares, a process each, and there "
+                f"is {here}: go on with {shares} processes under DeepSpeed, or start anew from its weights"
+            )
+        return super().train(resume_from_checkpoint, **further)
 
     def _policy_parameters(self) -> list[torch.nn.Parameter]:
         return [p for name, p in self.model.named_parameters() if not name.startswith("critic.")]
