@@ -89,14 +89,14 @@ def type_rows(records: list[dict]) -> pd.DataFrame:
 
 
 def rate_rows(numbers: pd.DataFrame) -> pd.DataFrame:
-    """`judged.rates` as text: a row per method, the mean over seeds of each rate (lowest to highest seed)."""
+    """`judged.rates` as text: a row per method, the mean over seeds of each rate and its 95% t interval."""
     rows = []
     for name in order(numbers.method):
         part = numbers[numbers.method == name]
         row = {"method": label(name), "seeds": len(part)}
         for rate in numbers.columns.drop(["method", "seed"]):
             words = {"oracle": "win rate", "longer": "longer (tokens)"}.get(rate, rate)
-            row[words] = f"{part[rate].mean():.1f} ({part[rate].min():.1f} to {part[rate].max():.1f})"
+            row[words] = interval_text(*mean_interval(part[rate]), 1)
         rows.append(row)
     return pd.DataFrame(rows)
 
