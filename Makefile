@@ -42,13 +42,19 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 
 # What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,figa,tlcr,appo,online-dpo,adpo,rs,ars
-ALL_SEEDS = $(or $(SEEDS),0,1,2)
+ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense,oracle-dense-even
+CONTROL = '{"world": {"returns": "excess+0.2"}, "kl_coef": 0, "rounds": 128, "pairs": 4000, "rollouts": 32, "critic_warmup": 4, "heldout_proxy": false, "eval_prompts": 128, "heldout_pairs": 500, "credit_responses": 8, "credit_samples": 4}'
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
-	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive,normaliser-none SEEDS=$(or $(SEEDS),0,1,2,3,4,5,6,7,8,9)
+	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive,normaliser-none SEEDS=$(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
 	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
-	.venv/bin/python -m study.density_map --seeds $(or $(SEEDS),0,1)
+	rm -f data/results/tax.jsonl data/results/wages.jsonl data/results/map-units/units.jsonl  # else they would hold everything twice
+	.venv/bin/python -m study.measures.tax_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)
+	.venv/bin/python -m study.measures.wage_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)
+	.venv/bin/python -m study.density_map --seeds $(if $(SEEDS),$(SEEDS),0,1)
+	.venv/bin/python -m study.measures.oracle_units
+	.venv/bin/python -m study.runner --profile cpu --methods oracle-dense --seeds 0 --out data/results/map-controls/runs.jsonl --change $(CONTROL)
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
 	.venv/bin/python -m study.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)
