@@ -68,6 +68,8 @@ def test_the_card_of_the_records_names_every_file_and_the_citation_names_the_pap
     named = {config["data_files"] for config in card["configs"]}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")}
     assert named == {name for name in found if not name.startswith("smoke/")}, "smoke's are a reader's own"
+    page = (ROOT / "book" / "reproducibility.md").read_text()
+    assert set(re.findall(r"{download}`[^<`]* <../data/results/([^>]*)>`", page)) == named, "not there to download"
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     papers = re.sub(r"[{}]", "", (ROOT / "book" / "references.bib").read_text())
