@@ -42,18 +42,28 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 
 # What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,figa,tlcr,appo,online-dpo,adpo,rs,ars
-ALL_SEEDS = $(or $(SEEDS),0,1,2)
+ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
+TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
 BRIEF = .venv/bin/python -m study.runner --profile brief --jobs $(JOBS)
 STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense,oracle-dense-even
+CONTROL = '{"world": {"returns": "excess+0.2"}, "kl_coef": 0, "rounds": 128, "pairs": 4000, "rollouts": 32, "critic_warmup": 4, "heldout_proxy": false, "eval_prompts": 128, "heldout_pairs": 500, "credit_responses": 8, "credit_samples": 4}'
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
-	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive SEEDS=$(or $(SEEDS),0,1,2,3,4,5,6,7,8,9)
-	$(BRIEF) --methods oracle-dense,oracle-sequence,bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(or $(SEEDS),0,1,2,3,4) --change '{"lam": 0.8}'
+	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive SEEDS=$(TEN)
+	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even,bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3,4) --change '{"lam": 0.8}'
+	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3,4) --change '{"lam": 0.95}'
 	$(BRIEF) --methods sft,bandit,token,segment,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"sft_rows": 15000}'
 	$(BRIEF) --methods bandit,token,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'
-	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive SEEDS=$(or $(SEEDS),0,1,2,3,4,5)
-	.venv/bin/python -m study.density_map --seeds $(or $(SEEDS),0,1)
+	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive SEEDS=$(if $(SEEDS),$(SEEDS),0,1,2,3,4,5)
+	cd data/results && rm -f tax.jsonl wages.jsonl ledger.jsonl map-units/units.jsonl  # else they would hold everything twice
+	.venv/bin/python -m study.measures.tax_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)
+	.venv/bin/python -m study.measures.wage_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)
+	.venv/bin/python -m study.measures.wage_records --profile brief --seeds $(TEN)
+	.venv/bin/python -m study.measures.ledger_records --seeds $(TEN)
+	.venv/bin/python -m study.density_map --seeds $(if $(SEEDS),$(SEEDS),0,1)
+	.venv/bin/python -m study.measures.oracle_units
+	.venv/bin/python -m study.runner --profile cpu --methods oracle-dense --seeds 0 --out data/results/map-controls/runs.jsonl --change $(CONTROL)
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
 	.venv/bin/python -m study.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)

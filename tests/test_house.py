@@ -47,9 +47,11 @@ def conda_pip_lines() -> list[str]:
 
 
 def test_conda_installs_what_make_installs():
-    """environment.yml names nothing of its own: the project with the Makefile's extras, under the same constraints."""
+    """environment.yml names nothing of its own but where torch for CPUs lies: the project with the Makefile's extras,
+    under the same constraints."""
     extras = re.search(r"-e '(\.\[[\w,]+\])'\n\ttouch", MAKEFILE).group(1)
-    assert conda_pip_lines() == ["-c constraints.txt", f"-e {extras}"]
+    index, *lines = conda_pip_lines()
+    assert lines == ["-c constraints.txt", f"-e {extras}"] and index.startswith("--extra-index-url https://")
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert [item for item in dependencies if isinstance(item, str)] == ["python=3.11", "pip"]
     for workflow in ("test", "book"):
@@ -119,6 +121,16 @@ def test_make_explains_its_targets_and_each_is_a_line_to_type():
 def test_the_modules_that_make_runs_exist():
     for module in set(re.findall(r"-m ((?:densereward|testbed|study|report)[\w.]*)", MAKEFILE)):
         assert importlib.util.find_spec(module), f"the Makefile runs {module}, which is not in lib/"
+
+
+def test_make_records_makes_every_record_of_the_testbed_with_all_of_its_seeds():
+    """In $(or ...) make takes the commas of a list of seeds for its own, and only the first seed would run."""
+    command = ["make", "-n", "records", "--no-print-directory", "-o", ".venv/.installed"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    for made in ("tax_records", "wage_records", "oracle_units", "density_map", "map-controls/runs.jsonl"):
+        assert made in shown, f"make records leaves {made} out"
+    seeds = re.findall(r"--profile (\w+) .*--seeds ([\d,]+)", shown)
+    assert ("small", "0,1,2,3,4,5,6,7,8,9") in seeds and ("brief", "0,1,2") in seeds, seeds
 
 
 def test_ci_runs_the_tests_and_the_smoke_book():

@@ -12,7 +12,7 @@ import re
 import numpy as np
 import pandas as pd
 
-HEADLINES = ("true return (credit)", "difference")
+HEADLINES = ("true return (credit)", "difference", "win rate")
 COLUMNS, WIDTH = 7, 96  # what stands side by side: columns, and characters in a line
 ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "cpu")  # said once where all rows agree
 NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))?)")

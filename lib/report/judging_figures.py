@@ -89,16 +89,16 @@ def type_rows(records: list[dict]) -> pd.DataFrame:
 
 
 def rate_rows(numbers: pd.DataFrame) -> pd.DataFrame:
-    """`judged.rates` as text: a row per method, the mean over seeds of each rate ± its standard error over seeds, and
-    the mean of the standard errors over prompts."""
+    """`judged.rates` as text: a row per method, the mean over seeds of each rate with its 95% t interval, and the mean
+    of the standard errors over prompts."""
     rows = []
     for name in order(numbers.method):
         part = numbers[numbers.method == name]
         row = {"method": label(name), "seeds": len(part)}
         for rate in numbers.columns.drop(["method", "seed"]):
             words = {"oracle": "win rate", "oracle, error": "win rate, error", "longer": "longer (tokens)"}
-            spread = "" if len(part) == 1 or rate.endswith("error") else f" ± {part[rate].sem():.1f}"
-            row[words.get(rate, rate)] = f"{part[rate].mean():.1f}{spread}"
+            found = (part[rate].mean(), *[np.nan] * 2) if rate.endswith("error") else mean_interval(part[rate])
+            row[words.get(rate, rate)] = interval_text(*found, 1)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -148,11 +148,7 @@ def results(namespace: dict, which: str = "results", needed: bool = True) -> tup
     show.note(f"{len(records)} records: {links}.")
     if any(r["profile"] == "smoke" for r in records):
         show.banner("Some of these records are of profile smoke, which only checks that everything runs.")
-    commits = [r.get("provenance", {}).get("commit") for r in records]
-    commits = list(dict.fromkeys(commit[:7] for commit in commits if commit))
-    made = f", made by {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits[:3])}" if commits else ""
-    more = f" and {len(commits) - 3} more" if len(commits) > 3 else ""
-    return records, f"Data: {Path('data/results', name) if inside else name}{made}{more}."
+    return records, f"Data: {Path('data/results', name) if inside else name}{show.made_by(records)}."
 
 
 def names(text: str) -> list[str]:

@@ -4,12 +4,13 @@ A figure is SVG with a description for readers who cannot see it, a caption, and
 HTML element, so that other pages can show it by its key. Left out: widgets, and files beside the notebook."""
 
 import html
+import re
 
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from report import grid, look
-from study.records import to_frame
+from study.records import git_state, to_frame
 
 
 def on_testbed(run, what: str) -> bool:
@@ -26,6 +27,14 @@ def origin(run, *folders) -> str:
             f"Committed scorers of profile {run.profile.committed_models}, data/models/{run.profile.committed_models}."
         )
     return f"Trained with profile {run.profile.name}, seed {run.seed}."
+
+
+def made_by(records: list[dict]) -> str:
+    """The commits of records, three at most, to follow the name of their file; empty where none says."""
+    commits = [record.get("provenance", {}).get("commit") for record in records]
+    commits = list(dict.fromkeys(commit[:7] for commit in commits if commit))
+    more = f" and {len(commits) - 3} more" if len(commits) > 3 else ""
+    return f", made by commit{'s' * (len(commits) > 1)} {', '.join(commits[:3])}{more}" if commits else ""
 
 
 def measured(run, *folders) -> str:
@@ -68,11 +77,15 @@ def note(text: str) -> None:
 
 def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = None) -> None:
     """A figure with its description, caption and numbers (csv, in the page itself). `drawn` is (matplotlib figure,
-    frame); `source` says where the data lie; `key` names it for `{glue:}` on other pages."""
+    frame); `source` says where the data lie (`made_by` which commit they are of; without one they were made here);
+    `key` names it for `{glue:}` on other pages."""
     picture, numbers = drawn
+    if not re.search(r"commits? [0-9a-f]{7}", source):
+        here = git_state()
+        source += f" Made at commit {here['commit'][:7]}{', with uncommitted changes' if here['dirty'] else ''}."
     csv = grid.data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
     link = f'<a download="{key or "figure"}.csv" href="{csv}">Numbers of this figure (csv)</a>.'
-    caption = f"<figcaption>{html.escape(f'{caption} {source}')} {link}</figcaption>"
+    caption = f"<figcaption>{html.escape(f'{caption} {source.strip()}')} {link}</figcaption>"
     page = f'<figure class="plate">{look.drawing(picture, alt)}{caption}</figure>'
     _put({"text/html": page, "text/plain": alt}, key)
 

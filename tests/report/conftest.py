@@ -1,6 +1,7 @@
-"""The book with stand-ins for its executed notebooks, built once for the tests of its pages."""
+"""The book with stand-ins for its executed notebooks, built once for the tests of its pages; or one that is there."""
 
 import itertools
+import os
 import re
 from pathlib import Path
 
@@ -61,9 +62,14 @@ def stand_in(page: str) -> nbformat.NotebookNode:
     return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
 
 
+BOOK = os.environ.get("BOOK")  # BOOK=_build/html pytest -m browser ...: its executed pages, in place of stand-ins
+
+
 @pytest.fixture(scope="session")
 def html(tmp_path_factory):
-    """The real prose and settings with stand-ins for the executed notebooks, built as `make book` builds."""
+    """The book in BOOK, or the prose and settings with stand-ins for the notebooks, built as `make book` builds."""
+    if BOOK:
+        return ROOT / BOOK
     folder = tmp_path_factory.mktemp("book")
     executed = []
     for page in toc_files(ROOT / "_toc.yml"):

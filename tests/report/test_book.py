@@ -18,6 +18,16 @@ def test_the_strict_build_has_every_page_and_the_landing_page_forwards(html):
     assert "book/index.html" in (html / "index.html").read_text()
 
 
+def test_a_link_to_a_page_shows_its_title_and_first_paragraph_elsewhere(html):
+    page = (html / "book" / "library.html").read_text()
+    told = dict(re.findall(r'<meta property="og:(\w+)" content="([^"]*)" />', page.replace("\n", " ")))
+    assert told["title"].startswith("Dense rewards on today") and "<" not in told["description"], told
+    assert told["description"].startswith(re.search(r"^[A-Z][\w ]+", LIBRARY.partition("\n\n")[2])[0]), told
+
+
+LIBRARY = (ROOT / "book" / "library.md").read_text()
+
+
 def test_readers_see_the_outputs_that_the_run_stored(html):
     page = (html / "notebooks" / "comparison.html").read_text()
     assert 'class="strip"' in page and 'class="sheet' in page and "<figcaption>" in page
@@ -58,6 +68,8 @@ def test_the_card_of_the_records_names_every_file_and_the_citation_names_the_pap
     named = {config["data_files"] for config in card["configs"]}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.jsonl")}
     assert named == {name for name in found if not name.startswith("smoke/")}, "smoke's are a reader's own"
+    page = (ROOT / "book" / "reproducibility.md").read_text()
+    assert set(re.findall(r"{download}`[^<`]* <../data/results/([^>]*)>`", page)) == named, "not there to download"
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     papers = re.sub(r"[{}]", "", (ROOT / "book" / "references.bib").read_text())

@@ -13,7 +13,7 @@ import torch
 
 from densereward.reward import rewards
 from densereward.text.models import build_tokenizer
-from report import controls, diagnostics, figures, look, strips
+from report import controls, diagnostics, figures, look, show, strips
 from report.notebooks import ROOT
 from study import summary
 from study.methods import CORE, METHODS
@@ -450,3 +450,15 @@ def test_how_many_scorers_pass_the_gate_is_said_of_those_it_judges():
     assert controls.gate(made).startswith("Of 7 runs whose scorer learns from preference pairs 5 have one that passes")
     assert "the gate asks for 0.73 and labels allow 0.82." in controls.gate(made)
     assert controls.gate(records(("sft", "tlcr"))) == "No run here has a scorer of preference pairs."
+
+
+def test_every_figure_names_the_commit_of_its_records_or_of_the_code_that_made_it(monkeypatch):
+    pages = []
+    monkeypatch.setattr(show, "display", lambda bundle, **kwargs: pages.append(bundle["text/html"]))
+    records = [{"provenance": {"commit": digit * 40}} for digit in "abbcde"]
+    for source in (f"Data: x{show.made_by(records)}.", "Committed scorers of profile cpu.", ""):
+        show.figure((look.canvas()[0], pd.DataFrame({"x": [1.0]})), "Nothing.", "Seen in two runs.", source)
+    stored, *here = (re.search("<figcaption>(.*?) <a", page)[1] for page in pages)
+    named = "aaaaaaa, bbbbbbb, ccccccc and 2 more"
+    assert stored == f"Seen in two runs. Data: x, made by commits {named}." and show.made_by([]) == ""
+    assert all(re.search(r" Made at commit \w{7}[.,]", caption) for caption in here), here

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from report import grid, tried
 from report import judging_figures as j
-from report import tried
 from study.measures.judged import COLUMNS
 from study.methods import METHODS
 from study.records import ROOT
@@ -35,13 +35,15 @@ def test_the_table_of_spans_holds_the_records_numbers_and_every_control():
     assert len(figure.axes) == 3 and len(numbers) == 3 * len(rows)
 
 
-def test_rates_of_judges_are_means_with_their_errors_in_the_order_of_methods():
+def test_rates_of_judges_are_means_with_their_interval_over_seeds_and_the_page_shows_the_best_first():
     numbers = pd.DataFrame([["token", 0, *range(8)], ["token", 1, *range(2, 10)], ["bandit", 0, *range(8)]])
     numbers.columns = ["method", "seed", *COLUMNS]
     rows = j.rate_rows(numbers)
     assert rows.method.tolist() == ["Bandit (sequence)", "Token"] and rows.seeds.tolist() == [1, 2]
-    assert rows["win rate"].tolist() == ["0.0", "1.0 ± 1.0"], "one seed has no spread over seeds"
-    assert rows["longer (tokens)"][1] == "6.0 ± 1.0" and rows["controlled, error"].tolist() == ["7.0", "8.0"]
+    assert rows["win rate"].tolist() == ["0.0", "1.0 ± 12.7"] and rows["longer (tokens)"][1] == "6.0 ± 12.7"
+    assert rows["controlled, error"].tolist() == ["7.0", "8.0"]
+    page = grid.table(rows)
+    assert page.index("Token") < page.index("Bandit")
     figure, shown = j.length_control(numbers)
     assert (shown["raw"] == 1).all() and (shown["controlled_by"] == 2).all() and len(figure.axes) == 2
 
