@@ -11,6 +11,7 @@ from scipy.stats import rankdata, spearmanr
 from densereward.seeding import rng
 from study import summary
 from study.methods import LEARNED, METHODS
+from study.stats import mean_interval
 
 END = "final.true_return"
 BEFORE = {  # dotted name of a record: words
@@ -23,7 +24,7 @@ BEFORE = {  # dotted name of a record: words
     "reward_model.flip_test": "the score drops for a wrong item",
     "reward_model.repeat_test": "the score drops for a repetition",
 }
-FEWEST = 6  # rows of a correlation
+FEWEST = 6  # rows, or seeds, of a correlation
 
 
 def table(runs: list[dict]) -> pd.DataFrame:
@@ -37,6 +38,24 @@ def table(runs: list[dict]) -> pd.DataFrame:
         line = {"measured before PPO": words}
         for heading, part in (("all learned rows", means), ("those above SFT", above)):
             line |= _correlation(part[[name, END]].dropna(), heading)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def by_wage(wages: list[dict], runs: list[dict]) -> pd.DataFrame:
+    """A line per row of `wage_records.py` that was trained: seeds; what an average segment of a good answer earns
+    (deviations of totals), with its 95% t interval over them, and under how many it is above zero, interval and all;
+    and Spearman's correlation over seeds with the final true return, with its p value (none below FEWEST seeds)."""
+    ends = summary.values(runs, END).set_index(["method", "seed"])["value"]
+    lines = []
+    for name in summary.order({m for r in wages for m in r["earned"]} & set(ends.index.get_level_values("method"))):
+        paid = {r["seed"]: r["earned"][name] for r in wages if name in r["earned"] and (name, r["seed"]) in ends.index}
+        earned = [x[0] for x in paid.values()]
+        line = {"method": summary.label(name), "seeds": len(paid)}
+        line["earned (deviations)"] = summary.interval_text(*mean_interval(earned), 3)
+        line["seeds above zero"] = sum(low > 0 for _, low, _ in paid.values())
+        found = spearmanr(earned, [ends[name, seed] for seed in paid]) if len(paid) >= FEWEST else None
+        line |= {"correlation with the end": found and found.statistic, "p": found and summary.p_text(found.pvalue)}
         lines.append(line)
     return pd.DataFrame(lines)
 

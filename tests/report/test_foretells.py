@@ -55,3 +55,18 @@ def test_the_interval_is_that_of_a_bootstrap_over_rows():
     told = bootstrap((x, ends), lambda a, b: spearmanr(a, b).statistic, paired=True, vectorized=False,
                      n_resamples=2_000, method="percentile", random_state=draw).confidence_interval  # fmt: skip
     assert (one["all learned rows low"], one["all learned rows high"]) == pytest.approx(tuple(told), abs=0.08)
+
+
+def test_what_a_segment_earns_is_set_against_where_its_own_row_ends_seed_by_seed():
+    earned = [0.3, 0.1, 0.4, 0.2, 0.6, -0.5, 0.9]
+    wages = [
+        {"seed": s, "earned": {"token": [x, x - 0.01, x + 0.01], "segment": [1, 0.9, 1.1]}}
+        for s, x in enumerate(earned)
+    ]
+    ends = [{"kind": "run", "method": "token", "seed": s, "final": {"true_return": -x}} for s, x in enumerate(earned)]
+    (token,) = foretells.by_wage(wages, ends[:6]).to_dict("records")
+    assert token["seeds"] == 6 and token["seeds above zero"] == 5, (
+        "a seed without a run, and a row without one, are left out"
+    )
+    assert token["correlation with the end"] == pytest.approx(-1) and token["p"] == "<0.001"
+    assert foretells.by_wage(wages, ends[:5])["correlation with the end"].isna().all(), "too few seeds"
