@@ -44,8 +44,9 @@ def expected(path: Path = FILE) -> pd.DataFrame:
 
 
 def verdicts(runs: list[dict], lines: pd.DataFrame | None = None, others: list[dict] | None = None) -> pd.DataFrame:
-    """The lines of `expected` whose rows share seeds: difference in final true return (credit), low, high, seeds and
-    verdict. The second row of a line is read from `others`, where given."""
+    """The lines of `expected` whose rows share seeds: difference in final true return (credit; the centre of
+    `summary.pooled`, which one seed that collapses does not carry away), low, high, seeds and verdict. The second row
+    of a line is read from `others`, where given."""
     lines = expected() if lines is None else lines
     ended, against = _ends(runs), _ends(runs if others is None else others)
     pairs = lines[lines.method.isin(ended.columns) & lines.other.isin(against.columns)]
@@ -54,7 +55,7 @@ def verdicts(runs: list[dict], lines: pd.DataFrame | None = None, others: list[d
     ]
     gaps = pd.DataFrame(gaps, columns=["about", "line", "gain"])
     parts = [summary.pooled(part, ["line"]) for _, part in gaps.groupby("about")] or [summary.pooled(gaps, ["line"])]
-    found = lines.join(pd.concat(parts).set_index("line").rename(columns={"gain": "difference"}), how="inner")
+    found = lines.join(pd.concat(parts).set_index("line").rename(columns={"centre": "difference"}), how="inner")
     return found.assign(verdict=[_verdict(x) for x in found.itertuples()])
 
 

@@ -198,9 +198,10 @@ def contrasts(records: list[dict], name: str = "final.true_return", against: str
 
 
 def pooled(gaps: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """A line per group of `keys`: mean `gain` (credit), low, high, seeds. Gains of rows that collapse vary by whole
-    credits, of rows that do not by hundredths, so the spread over seeds is pooled over all groups on a scale that makes
-    them alike, asinh(gain / POOLED); intervals are Student's t there, taken back (nan where no group has two seeds)."""
+    """A line per group of `keys`: mean `gain` (credit), centre, low, high, seeds. Gains of rows that collapse vary by
+    whole credits, of rows that do not by hundredths, so the spread over seeds is pooled over all groups on a scale that
+    makes them alike, asinh(gain / POOLED); the centre is the mean there, intervals are Student's t about it, both taken
+    back (nan where no group has two seeds)."""
     scaled = np.arcsinh(gaps.gain / POOLED)
     by = gaps.assign(scaled=scaled).groupby(keys, sort=False)
     found = by.agg(gain=("gain", "mean"), scaled=("scaled", "mean"), seeds=("gain", "size")).reset_index()
@@ -208,6 +209,7 @@ def pooled(gaps: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     spread = np.sqrt(((scaled - by.scaled.transform("mean")) ** 2).sum() / free) if free else np.nan
     half = t.ppf(0.975, free) * spread / np.sqrt(found.seeds) if free else np.nan
     found["low"], found["high"] = (POOLED * np.sinh(found.scaled + side * half) for side in (-1, 1))
+    found["centre"] = POOLED * np.sinh(found.scaled)
     return found.drop(columns="scaled")
 
 

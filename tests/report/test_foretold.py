@@ -83,8 +83,8 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     found = foretold.again(old + other + ended("oracle-dense", [4.1, 3.9]) + found)
     found = found.set_index(["about", "method", "other"])
     assert found.verdict["seeds from 3 on", "tlcr", "bandit"] == "came", "the first seeds are not counted"
-    assert found.difference["another SFT model", "token", "tlcr"] == pytest.approx(-1.95)
-    assert found.difference["lambda 0.8 against 1", "tlcr", "tlcr"] == pytest.approx(0.5)
+    assert found.difference["another SFT model", "token", "tlcr"] == pytest.approx(-1.95, abs=0.01)
+    assert found.difference["lambda 0.8 against 1", "tlcr", "tlcr"] == pytest.approx(0.5, abs=0.01)
     assert found.difference["lambda 0.95 against 1", "oracle-dense", "oracle-dense"] == pytest.approx(0)
     assert len(found) == 4 and found.index.get_level_values("about").isin(foretold.expected(foretold.SEEDS).about).all()
     assert set(foretold.expected(foretold.SEEDS).about) == set(found.index.get_level_values("about"))
