@@ -209,7 +209,7 @@ def test_the_notebook_shows_what_needs_no_record_then_what_two_seeds_say(tree):
     for r in records(("sft", "bandit", "oracle-dense", "appo", "token-literal"), seeds=(0, 1)):
         r["provenance"] |= made_at
         r["curves"] = [row | {"preferred": 0.5, "explained_variance": 0.3} for row in r.get("curves", [])]
-        for name in ("small", "cpu-0.1"):
+        for name in ("brief", "cpu-0.1"):
             write_record(tree / "data" / "results" / name / "runs.jsonl", r)
     full = executed(tree)
     assert quoted(empty) == quoted(full)
