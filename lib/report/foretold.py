@@ -63,19 +63,19 @@ def again(records: list[dict]) -> pd.DataFrame:
     """Verdicts on the lines of the second file: of the comparison's runs from seed FIRST on, of those from another SFT
     model, and of those of a shorter reach against the runs at lambda 1."""
     lines, runs = expected(SEEDS), alike(records)
-
-    def otherwise(name: str, value: float) -> list[dict]:
-        """Runs whose profile has this value of `name`, and is the comparison's in all else."""
-        found = summary.varied(records, (f"params.profile.{name}",))
-        return [r for r in found if r["params"]["profile"][name] == value]
-
     held = {
         "seeds from 3 on": ([r for r in runs if r["seed"] >= FIRST], None),
-        "another SFT model": (otherwise("sft_rows", 15_000), None),
-        "lambda 0.8 against 1": (otherwise("lam", 0.8), runs),
-        "lambda 0.95 against 1": (otherwise("lam", 0.95), runs),
+        "another SFT model": (otherwise(records, "sft_rows", 15_000), None),
+        "lambda 0.8 against 1": (otherwise(records, "lam", 0.8), runs),
+        "lambda 0.95 against 1": (otherwise(records, "lam", 0.95), runs),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])
+
+
+def otherwise(records: list[dict], name: str, value: float) -> list[dict]:
+    """Runs whose profile has this value of `name`, and is the comparison's in all else."""
+    found = summary.varied(records, (f"params.profile.{name}",))
+    return [r for r in found if r["params"]["profile"][name] == value]
 
 
 def replicated(runs: list[dict]) -> str:
