@@ -50,9 +50,7 @@ class Folder:
                 os.dup2(log, 1), os.dup2(log, 2)
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
                 fault(self.path)
-                runner.main(
-                    "smoke", ",".join(ROWS), "0", 1, "testbed", out or self.out, self.path, 0.0, json.dumps(TINY)
-                )
+                runner.main("smoke", ",".join(ROWS), "0", out=out or self.out, runs=self.path, change=json.dumps(TINY))
                 code = 0
             except SystemExit as end:
                 code = end.code
