@@ -130,7 +130,7 @@ def test_make_records_makes_every_record_of_the_testbed_with_all_of_its_seeds():
     for made in ("tax_records", "wage_records", "oracle_units", "density_map", "map-controls/runs.jsonl"):
         assert made in shown, f"make records leaves {made} out"
     seeds = re.findall(r"--profile (\w+) .*--seeds ([\d,]+)", shown)
-    assert ("small", "0,1,2,3,4,5,6,7,8,9") in seeds and ("brief", "0,1,2") in seeds, seeds
+    assert ("brief", "0,1,2,3,4,5,6,7,8,9") in seeds and ("brief", "0,1,2") in seeds, seeds
 
 
 def test_ci_runs_the_tests_and_the_smoke_book():

@@ -63,7 +63,8 @@ def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] 
 def joined(runs: list[dict], records: list[dict] | None = None) -> list[dict]:
     """The runs, with what `records` (`ledger_records.py`; None: the committed ones) say of the same row, seed and
     settings as `measured`."""
-    records = read_records(MEASURED) if records is None else records
+    if records is None:
+        records = read_records(MEASURED) if MEASURED.exists() else []
     of = {(canonical(completed(m["params"])), m["seed"]): m["measured"] for m in records}
     rows = {m["method"] for m in records}
 

@@ -130,9 +130,6 @@ def main(
     seeds: Annotated[str, typer.Option(help="comma-separated seeds")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="runs side by side, one thread each", min=1)] = 1,
     dataset: Annotated[str, typer.Option(help="testbed, or a path to preference pairs")] = "testbed",
-    columns: Annotated[
-        str, typer.Option(help='what its columns are called, as JSON: {"prompt": ..., "chosen": ..., "rejected": ...}')
-    ] = "",
     out: Annotated[Path | None, typer.Option(help="records file; default data/results/PROFILE/runs.jsonl")] = None,
     runs: Annotated[Path, typer.Option(help="where stages keep their artifacts")] = ROOT / "runs",
     contrast: Annotated[
@@ -154,6 +151,9 @@ def main(
     dry_run: Annotated[
         bool, typer.Option(help="one update of every stage, of a paper's backbone at toy width; no record")
     ] = False,
+    columns: Annotated[
+        str, typer.Option(help='what its columns are called, as JSON: {"prompt": ..., "chosen": ..., "rejected": ...}')
+    ] = "",
 ) -> None:
     """Run methods x seeds, writing a record per run; what is recorded already is skipped. A run that fails is recorded,
     and makes the exit code 1."""
