@@ -29,7 +29,7 @@ def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree")
     for name in ("lib", "notebooks", "data/samples", "data/published"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("_toc.yml", "data/claims.yml", "data/foretold.yml"):
+    for name in ("_toc.yml", "data/claims.yml", "data/foretold.yml", "data/foretold_seeds.yml"):
         shutil.copy(ROOT / name, root / name)
     torch.manual_seed(0)
     tokenizer = build_tokenizer([(ROOT / SAMPLES).read_text()], 320)
