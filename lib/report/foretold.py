@@ -1,5 +1,5 @@
 """What rows were foretold to end like, against records: verdicts are computed. `data/foretold.yml` was written before
-any run of profile `brief`, `data/foretold_seeds.yml` when some of its first three seeds were known, and no other run.
+any run of profile `brief`, `data/foretold_seeds.yml` when its first three seeds were known; its head says what else.
 
     came       ahead, behind: the interval is clear of zero on that side; level: it lies within LEVEL of zero
     opposite   ahead, behind: it is clear on the other side; level: it is clear of LEVEL

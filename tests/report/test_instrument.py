@@ -67,6 +67,25 @@ def test_paid_at_the_end_is_compared_on_shared_seeds_alone():
     assert len(found) == 3 and found.loc["Random segments", "seeds"] == 0
 
 
+def test_how_far_the_truth_comes_is_told_by_size_smallest_first_from_each_seeds_own_start():
+    def size(answers: int, *ways: float) -> list[dict]:
+        found = []
+        for seed, way in enumerate(ways):  # from a start of its own to a perfect 5
+            found.append(ended("sft", seed, float(seed)))
+            found.append(ended("oracle-dense", seed, seed + way * (5 - seed)))
+            found[-1]["final"]["perfect"] = 5.0
+            rows = found[-1]["curves"]
+            found[-1]["curves"] = [row | {"responses": answers // len(rows)} for row in rows]
+        return found
+
+    found = instrument.headroom({"large": size(480, 0.8, 0.8), "short": size(120, 0.5, 0.7), "none": []})
+    assert found["size"].tolist() == ["short", "large"] and found.answers.tolist() == [120, 480]
+    assert found["of the way (share)"].tolist() == ["0.60 ± 1.27", "0.80 [0.80, 0.80]"] and found.seeds.tolist() == [
+        2,
+        2,
+    ]
+
+
 def test_warm_up_is_counted_where_a_record_says_so():
     def critic(name: str, seed: int, warm: list[bool] | None) -> dict:
         explained = [0.0, 0.2, 0.5, 0.7]
