@@ -9,6 +9,7 @@ Two or three seeds say little of their own spread, so it is pooled over the line
 Left out: a correction for the number of lines; in a hundred of them a few come by luck.
 """
 
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from report.tables import alike
 from study import summary
 from study.methods import METHODS
 from study.records import ROOT
+from study.sweeps import SPANS, WHOLE
 
 FILE = ROOT / "data" / "foretold.yml"
 SEEDS = ROOT / "data" / "foretold_seeds.yml"
@@ -60,22 +62,37 @@ def verdicts(runs: list[dict], lines: pd.DataFrame | None = None, others: list[d
 
 
 def again(records: list[dict]) -> pd.DataFrame:
-    """Verdicts on the lines of the second file: of the comparison's runs from seed FIRST on, of those from another SFT
-    model, and of those of a shorter reach against the runs at lambda 1."""
+    """Verdicts on the lines of the second file: of the comparison's runs from seed FIRST on, and of those with another
+    SFT model, a shorter reach, longer answers, fewer pairs or another return, where a part says so against the
+    comparison's."""
     lines, runs = expected(SEEDS), alike(records)
+    fewer = otherwise(records, {"pairs": 1_000})
     held = {
         "seeds from 3 on": ([r for r in runs if r["seed"] >= FIRST], None),
-        "another SFT model": (otherwise(records, "sft_rows", 15_000), None),
-        "lambda 0.8 against 1": (otherwise(records, "lam", 0.8), runs),
-        "lambda 0.95 against 1": (otherwise(records, "lam", 0.95), runs),
+        "another SFT model": (otherwise(records, {"sft_rows": 15_000}), None),
+        "lambda 0.8 against 1": (otherwise(records, {"lam": 0.8}), runs),
+        "lambda 0.95 against 1": (otherwise(records, {"lam": 0.95}), runs),
+        "two kinds at once": (otherwise(records, SPANS[1]), None),
+        "three kinds at once": (otherwise(records, SPANS[2]), None),
+        "four kinds at once": (otherwise(records, SPANS[3]), None),
+        "a quarter of the pairs": (fewer, None),
+        "a quarter of the pairs against all": (fewer, runs),
+        "only the whole counts": (otherwise(records, WHOLE), None),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])
 
 
-def otherwise(records: list[dict], name: str, value: float) -> list[dict]:
-    """Runs whose profile has this value of `name`, and is the comparison's in all else."""
-    found = summary.varied(records, (f"params.profile.{name}",))
-    return [r for r in found if r["params"]["profile"][name] == value]
+def otherwise(records: list[dict], changes: dict) -> list[dict]:
+    """Runs whose profile has these fields (those of its world in a dict of their own), and is the comparison's in all
+    else."""
+    flat = {name: x for name, x in changes.items() if name != "world"}
+    flat |= {f"world.{name}": x for name, x in changes.get("world", {}).items()}
+    found = summary.varied(records, tuple(f"params.profile.{name}" for name in flat))
+
+    def value(r: dict, name: str):
+        return reduce(lambda part, key: part[key], name.split("."), r["params"]["profile"])
+
+    return [r for r in found if all(value(r, name) == x for name, x in flat.items())]
 
 
 def replicated(runs: list[dict]) -> str:

@@ -15,11 +15,13 @@ SAID = {  # by trainer; said in every row, so that a record of another choice is
     "online-dpo": {"baseline": "round"},
     "rs": {"baseline": "round"},
 }
+OWN = {"own": 8}  # of eight answers to a prompt
 HALF = {"delta": 0.5}  # of a standard deviation of token scores
 TABLE = "adaptive-mask Table 1"
 OPEN = "adaptive-mask leaves it open"
 NAMED = "adaptive-mask names it"
 TRIGGER = "adaptive-mask Section 4.1, Appendix E"  # its runs had something like it; it gives no offset
+ANNOTATED = "adaptive-mask Section 3.2: what annotators would keep, sentence by sentence; they are the oracle"
 UPDATED = "adaptive-mask Section 3.2.1"  # b "dynamically" updated, by "offline inference results" or the TD error
 
 
@@ -70,5 +72,13 @@ def rows(bandit: Method, token: Method, grpo: Method) -> tuple[tuple[Method, ...
         masked(dpo, "adpo-oracle", "ADPO, mask by the oracle", CONTROL, by="oracle-dense"),
         masked(rs, "ars-oracle", "ARS, mask by the oracle", CONTROL, by="oracle-dense"),
         masked(dpo, "adpo-per-segment", "ADPO, decided per segment", OPEN, **segments),
+        masked(dpo, "adpo-annotated", "ADPO, annotated", ANNOTATED, by="oracle-dense", segments={"kind": "sentence"}),
+        replace(
+            dpo,
+            name="online-dpo-own",
+            label="DPO, online, own answers",
+            source="adaptive-mask Section 4.1",
+            options=OWN,
+        ),
     )
     return core, ablations

@@ -253,6 +253,13 @@ _BASELINES = (
     _baseline("rloo", "RLOO", "a baseline of this study, in no paper", trainer="rloo", **_GROUP),
     _baseline("grpo", "GRPO", "a baseline of this study, named in adaptive-mask", trainer="grpo", **_GROUP),
     _baseline("remax", "ReMax", "tlcr Table 1", trainer="remax"),
+    _baseline(
+        "gtpo",
+        "GTPO",
+        "GTPO (arXiv 2508.04349), on a learned score; sides normalised together",
+        trainer="gtpo",
+        **_GROUP,
+    ),
     _FIGA,
     replace(
         _FIGA,

@@ -25,7 +25,7 @@ def entropy(cutoff: float, **options) -> dict:
 
 
 TRAINERS = (
-    *("ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "vine", "figa"),
+    *("ppo", "dpo", "kto", "rloo", "grpo", "gtpo", "dense-grpo", "dense-rloo", "remax", "vine", "figa"),
     *("online-dpo", "rs"),
     "none",
 )
@@ -37,6 +37,7 @@ RANGES = {  # of numbers in a row's parts, by their names there
     "delta": NotNegative,
     "generations": Several,
     "continuations": Count,
+    "own": Count,
     "answers": Share,  # of the profile's answers per round
     "lam": Share,
     "gamma": Share,
@@ -57,9 +58,9 @@ class Method(Recipe):
     rejected answers, of `revisions.reviser`, and for a discriminator whether `eos` is labelled (yes, unless False);
     with a Bradley-Terry scorer the revised answer is the chosen one. `shaping`, made of what the other parts pay:
     "rto", "attention" or "pool", of `shaping.py`, or "teacher", the log-ratios of the policy of the row `by`.
-    `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "vine", "figa", "online-dpo",
-    "rs", or "none" (the SFT model as it is); `options` are the trainer's. `mask`: which tokens it learns from, of
-    `mask.Decider`; None is all of them. ValueError for a value of another type or out of range."""
+    `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "gtpo", "dense-grpo", "dense-rloo", "remax", "vine", "figa",
+    "online-dpo", "rs", or "none" (the SFT model as it is); `options` are the trainer's. `mask`: which tokens it learns
+    from, of `mask.Decider`; None is all of them. ValueError for a value of another type or out of range."""
 
     name: Words
     label: Words  # as figures and tables print it

@@ -45,6 +45,7 @@ SPANS = (  # about 32, 56, 84, 195 tokens; the last also cuts words into pieces.
 )
 OF_LENGTH = {"length": LENGTHS, "spans": SPANS}  # sweeps that stand over the tokens of the SFT model's answers
 PAIRS = (4_000, 12_000, 28_000)
+WHOLE = {"world": {"returns": "whole"}}  # nothing but the complete, clean answer counts
 ERRORS = {"tlcr-error-0": 0.0, "tlcr": 0.1, "tlcr-error-0.3": 0.3, "tlcr-error-0.5": 0.5}
 LEARNED = ("bandit", "segment", "token")
 

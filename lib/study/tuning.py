@@ -41,7 +41,7 @@ REWARD_MODELS = {"rm_learning_rate": (5e-4, 1e-3, 2e-3), "rm_scale": (4.0, 16.0,
 PAIRS = 8_000  # trials of reward models are shorter than the study's runs
 _SAMPLING = {"kl_coef": (0.02, 0.05, 0.1, 0.2, 0.5, 1.5), "actor_learning_rate": (2.5e-4, 5e-4)}
 POLICIES = {
-    **dict.fromkeys(("ppo", "rloo", "grpo", "dense-grpo", "dense-rloo", "remax", "vine"), _SAMPLING),
+    **dict.fromkeys(("ppo", "rloo", "grpo", "gtpo", "dense-grpo", "dense-rloo", "remax", "vine"), _SAMPLING),
     **dict.fromkeys(("dpo", "kto"), {"dpo_beta": (0.02, 0.05, 0.2, 0.8), "dpo_learning_rate": (3e-5, 1e-4, 3e-4)}),
     "online-dpo": {"online_dpo_beta": (0.1, 0.3, 1.0, 3.0), "online_learning_rate": (5e-5, 1e-4, 3e-4)},
     "rs": {"kl_coef": (0.02, 0.1, 0.5, 2.0), "online_learning_rate": (5e-5, 1e-4, 3e-4)},

@@ -157,6 +157,21 @@ def test_a_rounds_curve_is_of_the_policys_answers_alone(monkeypatch):
     assert row["best_from_policy"] == pytest.approx(2 / 3)
 
 
+def test_the_policy_can_answer_alone(answers):
+    policy, reference, _ = models()
+    add_fused_lm_head(policy)
+    made = rounds.Rounds(
+        reference.eval(), TOKENIZER, Dataset.from_list(PROMPTS), even_share, [], 4, 10, None, own=rounds.ANSWERS
+    )
+    rows, row = made(policy)
+    assert len(answers) == row["responses"] == 32 and row["best_from_policy"] == 1
+    assert row["length"] == sum(map(len, answers)) / 32, "the curve is of all of them"
+    for i, pair in enumerate(rows):
+        assert pair["chosen_ids"] in answers[8 * i : 8 * i + 8] and pair["rejected_ids"] in answers[8 * i : 8 * i + 8]
+    with pytest.raises(ValueError, match="own is 0: of 8 answers"):
+        rounds.Rounds(reference, TOKENIZER, Dataset.from_list(PROMPTS), even_share, [], 4, 10, None, own=0)
+
+
 def test_pairs_that_teach_nothing_are_skipped_and_counted(tmp_path, answers):
     trainer = learner("online-dpo", tmp_path, None, pay=lambda batch: torch.zeros_like(parity(batch)))
     before = weights(trainer.model)

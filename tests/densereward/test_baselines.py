@@ -15,7 +15,7 @@ from densereward.reward import dense, implicit, shaping
 from densereward.text.models import build_tokenizer, scorer_from, tiny_llama
 from densereward.text.sampling import Decoding
 from densereward.text.tokens import pad_batch
-from densereward.training import figa, group
+from densereward.training import figa, group, gtpo
 from densereward.training.remax import ReMaxConfig, to_go
 from study import effort, identity, plan
 from study.cache import Artifact, save_json
@@ -89,7 +89,7 @@ def slow_logps(model, prompt: list[int], answer: list[int]) -> torch.Tensor:
 # --- trainers without a critic
 
 
-@pytest.mark.parametrize("kind, steps", [("rloo", 30), ("grpo", 30), ("remax", 60)])
+@pytest.mark.parametrize("kind, steps", [("rloo", 30), ("grpo", 30), ("gtpo", 30), ("remax", 60)])
 def test_it_learns(tmp_path, folder, kind, steps):
     run = trainer(kind, tmp_path, load(folder), max_steps=steps)
     run.train()
@@ -364,6 +364,56 @@ def test_a_shaping_that_cannot_be_is_refused():
     for shape in ({"kind": "magic"}, {"kind": "attention", "beta": 0.5}):
         with pytest.raises(ValueError, match=f"shaping '{shape['kind']}' of method 'bandit'"):
             reward.shaped(Run(profile("smoke")).of(method("bandit", shaping=shape)), at_end, None)
+
+
+# --- GTPO
+
+
+def test_entropies_move_what_is_paid_among_the_answers_of_a_side_that_reach_a_position():
+    """Against a loop; two groups of four, of answers of one to six tokens, some sides with one answer or none."""
+    draw = torch.Generator().manual_seed(0)
+    mask = (torch.arange(6) < torch.tensor([6, 4, 1, 5, 3, 6, 2, 2])[:, None]).long()
+    entropy = torch.rand(8, 6, generator=draw) * mask
+    entropy[0, 1] = 0.0  # a token without a choice
+    good = torch.tensor([True, True, True, False, False, False, False, False])
+    found = gtpo.entropy_weighted(good, entropy, mask, 4, share=0.1)
+    for i in range(8):
+        for t in range(6):
+            group = [k for k in range(i - i % 4, i - i % 4 + 4) if mask[k, t] and good[k] == good[i]]
+            weight = {k: max(entropy[k, t].item(), gtpo.FLOOR) ** (1 if good[i] else -1) for k in group}
+            paid = 1 + 0.1 * weight[i] / sum(weight.values()) * len(group) if i in group else 0.0
+            assert found[i, t].item() == pytest.approx(paid if good[i] else -paid, rel=1e-5)
+    assert torch.allclose(found[4:].sum(0), -1.1 * mask[4:].sum(0)), "an outcome is moved, not made"
+
+
+def test_without_entropies_advantages_are_grpos_of_right_and_wrong(tmp_path, folder):
+    good, mask = torch.tensor([True, False, False, False]), torch.ones(4, 3)
+    plain = gtpo.gtpo_advantages(good, torch.full((4, 3), 0.7), mask, 4)
+    outcome = torch.tensor([1.0, -1.0, -1.0, -1.0]).expand(3, 4).T
+    assert torch.allclose(plain, (outcome - outcome.mean()) / outcome.std(), atol=1e-3)
+
+
+def test_an_answer_is_right_above_its_groups_mean_and_ties_teach_nothing(tmp_path, folder):
+    seen = []
+    run = trainer("gtpo", tmp_path, load(folder), max_steps=2)
+    plain = run._generate_and_score_completions
+
+    def kept(inputs):
+        seen.append(plain(inputs))
+        return seen[-1]
+
+    run._generate_and_score_completions = kept
+    run.train()
+    batch = seen[0]
+    mask, advantages = batch["completion_mask"].bool(), batch["advantages"]
+    share = torch.tensor([[x % 2 == 0 for x in row] for row in batch["completion_ids"].tolist()]) & mask
+    score = (share.sum(1) / mask.sum(1)).view(-1, 4)
+    right = (score > score.mean(1, keepdim=True)).flatten()
+    tied = (score == score[:, :1]).all(1).repeat_interleave(4)
+    assert advantages.shape == mask.shape and not advantages[~mask].any() and not advantages[tied].any()
+    for row in range(len(advantages)):
+        if not tied[row]:
+            assert (advantages[row][mask[row]] > 0).all() == right[row]
 
 
 # --- in the study

@@ -1,4 +1,4 @@
-"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, Vine, and the first two per segment
+"""Trainers without a critic: RLOO and GRPO by TRL's own, ReMax, Vine, GTPO, and the first two per segment
 (`step_advantages.py`).
 
 RLOO and GRPO take several responses to a prompt as each other's baseline. Their advantages, losses, clipping and
@@ -18,6 +18,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from densereward.reward.masks import preferred_by
 from densereward.training.appo import shares, sides
 from densereward.training.counting import Counted, Referenced
+from densereward.training.gtpo import GTPOTrainer
 from densereward.training.masked import mask_advantages
 from densereward.training.remax import ReMaxConfig, ReMaxTrainer
 from densereward.training.step_advantages import DenseGRPOTrainer, DenseRLOOTrainer
@@ -54,6 +55,7 @@ class MaskedGRPO(Referenced, GRPOTrainer):
 TRAINERS = {
     "rloo": (RLOOConfig, CountedRLOO),
     "grpo": (GRPOConfig, CountedGRPO),
+    "gtpo": (GRPOConfig, GTPOTrainer),
     "remax": (ReMaxConfig, ReMaxTrainer),
     "vine": (ReMaxConfig, VineTrainer),
     "dense-grpo": (GRPOConfig, DenseGRPOTrainer),

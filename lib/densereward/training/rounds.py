@@ -24,7 +24,7 @@ from densereward.text.tokens import pad_batch, tokenize_prompt
 from densereward.training.appo import good, shares
 
 SAMPLING = {"do_sample": True, "temperature": 0.95, "top_p": 0.99, "top_k": 100}  # Appendix B
-ANSWERS = 8  # per prompt, Appendix B; half of them the reference's
+ANSWERS = 8  # per prompt, Appendix B
 
 
 @torch.no_grad()
@@ -60,13 +60,25 @@ class Rounds:
 
     `pay` is batch -> rewards [B, T], whose sum scores a response; `decide` a `mask.Decider` or None; `metrics` TRL
     reward functions, never learnt from. `prompts` are taken in order, `size` a round, again from the start where they
-    run out. A row: prompt_ids, chosen_ids, rejected_ids and, with a mask, chosen_mask, rejected_mask."""
+    run out. `own` of ANSWERS to a prompt are the policy's, the others the reference's. A row: prompt_ids, chosen_ids,
+    rejected_ids and, with a mask, chosen_mask, rejected_mask. ValueError for an `own` that is not 1 to ANSWERS."""
 
     def __init__(
-        self, reference, tokenizer, prompts: Dataset, pay: Callable, metrics, size: int, max_length: int, decide
+        self,
+        reference,
+        tokenizer,
+        prompts: Dataset,
+        pay: Callable,
+        metrics,
+        size: int,
+        max_length: int,
+        decide,
+        own: int = ANSWERS // 2,  # Appendix B
     ):
+        if not 1 <= own <= ANSWERS:
+            raise ValueError(f"own is {own}: of {ANSWERS} answers to a prompt give the policy 1 to {ANSWERS}")
         self.reference, self.tokenizer, self.pay, self.metrics = reference, tokenizer, pay, metrics
-        self.size, self.max_length, self.decide = size, max_length, decide
+        self.size, self.max_length, self.decide, self.own = size, max_length, decide, own
         self.prompts: Iterator[dict] = cycle(prompts)
 
     @torch.no_grad()
@@ -74,10 +86,11 @@ class Rounds:
         started = time.perf_counter()
         conversations = [next(self.prompts)["prompt"] for _ in range(self.size)]
         ids = [tokenize_prompt(self.tokenizer, conversation) for conversation in conversations]
-        half = ANSWERS // 2
-        asked = [prompt for prompt in ids for _ in range(half)]
-        own, theirs = (sample_answers(m, self.tokenizer, asked, self.max_length) for m in (policy, self.reference))
-        answers = [own[i : i + half] + theirs[i : i + half] for i in range(0, len(own), half)]  # [P][K]
+        n, rest = self.own, ANSWERS - self.own
+        asked, again = ([prompt for prompt in ids for _ in range(k)] for k in (n, rest))
+        own = sample_answers(policy, self.tokenizer, asked, self.max_length)
+        theirs = sample_answers(self.reference, self.tokenizer, again, self.max_length) if rest else []
+        answers = [own[i * n :][:n] + theirs[i * rest :][:rest] for i in range(self.size)]  # [P][K]
         sampled = time.perf_counter()
         batch = batch_of(
             self.reference,
@@ -97,7 +110,7 @@ class Rounds:
         ]
         row = self._measured(policy, conversations, asked, own, batch, scores)
         row |= {"responses": batch["completion_mask"].size(0), "tokens": int(batch["completion_mask"].sum())}
-        row |= {"pairs": len(rows), "tied": sum(tied), "best_from_policy": sum(b < half for b in best) / self.size}
+        row |= {"pairs": len(rows), "tied": sum(tied), "best_from_policy": sum(b < n for b in best) / self.size}
         for side, of, picked in (("chosen", "preferred", best), ("rejected", "rejected", worst)) if found else ():
             places = [i * ANSWERS + k for i, k in enumerate(picked) if not tied[i]]
             row |= shares(Masked(*(x[places] for x in found)), batch["completion_mask"][places], f"_{side}")
@@ -116,13 +129,13 @@ class Rounds:
 
     def _measured(self, policy, conversations, asked, own, batch, scores) -> dict:
         """Means over the policy's own answers."""
-        half, mask = ANSWERS // 2, batch["completion_mask"]
-        ref = (batch["ref_logps"] * mask).sum(1).view(self.size, ANSWERS)[:, :half].flatten()
+        mask = batch["completion_mask"]
+        ref = (batch["ref_logps"] * mask).sum(1).view(self.size, ANSWERS)[:, : self.own].flatten()
         texts = self.tokenizer.batch_decode(own, skip_special_tokens=True)
         said = [[{"role": "assistant", "content": text}] for text in texts]
-        told = [conversation for conversation in conversations for _ in range(half)]
+        told = [conversation for conversation in conversations for _ in range(self.own)]
         row = {
-            "proxy_reward": scores[:, :half].mean().item(),
+            "proxy_reward": scores[:, : self.own].mean().item(),
             "spread": (scores.amax(1) - scores.amin(1)).mean().item(),
         }
         row["kl"] = (answer_logprobs(policy, self.tokenizer, asked, own) - ref).mean().item()

@@ -21,6 +21,7 @@ from densereward.text import sampling
 from densereward.text.models import TokenScorer, to_device
 from densereward.text.tokens import joined
 from densereward.training import vine
+from densereward.training.gtpo import gtpo_advantages
 from densereward.training.macro import macro_gae
 from densereward.training.masked import mask_advantages
 from densereward.training.ppo import gae, whiten
@@ -29,7 +30,7 @@ from study.methods import Method
 from study.run import Run
 from study.stages import groups, mask, reward
 
-TRAINERS = ("ppo", "rloo", "grpo", "dense-rloo", "dense-grpo", "remax", "vine")
+TRAINERS = ("ppo", "rloo", "grpo", "gtpo", "dense-rloo", "dense-grpo", "remax", "vine")
 
 
 @torch.no_grad()
@@ -94,7 +95,7 @@ def by_continuations(run: Run, told, found: dict) -> torch.Tensor:
 
 
 def in_groups(run: Run, told, found: dict) -> torch.Tensor:
-    """Advantages [B, T] of RLOO and GRPO, each answer the first of a group. Random: the others (seed)."""
+    """Advantages [B, T] of RLOO, GRPO and GTPO, each answer the first of a group. Random: the others (seed)."""
     row = run.method
     k, tokenizer, limit = row.options["generations"], told.tokenizer, run.profile.max_completion_length
     prompt_ids = [ids for ids in found["prompt_ids"] for _ in range(k)]
@@ -102,8 +103,13 @@ def in_groups(run: Run, told, found: dict) -> torch.Tensor:
     answers[::k] = found["completion_ids"]
     batch = sampling.batch_of(told.reference, tokenizer, prompt_ids, answers)
     rewards, steps = group_rewards(row, told.reward_fn, tokenizer)(batch)
+    width = told.batch["completion_mask"].size(1)
+    if row.trainer == "gtpo":
+        totals = rewards.sum(1).unflatten(0, (-1, k))  # [P, K]
+        good = (totals > totals.mean(1, keepdim=True)).flatten()
+        return gtpo_advantages(good, batch["ref_entropies"], batch["completion_mask"], k)[::k, :width]
     compare = leave_one_out if row.trainer.endswith("rloo") else step_advantages
-    return compare(rewards, steps, k)[::k, : told.batch["completion_mask"].size(1)]
+    return compare(rewards, steps, k)[::k, :width]
 
 
 def group_rewards(row: Method, paid, tokenizer):

@@ -1,5 +1,5 @@
-"""Trainers that sample and have no critic: RLOO, GRPO, ReMax, Vine, on the total that the row's rewards pay a response,
-or the first two on the rewards of its segments. Needs the SFT model, pairs, scorer, and what decides a mask.
+"""Trainers that sample and have no critic: RLOO, GRPO, GTPO, ReMax, Vine, on the total that the row's rewards pay a
+response, or the first two on the rewards of its segments. Needs the SFT model, pairs, scorer, and what decides a mask.
 
 As many responses and updates as PPO's, from the same list of prompts. A row whose `options` give a share of `answers`
 makes the same updates of fewer responses, where what it samples besides would make it another budget.
@@ -12,14 +12,14 @@ from pathlib import Path
 from densereward.reward import dense, rewards, segments
 from densereward.seeding import derive, seed_everything
 from densereward.text.models import load_causal_lm
-from densereward.training import appo, counting, group, padding, remax, settings, step_advantages, vine
+from densereward.training import appo, counting, group, gtpo, padding, remax, settings, step_advantages, vine
 from study.cache import Artifact, save_json
 from study.records import known
 from study.sources import DATA, SCORING, own_code
 from study.stages import mask, prompts, reward, watched
 from testbed import truth
 
-CODE = [counting, group, remax, vine, step_advantages, appo, mask, *mask.CODE]
+CODE = [counting, group, gtpo, remax, vine, step_advantages, appo, mask, *mask.CODE]
 
 
 def train(run) -> Artifact:

@@ -5,7 +5,7 @@ from study.stages import groups, pairs, ppo, rounds
 
 TRAINERS = {
     "ppo": ppo.train,
-    **dict.fromkeys(("rloo", "grpo", "remax", "vine", "dense-grpo", "dense-rloo"), groups.train),
+    **dict.fromkeys(("rloo", "grpo", "gtpo", "remax", "vine", "dense-grpo", "dense-rloo"), groups.train),
     **dict.fromkeys(("online-dpo", "rs"), rounds.train),
     **dict.fromkeys(("dpo", "kto"), pairs.on_pairs),
     "figa": pairs.on_revisions,

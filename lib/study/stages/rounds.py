@@ -46,6 +46,7 @@ def train(run) -> Artifact:
             size,
             p.max_completion_length,
             decide,
+            **method.options,
         )
         args = settings.common(folder, policy, seed % 2**31) | {
             "per_device_train_batch_size": -(-size // p.minibatches),
