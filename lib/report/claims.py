@@ -27,6 +27,7 @@ from report.outcomes import outcomes, rollouts_at_least
 from report.published import PAPERS
 from study import summary
 from study.identity import completed
+from study.measures import best_of_n
 from study.records import ROOT, read_records
 from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
 
@@ -34,6 +35,7 @@ VERDICTS = ("held", "opposite", "alike", "open", "no record", "one seed", "no ro
 FEW = "open (too few seeds)"
 _SFT = "sft"
 MEASURED = ROOT / "data" / "results" / "ledger.jsonl"
+PICKED = ROOT / "data" / "results" / "brief" / "best_of_n.jsonl"
 
 
 def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] = CLAIMS) -> pd.DataFrame:
@@ -61,11 +63,15 @@ def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] 
 
 
 def joined(runs: list[dict], records: list[dict] | None = None) -> list[dict]:
-    """The runs, with what `records` (`ledger_records.py`; None: the committed ones) say of the same row, seed and
-    settings as `measured`."""
+    """The runs, with what `records` (`ledger_records.py`; None: the committed ones, and best of n) say of the same row,
+    seed and settings as `measured`."""
     if records is None:
         records = read_records(MEASURED) if MEASURED.exists() else []
-    of = {(canonical(completed(m["params"])), m["seed"]): m["measured"] for m in records}
+        picked = read_records(PICKED) if PICKED.exists() else []
+        records += [r | {"measured": {"lead_by_asked": best_of_n.lead_by_asked(r)}} for r in picked]
+    of: dict = {}
+    for m in records:
+        of.setdefault((canonical(completed(m["params"])), m["seed"]), {}).update(m["measured"])
     rows = {m["method"] for m in records}
 
     def measured(r: dict) -> dict:

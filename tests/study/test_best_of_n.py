@@ -19,7 +19,7 @@ from study.measures import best_of_n, process_outcome, stepwise
 from study.profiles import profile
 from study.records import read_records
 from study.run import Run
-from testbed import build, oracle, world
+from testbed import build, monte_carlo, oracle, world
 from testbed.gold_steps import steps
 
 SFT = ROOT / "data" / "models" / "cpu" / "sft"
@@ -284,3 +284,13 @@ def test_right_is_all_that_was_asked_for_without_a_fault(tokenizer):
     }.items():
         worth, found = process_outcome.judged(run, tokenizer, prompt, tokenize_response(tokenizer, text))
         assert found == right and worth == pytest.approx(oracle.true_return(prompt, text))
+
+
+def test_a_lead_that_grows_with_what_is_asked_has_a_rank_correlation_of_one():
+    p = profile("brief")
+    texts = monte_carlo.eval_prompts(p.world, "test", p.eval_prompts)
+    asked = np.array([sum(oracle.ask(text).values()) for text in texts], float)
+    record = {"params": {"profile": p.to_dict()}, "values": {"bandit": np.stack([-asked, 2 * asked], 1)}}
+    record["values"]["process-0-sum"] = np.zeros((len(asked), 2))
+    assert len(set(asked)) > 3 and best_of_n.lead_by_asked(record) == pytest.approx(1)
+    assert best_of_n.lead_by_asked(record, "process-0-sum", "bandit") == pytest.approx(-1)
