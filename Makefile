@@ -43,16 +43,17 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 # What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,bandit-as-segment,segment-as-bandit,segment,random,oracle-dense,dpo,figa,tlcr,appo,online-dpo,adpo,rs,ars
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
+FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
 BRIEF = .venv/bin/python -m study.runner --profile brief --jobs $(JOBS)
 STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
-WHOLE = sft,bandit,segment,token,oracle-sequence,oracle-dense,oracle-dense-even
+LONG = sft,bandit,segment,token,tlcr,oracle-sequence,oracle-dense,oracle-dense-even
 CONTROL = '{"world": {"returns": "excess+0.2"}, "kl_coef": 0, "rounds": 128, "pairs": 4000, "rollouts": 32, "critic_warmup": 4, "heldout_proxy": false, "eval_prompts": 128, "heldout_pairs": 500, "credit_responses": 8, "credit_samples": 4}'
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
-	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive SEEDS=$(TEN)
-	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even,bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3,4) --change '{"lam": 0.8}'
-	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3,4) --change '{"lam": 0.95}'
+	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive,credit,segment-min,token-min,implicit,implicit-pooled SEEDS=$(TEN)
+	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even,bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(FIVE) --change '{"lam": 0.8}'
+	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(FIVE) --change '{"lam": 0.95}'
 	$(BRIEF) --methods sft,bandit,token,segment,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"sft_rows": 15000}'
 	$(BRIEF) --methods bandit,token,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'
 	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive SEEDS=$(if $(SEEDS),$(SEEDS),0,1,2,3,4,5)
@@ -69,15 +70,16 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	.venv/bin/python -m study.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)
 	$(STUDY) --tuned --methods $(TUNED) --seeds $(ALL_SEEDS)
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(TEN)
-	for pairs in 4000 12000; do $(STUDY) --methods bandit,segment,token --seeds $(ALL_SEEDS) --change "{\"pairs\": $$pairs}"; done
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 400, "max_completion_length": 192}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'
-	$(STUDY) --methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{"world": {"kinds": 6, "parts": 4}, "vocab_size": 315, "max_prompt_length": 80, "max_completion_length": 640, "credit_responses": 12, "heldout_proxy": false}'
+	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
+	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'
+	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"world": {"kinds": 6, "parts": 4}, "vocab_size": 315, "max_prompt_length": 80, "max_completion_length": 640, "credit_responses": 12, "heldout_proxy": false}'
+	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"vocab_size": 400, "max_completion_length": 192}'
+	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360}'
+	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520}'
+	$(BRIEF) --methods bandit,segment,token --seeds $(FIVE) --change '{"pairs": 1000}'
+	$(BRIEF) --methods sft,bandit,segment,oracle-sequence,oracle-dense --seeds $(FIVE) --change '{"world": {"returns": "whole"}}'
+	$(BRIEF) --methods tlcr-error-0,tlcr-error-0.3,tlcr-error-0.5,gtpo,online-dpo-own,adpo-annotated --seeds $(FIVE)
 	for change in '{"lam": 0.95}' '{"critic_warmup": 0}' '{"lam": 0.95, "critic_warmup": 0}'; do $(STUDY) --methods bandit,segment --seeds 0 --change "$$change"; done
-	$(STUDY) --methods bandit,segment,oracle-sequence,oracle-dense --seeds 0 --change '{"world": {"returns": "whole"}}'
 	$(STUDY) --methods sft,bandit,sentence,token,segment --seeds 0 --change '{"width": 64}'
 	for share in 0.3 0.7; do $(STUDY) --methods bandit,segment --seeds 0 --contrast $$share; done
 

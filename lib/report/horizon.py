@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from study import summary
-from study.identity import of_0_1
 from study.profiles import profile as profile_row
 from study.stats import mean_interval
 from study.sweeps import OF_LENGTH, cells, commands, found
@@ -16,15 +15,19 @@ COLUMNS = {
     "final.length": "length (tokens)",
     "reward_model.accuracy_test": "label accuracy",
 }
-VARIED = {"parts": "kinds asked for at once:", "vocab_size": "vocabulary:", "pairs": "pairs:"}
-GAINS = (("segment", "bandit"), ("token", "bandit"), ("oracle-dense", "bandit"), ("oracle-dense", "oracle-sequence"))
+VARIED = {
+    "parts": "kinds asked for at once: {}",
+    "vocab_size": "vocabulary: {:,}",
+    "pairs": "pairs: {:,}",
+    "returns": "only the whole counts",
+}
+LEARNED = (("segment", "bandit"), ("token", "bandit"), ("tlcr", "bandit"))
+GAINS = (*LEARNED, ("oracle-dense", "bandit"), ("oracle-dense", "oracle-sequence"), ("oracle-sequence", "bandit"))
 
 
 def to_do(records: list[dict], sweep: str, profile: str) -> str:
-    """Markdown: the lines that make what a sweep lacks; empty where it lacks nothing. Version 0.1 gets no more."""
+    """Markdown: the lines that make what a sweep lacks; empty where it lacks nothing."""
     lines = "\n".join(commands(records, sweep, profile))
-    if lines and any(of_0_1(r["params"]) for r in records if r["kind"] == "run"):
-        return "*Not all of this was measured with version 0.1.*"
     return f"Not all of this is measured. What is missing is made by:\n\n```bash\n{lines}\n```" if lines else ""
 
 
@@ -50,7 +53,7 @@ def table(records: list[dict], sweep: str, profile: str) -> pd.DataFrame:
     for cell in cells(profile):
         if cell.sweep == sweep and (runs := found(records, cell, profile)):
             changes = cell.changes.get("world", {}) | cell.changes
-            setting = ", ".join(f"{words} {changes[k]:,}" for k, words in VARIED.items() if k in changes)
+            setting = ", ".join(words.format(changes[k]) for k, words in VARIED.items() if k in changes)
             part = summary.table(runs, COLUMNS)
             if sweep != "error":  # whose rows' names say it
                 part.insert(0, "setting", setting or "as the comparison")

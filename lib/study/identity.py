@@ -21,28 +21,7 @@ TUNED = (
     "online_dpo_beta",
     "online_learning_rate",
 )  # what `tuning.py` may choose for a method
-# Until the chapters are redone: the settings that records of version 0.1 were made with (sizes are still the same), and
-# the folder below data/results in which these records lie.
-OF_0_1 = {
-    "sft_epochs": 3.0,
-    "sft_learning_rate": 3e-3,
-    "rm_learning_rate": 1e-3,
-    "rm_scale": 16.0,
-    "rounds": 32,
-    "rollouts": 64,
-    "minibatches": 2,
-    "ppo_epochs": 2,
-    "lam": 1.0,
-    "kl_coef": 0.1,
-    "actor_learning_rate": 3e-4,
-    "critic_learning_rate": 1e-3,
-    "critic_warmup": 4,
-    "dpo_beta": 0.1,
-    "dpo_learning_rate": 3e-4,
-    "online_dpo_beta": 0.5,
-    "online_learning_rate": 1e-4,
-    "heldout_proxy": False,
-}
+# The folder below data/results in which the records of version 0.1 lie.
 RESULTS_0_1 = "cpu-0.1"
 
 
@@ -110,18 +89,6 @@ def listed(row: Method, params: dict) -> dict:
 def of_0_1(params: dict) -> bool:
     """Whether a record is of version 0.1: its world did not yet say how often dialogues for fine-tuning repeat."""
     return "sft_repeats" not in params["profile"]["world"]
-
-
-def then(params: dict) -> dict:
-    """`parameters` of a run as version 0.1 had them."""
-    world = params["profile"]["world"] | {"sft_repeats": 0.5}
-    sizes = {  # of the sweep over spans, whose answers were longer
-        name: was.get(params["profile"][name], params["profile"][name])
-        for name, was in (("max_completion_length", {240: 256, 360: 384}), ("vocab_size", {315: 350}))
-        if world["parts"] > 1
-    }
-    changed = OF_0_1 | sizes | {"world": world}
-    return params | {"method": _row_then(params["method"]), "profile": params["profile"] | changed}
 
 
 def _row_then(row: dict) -> dict:

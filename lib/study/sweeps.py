@@ -1,11 +1,12 @@
 """Beyond the papers: does the gain of dense rewards grow with the length of a response, shrink with a weak reward
-model, and survive a poor reviser? Which runs answer that, and the lines that make them.
+model, and survive a poor reviser, or a return that no span has a share of? Which runs answer that, and the lines that
+make them.
 
 Length, in two ways, the limit on length growing with it. Tokens: the same world, answers and returns in more and more
 tokens, as a smaller vocabulary cuts the same words into more pieces, down to a token per letter (`LENGTHS`): over how
 many actions a reward is spread, nothing else. Spans: prompts that ask for more kinds at once (`SPANS`), so that there
 is more to get right, and returns are on a larger scale. Reward-model data: fewer preference pairs (`PAIRS`). Reviser:
-TLCR's rows by error rate (`ERRORS`).
+TLCR's rows by error rate (`ERRORS`). Return: only the complete, clean answer counts (`WHOLE`).
 
 A run belongs to a cell if its parameters are those that the cell's command would give it (`identity.same`), so a
 missing one is named by a line that makes it. Left out: settings tuned for each cell; a label noise that grows with the
@@ -15,12 +16,12 @@ returns of longer answers.
 import json
 from dataclasses import dataclass, field
 
-from study.identity import of_0_1, of_testbed, same, then
+from study.identity import of_testbed, same
 from study.methods import METHODS
 from study.profiles import profile as profile_row
 from study.records import latest
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 LENGTHS = (  # tokens per word and less: about 32, 50, 100, 144 tokens per answer; limits of about four times that
     {},
     {"vocab_size": 400, "max_completion_length": 192},
@@ -44,10 +45,11 @@ SPANS = (  # about 32, 56, 84, 195 tokens; the last also cuts words into pieces.
     },
 )
 OF_LENGTH = {"length": LENGTHS, "spans": SPANS}  # sweeps that stand over the tokens of the SFT model's answers
-PAIRS = (4_000, 12_000, 28_000)
+PAIRS = (1_000, 4_000)
 WHOLE = {"world": {"returns": "whole"}}  # nothing but the complete, clean answer counts
 ERRORS = {"tlcr-error-0": 0.0, "tlcr": 0.1, "tlcr-error-0.3": 0.3, "tlcr-error-0.5": 0.5}
 LEARNED = ("bandit", "segment", "token")
+ORACLE = ("oracle-sequence", "oracle-dense", "oracle-dense-even")
 
 
 @dataclass(frozen=True)
@@ -62,23 +64,21 @@ class Cell:
 
 
 def cells(profile: str) -> list[Cell]:
-    """Every cell of the four sweeps at a profile. A length stands by its number, as its tokens are measured."""
+    """Every cell of the five sweeps at a profile. A length stands by its number, as its tokens are measured."""
     full = profile_row(profile).pairs
-    of_length = ("sft", *LEARNED, "oracle-sequence", "oracle-dense", "oracle-dense-even")
+    of_length = ("sft", *LEARNED, "tlcr", *ORACLE)
     lengths = [Cell(sweep, i, of_length, x) for sweep, found in OF_LENGTH.items() for i, x in enumerate(found)]
     pairs = [Cell("pairs", n, LEARNED, {"pairs": n} if n != full else {}) for n in sorted({*PAIRS, full})]
-    return lengths + pairs + [Cell("error", error, (name,)) for name, error in ERRORS.items()]
+    whole = Cell("whole", 1, ("sft", "bandit", "segment", "oracle-sequence", "oracle-dense"), WHOLE)
+    return [*lengths, *pairs, *(Cell("error", error, (name,)) for name, error in ERRORS.items()), whole]
 
 
 def found(records: list[dict], cell: Cell, profile: str) -> list[dict]:
     """The records of a cell, the newest of each method and seed."""
-    p, kept = profile_row(profile, **cell.changes), []
+    p = profile_row(profile, **cell.changes)
     wanted = {name: of_testbed(p, METHODS[name]) for name in cell.methods}
-    before = {name: then(params) for name, params in wanted.items()}
-    for r in (r for r in records if r["kind"] == "run" and r["method"] in wanted):
-        if same(r["params"], (before if of_0_1(r["params"]) else wanted)[r["method"]]):
-            kept.append(r)
-    return latest(kept, ("method", "seed"))
+    runs = [r for r in records if r["kind"] == "run" and r["method"] in wanted]
+    return latest([r for r in runs if same(r["params"], wanted[r["method"]])], ("method", "seed"))
 
 
 def missing(records: list[dict], cell: Cell, profile: str) -> tuple[str, ...]:

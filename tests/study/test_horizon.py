@@ -30,7 +30,7 @@ from study.run import Run
 from test_figures import record
 from testbed import revise, truth
 
-SWEEPS = ("length", "spans", "pairs", "error")
+SWEEPS = ("length", "spans", "pairs", "error", "whole")
 
 
 def parsed(line: str) -> dict:
@@ -63,7 +63,9 @@ def test_the_lines_for_what_is_missing_parse_and_make_exactly_that(sweep):
                 params = parameters(Run(p, seed, asked["dataset"], contrast=asked["contrast"]).of(METHODS[name]))
                 records.append(record(name, seed) | {"params": params})
     assert sweeps.commands(records, sweep, "cpu") == [] and horizon.to_do(records, sweep, "cpu") == ""
-    everything = [(c.at, m, s) for c in sweeps.cells("cpu") if c.sweep == sweep for m in c.methods for s in (0, 1, 2)]
+    everything = [
+        (c.at, m, s) for c in sweeps.cells("cpu") if c.sweep == sweep for m in c.methods for s in sweeps.SEEDS
+    ]
     assert len(records) == len(everything), "a run is asked for twice"
     gone = records.pop()
     (line,) = sweeps.commands(records, sweep, "cpu")
@@ -73,19 +75,23 @@ def test_the_lines_for_what_is_missing_parse_and_make_exactly_that(sweep):
 @pytest.mark.parametrize("sweep", sweeps.OF_LENGTH)
 def test_committed_runs_of_the_comparison_are_the_first_cell(sweep):
     """What the study has measured already is not asked for again."""
-    records = read_records(ROOT / "data" / "results" / "cpu-0.1" / "runs.jsonl")
-    first = next(c for c in sweeps.cells("cpu") if c.sweep == sweep)
-    assert set(sweeps.missing(records, first, "cpu")) <= {"oracle-dense-even"}, "a row younger than these records"
-    assert "make" not in horizon.to_do(records, sweep, "cpu"), "a run of today beside those of version 0.1"
-    frame = horizon.values(records, sweep, "cpu")
-    sft = [r["final"]["length"] for r in sweeps.found(records, first, "cpu") if r["method"] == "sft"]
+    records = read_records(ROOT / "data" / "results" / "brief" / "runs.jsonl")
+    first = next(c for c in sweeps.cells("brief") if c.sweep == sweep)
+    assert not sweeps.missing(records, first, "brief")
+    frame = horizon.values(records, sweep, "brief")
+    sft = [r["final"]["length"] for r in sweeps.found(records, first, "brief") if r["method"] == "sft"]
     assert frame["at"].min() == pytest.approx(np.mean(sft), abs=0.06)
 
 
 def test_make_records_makes_every_length():
     recipe = (ROOT / "Makefile").read_text()
     for changes in (*sweeps.LENGTHS[1:], *sweeps.SPANS[1:]):
-        assert f"--methods $(WHOLE) --seeds $(ALL_SEEDS) --change '{json.dumps(changes)}'" in recipe
+        assert f"--methods $(LONG) --seeds $(FIVE) --change '{json.dumps(changes)}'" in recipe
+    for cell in (c for c in sweeps.cells("brief") if c.sweep in ("pairs", "whole") and c.changes):
+        line = f"--methods {','.join(cell.methods)} --seeds $(FIVE) --change '{json.dumps(cell.changes)}'"
+        assert line in recipe
+    for name in sweeps.ERRORS:
+        assert name == "tlcr" or f",{name}," in recipe or f" {name}," in recipe
 
 
 def test_records_of_other_settings_are_left_out():
