@@ -156,13 +156,15 @@ NEEDED = {  # by judge: which paper's numbers cannot be had without it
     "MT-Bench, one answer": "segment-ppo, TLCR",
     "MT-Bench, pairs": "a judge's position bias",
     "Arena-Hard": "segment-ppo",
-    "AlpacaEval, ranking": "segment-ppo, TLCR",
+    "AlpacaEval, ranking": "segment-ppo",
+    "AlpacaEval, ranking in a list": "TLCR",
     "AlpacaEval 2, weighted": "the leaderboard",
     "adaptive-mask": "adaptive-mask",
 }
 ESTIMATED = {  # tokens that no file here holds, as the page says where from
     "Arena-Hard": {"out": 600.0},
     "AlpacaEval, ranking": {"in": 1200.0, "out": 40.0},
+    "AlpacaEval, ranking in a list": {"in": 1215.0, "out": 40.0},
     "AlpacaEval 2, weighted": {"in": 1170.0},
 }
 

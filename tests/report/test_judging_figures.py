@@ -79,8 +79,10 @@ def test_costs_of_a_run_are_calls_times_tokens_at_the_readers_prices_and_say_wha
     assert np.isnan(rows["price of a run"]["adaptive-mask"]), "nobody says how many pairs"
     assert rows.estimated["Arena-Hard"] == "out" and rows["of a run, out"]["Arena-Hard"] == 600_000
     assert rows.estimated["AlpacaEval 2, weighted"] == "in" and rows["out"]["AlpacaEval 2, weighted"] == 1
+    assert set(rows.index) == set(j.NEEDED), "every judge of the page has its price"
+    assert rows["needed for"]["AlpacaEval, ranking in a list"] == "TLCR"
     page = (ROOT / "book" / "judging.md").read_text()
-    assert "1,200" in page and "1,170" in page and "600 tokens at a guess" in page
+    assert "1,215" in page and "1,200" in page and "1,170" in page and "600 tokens at a guess" in page
 
 
 def accuracies(*methods: str) -> pd.DataFrame:
