@@ -1,4 +1,5 @@
-"""Figures of edit labels on real answers, of length control on the testbed, and of what training costs elsewhere.
+"""Figures and tables of edit labels on real answers, of win rates on the testbed and their control for length, and of
+what training costs elsewhere.
 
 As in `figures.py`, each function takes numbers and returns a matplotlib figure and the numbers in it.
 """
@@ -9,8 +10,10 @@ import scipy
 from matplotlib.figure import Figure
 
 from report.look import canvas, style
+from report.published_rows import ROWS, printed
+from study.measures.winrate import oracle_win_rates
 from study.stats import mean_interval
-from study.summary import contrasts, interval_text, label, order, table, values
+from study.summary import contrasts, interval_text, intervals, label, order, table, values
 
 LABELS = {  # of `human_spans.agreement`: colour, marker, words
     "edit": ("#0072B2", "o", "edit (TLCR)"),
@@ -103,6 +106,42 @@ def rate_rows(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+ALPACA = {"controlled": "AlpacaEval 2.0 / LC (%)", "raw": "AlpacaEval 2.0 / WR (%)"}  # ours: as Table 1 prints it
+
+
+def oracle_judged(runs: list[dict], baseline: str = "sft") -> list[dict]:
+    """Records of a run's two win rates by the oracle against the baseline of its seed, in per cent: method, seed,
+    judged.raw and judged.controlled. The baseline itself has 50, as equal answers are a draw."""
+    theirs = {r["seed"]: r for r in runs if r["method"] == baseline}
+    found = []
+    for r in runs:
+        if r["seed"] in theirs:
+            raw, controlled = oracle_win_rates(r, theirs[r["seed"]], resamples=0)
+            told = {"raw": raw.rate, "controlled": controlled.rate}
+            found.append({"method": r["method"], "seed": r["seed"], "judged": told})
+    return found
+
+
+def alpaca_rows(rates: list[dict]) -> pd.DataFrame:
+    """A line for each row of segment-ppo's Table 1: its two win rates as printed, and as `oracle_judged` here, the mean
+    over seeds with its 95% t interval (none where all seeds are the same), *one seed* where there is no other, None
+    where no record is judged."""
+    cells, methods = printed(1), ROWS["segment-ppo"][1]
+    shown = cells[list(ALPACA.values())].rename_axis("in the paper").reset_index()
+    shown["here"] = [label(methods[row]) for row in cells.index]
+    for name, column in ALPACA.items():
+        found = intervals(values(rates, f"judged.{name}"), ["method"]).set_index("method")
+        texts = {
+            row.Index: f"{row.mean:.1f}" + " (one seed)" * (row.seeds == 1)
+            if not row.low < row.high
+            else interval_text(row.mean, row.low, row.high, 1)
+            for row in found.itertuples()
+        }
+        shown[f"{column.split(' / ')[1]} here"] = [texts.get(methods[row]) for row in cells.index]
+    shown["seeds"] = [str(found.seeds.get(methods[row], 0)) for row in cells.index]
+    return shown
+
+
 def position(found: dict) -> str:
     """A sentence on how far the order of two answers decided, of `verdicts.position_bias`."""
     read = found["pairs"] - found["unreadable"]
@@ -117,13 +156,15 @@ NEEDED = {  # by judge: which paper's numbers cannot be had without it
     "MT-Bench, one answer": "segment-ppo, TLCR",
     "MT-Bench, pairs": "a judge's position bias",
     "Arena-Hard": "segment-ppo",
-    "AlpacaEval, ranking": "segment-ppo, TLCR",
+    "AlpacaEval, ranking": "segment-ppo",
+    "AlpacaEval, ranking in a list": "TLCR",
     "AlpacaEval 2, weighted": "the leaderboard",
     "adaptive-mask": "adaptive-mask",
 }
 ESTIMATED = {  # tokens that no file here holds, as the page says where from
     "Arena-Hard": {"out": 600.0},
     "AlpacaEval, ranking": {"in": 1200.0, "out": 40.0},
+    "AlpacaEval, ranking in a list": {"in": 1215.0, "out": 40.0},
     "AlpacaEval 2, weighted": {"in": 1170.0},
 }
 

@@ -9,7 +9,7 @@ import pytest
 from report import grid, tried
 from report import judging_figures as j
 from study.measures.judged import COLUMNS
-from study.methods import METHODS
+from study.methods import ADAPTIVE, CORE, METHODS, TLCR
 from study.records import ROOT
 from study.summary import label
 
@@ -48,6 +48,29 @@ def test_rates_of_judges_are_means_with_their_interval_over_seeds_and_the_page_s
     assert (shown["raw"] == 1).all() and (shown["controlled_by"] == 2).all() and len(figure.axes) == 2
 
 
+def test_win_rates_stand_beside_those_that_table_1_prints_each_against_the_baseline_of_its_seed():
+    """A rate in another row, of another seed's baseline, or of no record; one seed looks like ten."""
+
+    def record(method: str, seed: int, *returns: float) -> dict:
+        answers = {"true_return": list(returns) * 5, "length": [9] * 20}
+        return {"method": method, "seed": seed, "final": {"answers": answers}}
+
+    runs = [record("sft", 0, 1, 1, 1, 1), record("sft", 1, 5, 5, 5, 5), record("token", 0, 2, 2, 2, 1)]
+    runs += [record("token", 1, 6, 4, 4, 4), record("segment", 0, 2, 2, 0, 0), record("bandit", 2, 9, 9, 9, 9)]
+    rates = j.oracle_judged(runs)
+    raw = {(r["method"], r["seed"]): r["judged"]["raw"] for r in rates}
+    assert raw == {("sft", 0): 50, ("sft", 1): 50, ("token", 0): 87.5, ("token", 1): 25, ("segment", 0): 50}
+    rows = j.alpaca_rows(rates).set_index("here")
+    assert rows["AlpacaEval 2.0 / WR (%)"]["Segment (entropy)"] == "34.53"
+    assert rows["AlpacaEval 2.0 / LC (%)"]["Token"] == "27.82"
+    assert rows["WR (%) here"]["Token"].startswith("56.2 ± ") and rows.seeds["Token"] == "2"
+    assert rows["WR (%) here"]["SFT (no RL)"] == rows["LC (%) here"]["SFT (no RL)"] == "50.0"
+    assert rows["WR (%) here"]["Segment (entropy)"] == "50.0 (one seed)"
+    assert pd.isna(rows["WR (%) here"]["Bandit (sequence)"]) and rows.seeds["Bandit (sequence)"] == "0"
+    page = grid.table(rows.reset_index())
+    assert page.count("–</td>") == 8, "a dash for each of four rows without a record, and their printed rates stay"
+
+
 def test_costs_of_a_run_are_calls_times_tokens_at_the_readers_prices_and_say_what_is_estimated():
     rows = j.cost_rows(stored("judging")[-1]["cost"], 2.0, 8.0).set_index("judge")
     one = rows.loc["MT-Bench, one answer"]
@@ -56,8 +79,10 @@ def test_costs_of_a_run_are_calls_times_tokens_at_the_readers_prices_and_say_wha
     assert np.isnan(rows["price of a run"]["adaptive-mask"]), "nobody says how many pairs"
     assert rows.estimated["Arena-Hard"] == "out" and rows["of a run, out"]["Arena-Hard"] == 600_000
     assert rows.estimated["AlpacaEval 2, weighted"] == "in" and rows["out"]["AlpacaEval 2, weighted"] == 1
+    assert set(rows.index) == set(j.NEEDED), "every judge of the page has its price"
+    assert rows["needed for"]["AlpacaEval, ranking in a list"] == "TLCR"
     page = (ROOT / "book" / "judging.md").read_text()
-    assert "1,200" in page and "1,170" in page and "600 tokens at a guess" in page
+    assert "1,215" in page and "1,200" in page and "1,170" in page and "600 tokens at a guess" in page
 
 
 def accuracies(*methods: str) -> pd.DataFrame:
@@ -106,6 +131,11 @@ def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says
     page = " ".join((ROOT / "book" / "judging.md").read_text().split())
     assert f"TLCR names {tax[0]} less and APPO {tax[1]}: less in every seed, and neither mean is clear" in page
     assert f"known of {len(names)} of the study's {len(METHODS)} rows" in page
+    lacking = {*CORE, *TLCR, *ADAPTIVE, "distil"} - names
+    assert lacking == {"adpo", "ars", "rs", "online-dpo", "bandit-synthetic", "tlcr-fixed", "distil"} | {
+        "oracle-sequence-noisy",
+        "oracle-dense-noisy",
+    }, "the nine that the page names"
 
 
 def test_a_model_of_no_use_is_tabled_as_one():

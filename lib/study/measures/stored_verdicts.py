@@ -175,6 +175,7 @@ def cost(data: Path, single: list[dict], pairs: list[dict]) -> Iterator[dict]:
     yield row | {"in": float(prompt + texts), "out": None}
     for judge, name, of_run in (
         ("AlpacaEval, ranking", "alpaca_eval_fn", "805"),
+        ("AlpacaEval, ranking in a list", "alpaca_eval", "805"),
         ("AlpacaEval 2, weighted", "alpaca_eval_clf", "805"),
         ("adaptive-mask", "adaptive-mask", "one per pair"),
     ):
