@@ -59,6 +59,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive SEEDS=$(if $(SEEDS),$(SEEDS),0,1,2,3,4,5)
 	cd data/results && rm -f tax.jsonl wages.jsonl ledger.jsonl map-units/units.jsonl  # else they would hold everything twice
 	.venv/bin/python -m study.measures.tax_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)
+	.venv/bin/python -m study.measures.tax_records --profile brief --seeds $(if $(SEEDS),$(SEEDS),3,4)
 	.venv/bin/python -m study.measures.wage_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)
 	.venv/bin/python -m study.measures.wage_records --profile brief --seeds $(TEN)
 	.venv/bin/python -m study.measures.ledger_records --seeds $(TEN)

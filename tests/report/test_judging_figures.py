@@ -9,7 +9,7 @@ import pytest
 from report import grid, tried
 from report import judging_figures as j
 from study.measures.judged import COLUMNS
-from study.methods import ADAPTIVE, CORE, METHODS, TLCR
+from study.methods import ADAPTIVE, CORE, CREDIT, TLCR
 from study.records import ROOT
 from study.summary import label
 
@@ -102,7 +102,7 @@ def test_the_tax_is_drawn_against_the_model_before_training():
 
 def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says():
     """Every row against the SFT model of its own seed; and the page's five verdicts are those of the numbers."""
-    records = stored("tax")
+    records = [r for r in stored("tax") if r["profile"] == "small"]
     rows = j.tax_rows(records).set_index("method")
     choice = {(r["method"], r["seed"]): r["tasks"]["testbed_choice"]["accuracy"] for r in records}
     names = {name for name, _ in choice}
@@ -130,12 +130,12 @@ def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says
     tax = [rows["generation, difference"][label(m)].replace("0.", ".").replace("-", "") for m in ("tlcr", "appo")]
     page = " ".join((ROOT / "book" / "judging.md").read_text().split())
     assert f"TLCR names {tax[0]} less and APPO {tax[1]}: less in every seed, and neither mean is clear" in page
-    assert f"known of {len(names)} of the study's {len(METHODS)} rows" in page
-    lacking = {*CORE, *TLCR, *ADAPTIVE, "distil"} - names
-    assert lacking == {"adpo", "ars", "rs", "online-dpo", "bandit-synthetic", "tlcr-fixed", "distil"} | {
-        "oracle-sequence-noisy",
-        "oracle-dense-noisy",
-    }, "the nine that the page names"
+    assert f"the SFT model and {len(names) - 1} trained rows" in page
+
+
+def test_the_tax_of_every_core_row_is_known_at_one_size_or_the_other():
+    asked = {r["method"] for r in stored("tax")}
+    assert {*CORE, *TLCR, *ADAPTIVE, *CREDIT} <= asked
 
 
 def test_a_model_of_no_use_is_tabled_as_one():
