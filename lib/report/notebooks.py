@@ -34,6 +34,7 @@ AFTER = {
     "reward_models": {"segmentation"},
     "segment_ppo": {"reward_models"},
     "comparison": {"segment_ppo"},
+    "side_by_side": {"segmentation"},
     "segment_constant": {"normalisers"},
     "variance": {"normalisers"},
     "error_decomposition": {"segmentation"},

@@ -23,6 +23,19 @@ STRIP = strips.card(
     strips.values("rewards", TOKENS, [-1.0, 0.5, 1.0]),
     strips.values("advantages", TOKENS, [-2.0, -1.0, 0.0]),
 ).data
+ANSWER = strips.card(  # a card of several methods
+    *(
+        strips.of(
+            name,
+            strips.values("rewards", TOKENS, [-x, 0.5, x]),
+            strips.values("advantages", TOKENS, [-2 * x, -x, 0.0]),
+            strips.masked("mask", TOKENS, [True, False, x > 1], [-1, 1, -1]),
+        )
+        for name, x in {"Bandit (sequence)": 1.0, "TLCR": 3.0}.items()
+    ),
+    strips.values("edit labels", TOKENS, [-1.0, 0.0, 0.0]),
+    strips.values("true credit", TOKENS, [-1.0, 1.0, 0.2]),
+).data
 TABLE = grid.table(pd.DataFrame({f"method {i} (credit)": ["bandit", "3.70 ± 0.12"] for i in range(12)}))
 LEAD = {
     "oracle-dense": 1.0,
@@ -47,7 +60,7 @@ def stand_in(page: str) -> nbformat.NotebookNode:
     source = ROOT / f"{page}.ipynb"
     cells = nbformat.read(source, as_version=4).cells if source.exists() else [new_markdown_cell(f"# {page}")]
     outputs = [new_output("display_data", {"image/svg+xml": SVG})]
-    outputs += [new_output("display_data", {"text/html": html}) for html in (STRIP, TABLE, drawing(), MAP)]
+    outputs += [new_output("display_data", {"text/html": html}) for html in (STRIP, TABLE, drawing(), MAP, ANSWER)]
     prose = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
     for key in sorted(set(re.findall(rf"{re.escape(page)}\.ipynb::([\w.-]+)", prose))):  # numbers that prose quotes
         prefix = "application/papermill.record/"
