@@ -34,7 +34,8 @@ def test_a_link_to_the_landing_page_shows_the_map_of_the_executed_notebook(html)
     picture = (html / told["image"].removeprefix(f"{base}/")).read_bytes()
     size = [str(int.from_bytes(picture[i : i + 4])) for i in (16, 20)]
     assert picture[:4] == b"\x89PNG" and size == [told["image:width"], told["image:height"]]
-    assert told["title"] == "Dense Rewards, Side by Side" and told["description"].startswith("How fine should a reward")
+    assert told["title"] == told["site_name"] == "Dense Rewards, Side by Side"
+    assert told["description"].startswith("How fine should a reward")
 
 
 LIBRARY = (ROOT / "book" / "library.md").read_text()
