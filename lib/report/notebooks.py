@@ -8,6 +8,7 @@ No run writes into notebooks/. The book is built from a copy of the tree in whic
 that a link between pages reads the same in the sources and in the book.
 """
 
+import base64
 import graphlib
 import os
 import re
@@ -24,7 +25,7 @@ import typer
 import yaml
 
 from densereward import progress
-from report import manifest
+from report import manifest, show
 from study import command_line, profiles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ AFTER = {
     "reward_models": {"segmentation"},
     "segment_ppo": {"reward_models"},
     "comparison": {"segment_ppo"},
+    "side_by_side": {"segmentation"},
     "segment_constant": {"normalisers"},
     "variance": {"normalisers"},
     "error_decomposition": {"segmentation"},
@@ -167,7 +169,8 @@ def run_all(sources: list[Path], folder: Path, parameters: dict, cwd: Path, jobs
 
 
 def lay_out(root: Path, executed: list[Path], tree: Path) -> None:
-    """Copies what the book is made of into `tree`: settings, prose, data, code to quote, and the executed notebooks."""
+    """Copies what the book is made of into `tree`: settings, prose, data, code to quote, the executed notebooks, and
+    the picture for links (`show.preview`) out of the one that made it."""
     shutil.rmtree(tree, ignore_errors=True)
     (tree / "notebooks").mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
@@ -176,6 +179,10 @@ def lay_out(root: Path, executed: list[Path], tree: Path) -> None:
         shutil.copytree(root / name, tree / name, ignore=NOT_IN_BOOK)
     for path in executed:
         shutil.copy2(path, tree / "notebooks")
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                if picture := output.get("data", {}).get(show.PREVIEW):
+                    (tree / "book" / "_static" / "preview.png").write_bytes(base64.b64decode(picture))
 
 
 def build_book(root: Path, executed: list[Path], destination: Path) -> Path:

@@ -3,7 +3,9 @@
 A figure is SVG with a description for readers who cannot see it, a caption, and its numbers to download, all in one
 HTML element, so that other pages can show it by its key. Left out: widgets, and files beside the notebook."""
 
+import base64
 import html
+import io
 import re
 
 import pandas as pd
@@ -11,6 +13,9 @@ from IPython.display import HTML, Markdown, display
 
 from report import grid, look
 from study.records import git_state, to_frame
+
+HIDDEN = "application/papermill.record/"  # before the type of an output that a page does not show
+PREVIEW = f"{HIDDEN}image/png"
 
 
 def on_testbed(run, what: str) -> bool:
@@ -109,9 +114,18 @@ def live(page: str, text: str, key: str) -> None:
 
 def number(key: str, value: float) -> None:
     """A number that prose on other pages quotes as {glue:text}`../notebooks/NAME.ipynb::key:.2f`; nothing is shown."""
-    prefix = "application/papermill.record/"
-    metadata = {"scrapbook": {"name": key, "mime_prefix": prefix}}
-    display({f"{prefix}text/plain": repr(float(value))}, metadata=metadata, raw=True)
+    metadata = {"scrapbook": {"name": key, "mime_prefix": HIDDEN}}
+    display({f"{HIDDEN}text/plain": repr(float(value))}, metadata=metadata, raw=True)
+
+
+def preview(figure) -> None:
+    """The picture that a link to the book shows elsewhere, PNG of 1200 x 630 pixels; nothing is shown here. The build
+    takes it out of the executed notebook (`notebooks.lay_out`). It resizes the matplotlib figure."""
+    figure.set_size_inches(10, 5.25)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    metadata = {"scrapbook": {"name": "preview", "mime_prefix": HIDDEN}}
+    display({PREVIEW: base64.b64encode(file.getvalue()).decode()}, metadata=metadata, raw=True)
 
 
 def provenance(record: dict) -> None:

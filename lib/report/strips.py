@@ -3,7 +3,8 @@
 Like segment-ppo's Figure 2, from real scores. Background colours run from orange (below zero) over the page's ground
 to blue (above), a pair that colour-blind readers tell apart, legible in light and dark mode (`look.DARK`); the number
 itself is the title of each token. In the book a card of several rows over the same tokens shows one at a time, chosen
-by mouse or keys, and reads its numbers out (`book/_static/strips.js`); without script all rows are there."""
+by mouse or keys, and reads its numbers out (`book/_static/strips.js`); rows of several methods (`of`) are chosen by
+method and by what they show. Without script all rows are there."""
 
 import html
 import re
@@ -51,11 +52,15 @@ def tint(value: float, limit: float) -> str:
     return f"color-mix(in srgb, {end} {abs(share):.0%}, {variable(PAPER)})" if round(share, 2) else PAPER
 
 
+def _head(name: str, size: float = 0.85) -> str:
+    look = f"font-size:{size:g}em;font-weight:600;margin-top:.35rem;"
+    return f'<div class="name" style="{look}">{html.escape(name)}</div>'
+
+
 def _row(name: str, spans: list[str], kind: str = "text") -> str:
     """A heading and its tokens; rows of kind "tokens" over the same text can be shown in turn."""
-    head = f'<div class="name" style="font-size:.85em;font-weight:600;margin-top:.35rem;">{html.escape(name)}</div>'
     look = "white-space:pre-wrap;line-height:1.9;font-family:monospace;"
-    return f'<div class="row {kind}">{head}<div class="strip" style="{look}">{"".join(spans)}</div></div>'
+    return f'<div class="row {kind}">{_head(name)}<div class="strip" style="{look}">{"".join(spans)}</div></div>'
 
 
 def _span(text: str, colour: str, title: str, first: bool = False, struck: bool = False) -> str:
@@ -144,6 +149,11 @@ def row(batch: dict, tokenizer, i: int, *columns) -> tuple[list, ...]:
     length = int(batch["completion_mask"][i].sum())
     ids = batch["completion_ids"][i, :length].tolist()
     return pieces(tokenizer, ids), *(column[i, :length].tolist() for column in columns)
+
+
+def of(method: str, *rows: str) -> str:
+    """Rows of one method, its name above them, on a card of several methods over the same tokens."""
+    return f'<div class="of" data-of="{html.escape(method)}">{_head(method, 1)}{"".join(rows)}</div>'
 
 
 def card(*rows: str) -> HTML:

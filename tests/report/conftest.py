@@ -1,5 +1,6 @@
 """The book with stand-ins for its executed notebooks, built once for the tests of its pages; or one that is there."""
 
+import functools
 import itertools
 import os
 import re
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from report import axes, density_map, grid, look, strips
+from report import axes, density_map, grid, look, show, strips
 from report.notebooks import ROOT, build_book, toc_files
 
 SVG = (
@@ -22,6 +23,19 @@ STRIP = strips.card(
     strips.dialogue({"role": "prompt", "content": "name three fruits."}),
     strips.values("rewards", TOKENS, [-1.0, 0.5, 1.0]),
     strips.values("advantages", TOKENS, [-2.0, -1.0, 0.0]),
+).data
+ANSWER = strips.card(  # a card of several methods
+    *(
+        strips.of(
+            name,
+            strips.values("rewards", TOKENS, [-x, 0.5, x]),
+            strips.values("advantages", TOKENS, [-2 * x, -x, 0.0]),
+            strips.masked("mask", TOKENS, [True, False, x > 1], [-1, 1, -1]),
+        )
+        for name, x in {"Bandit (sequence)": 1.0, "TLCR": 3.0}.items()
+    ),
+    strips.values("edit labels", TOKENS, [-1.0, 0.0, 0.0]),
+    strips.values("true credit", TOKENS, [-1.0, 1.0, 0.2]),
 ).data
 TABLE = grid.table(pd.DataFrame({f"method {i} (credit)": ["bandit", "3.70 ± 0.12"] for i in range(12)}))
 LEAD = {
@@ -42,17 +56,29 @@ def drawing() -> str:
     return f'<figure class="plate">{look.drawing(figure, "A line that rises.")}<figcaption>x</figcaption></figure>'
 
 
+@functools.cache
+def picture() -> str:
+    """What `show.preview` leaves in a notebook."""
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(show, "display", lambda bundle, **kwargs: made.append(bundle[show.PREVIEW]))
+        show.preview(look.canvas()[0])
+    return made[0]
+
+
 def stand_in(page: str) -> nbformat.NotebookNode:
     """A notebook as a run leaves it: the committed cells where there are any, and outputs of every kind we show."""
     source = ROOT / f"{page}.ipynb"
     cells = nbformat.read(source, as_version=4).cells if source.exists() else [new_markdown_cell(f"# {page}")]
     outputs = [new_output("display_data", {"image/svg+xml": SVG})]
-    outputs += [new_output("display_data", {"text/html": html}) for html in (STRIP, TABLE, drawing(), MAP)]
+    outputs += [new_output("display_data", {"text/html": html}) for html in (STRIP, TABLE, drawing(), MAP, ANSWER)]
+    if page == "notebooks/density_map":
+        metadata = {"scrapbook": {"name": "preview", "mime_prefix": show.HIDDEN}}
+        outputs.append(new_output("display_data", {show.PREVIEW: picture()}, metadata=metadata))
     prose = "".join(path.read_text() for path in (ROOT / "book").glob("*.md"))
     for key in sorted(set(re.findall(rf"{re.escape(page)}\.ipynb::([\w.-]+)", prose))):  # numbers that prose quotes
-        prefix = "application/papermill.record/"
-        metadata = {"scrapbook": {"name": key, "mime_prefix": prefix}}
-        outputs.append(new_output("display_data", {f"{prefix}text/plain": "0.5"}, metadata=metadata))
+        metadata = {"scrapbook": {"name": key, "mime_prefix": show.HIDDEN}}
+        outputs.append(new_output("display_data", {f"{show.HIDDEN}text/plain": "0.5"}, metadata=metadata))
     shown = rf"{{glue}} ([\w.-]+)\n:doc: \S*{re.escape(page)}\.ipynb"
     for key in sorted(set(re.findall(shown, prose))):  # figures and tables of this page on others
         metadata = {"scrapbook": {"name": key, "mime_prefix": ""}}

@@ -25,6 +25,19 @@ def test_a_link_to_a_page_shows_its_title_and_first_paragraph_elsewhere(html):
     assert told["description"].startswith(re.search(r"^[A-Z][\w ]+", LIBRARY.partition("\n\n")[2])[0]), told
 
 
+def test_a_link_to_the_landing_page_shows_the_map_of_the_executed_notebook(html):
+    """Services that show links take no SVG and no relative address."""
+    page = (html / "book" / "index.html").read_text()
+    told = dict(re.findall(r'<meta property="og:([\w:]+)" content="([^"]*)" />', page.replace("\n", " ")))
+    base = yaml.safe_load((ROOT / "_config.yml").read_text())["html"]["baseurl"]
+    assert told["url"] == f"{base}/book/index.html" and told["image"].startswith(f"{base}/"), told
+    picture = (html / told["image"].removeprefix(f"{base}/")).read_bytes()
+    size = [str(int.from_bytes(picture[i : i + 4])) for i in (16, 20)]
+    assert picture[:4] == b"\x89PNG" and size == [told["image:width"], told["image:height"]]
+    assert told["title"] == told["site_name"] == "Dense Rewards, Side by Side"
+    assert told["description"].startswith("How fine should a reward")
+
+
 LIBRARY = (ROOT / "book" / "library.md").read_text()
 
 

@@ -144,7 +144,7 @@ AUDIT = """() => axe.run(
 ).then(result => result.violations.flatMap(v => v.nodes.slice(0, 3).map(
     n => `${v.id}: ${n.html.slice(0, 160)} ${n.failureSummary}`)))"""
 AUDITED = ("book/index", "book/published", "book/library", "book/references", "notebooks/comparison")
-AUDITED += ("notebooks/segment_ppo",)  # strips
+AUDITED += ("notebooks/segment_ppo", "notebooks/side_by_side")  # strips
 
 
 @pytest.mark.browser
@@ -166,6 +166,53 @@ def test_a_strip_shows_one_row_at_a_time_and_reads_its_values_to_keys(site):
     card.get_by_role("radio", name="all").check()
     assert shown.count() == 2 and not errors
     tab.close()
+
+
+VIEWS = ("rewards", "advantages", "mask", "edit labels", "true credit")
+
+
+@pytest.mark.browser
+@in_browser
+def test_one_answer_is_shown_under_the_method_and_the_view_that_a_reader_chooses(site):
+    errors = []
+    tab = opened(site, errors)
+    tab.goto(f"{site.url}/notebooks/side_by_side.html", wait_until="load")
+    card = tab.locator(".strips:has(.of)")
+    said, strip = card.locator(".said"), card.locator(".row.tokens:visible .strip")
+    method, view = (card.get_by_role("group", name=name, exact=True) for name in ("Method", "Show"))
+    assert view.get_by_role("radio").count() == len(VIEWS) + 1, "and all"
+    strip.focus()
+    tab.keyboard.press("ArrowRight")
+    read = {}
+    for name in ("TLCR", "Bandit (sequence)"):
+        method.get_by_role("radio", name=name).check()
+        for shown in VIEWS[:3]:
+            view.get_by_role("radio", name=shown).check()
+            read[name, shown] = said.inner_text().removeprefix("wrong : ")
+            assert strip.get_attribute("aria-label").startswith(f"{name}: {shown} ("), "software reads which row it is"
+    assert [*read.values()] == ["-3.000", "-6.000", "bad: kept", "-1.000", "-2.000", "bad: kept"]
+    view.get_by_role("radio", name="mask").focus()
+    tab.keyboard.press("ArrowRight")
+    assert said.inner_text() == "wrong : -1.000" and strip.count() == 1
+    assert method.get_by_role("radio").first.is_disabled(), "edits are of no method"
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert strip.count() == 5, "all of one method"
+    method.get_by_role("radio", name="all").check()
+    assert strip.count() == 8 and not errors
+    tab.close()
+
+
+@pytest.mark.browser
+@in_browser
+def test_without_script_every_view_of_the_answer_stands_below_its_method(site):
+    tab = site.browser.new_context(java_script_enabled=False).new_page()
+    tab.goto(f"{site.url}/notebooks/side_by_side.html", wait_until="load")
+    card = tab.locator(".strips:has(.of)")
+    assert card.locator(".row.tokens:visible").count() == 8 and card.get_by_role("radio").count() == 0
+    told = card.locator(".of", has_text="TLCR").locator(".row").nth(1)
+    assert told.is_visible() and told.locator("span").first.get_attribute("title") == "-6.000"
+    tab.context.close()
 
 
 @pytest.mark.browser

@@ -6,6 +6,7 @@ signals.py            the advantages whose credit it is, of every trainer that h
 in_time.py            which segmentation pays in time
 answer_rewards.py     what answers are paid, under any row
 few_answers.py        a few answers, token by token
+one_answer.py         one answer under every reward, token by token
 constants.py          the constant per segment
 wage_records.py       the same as records, of a profile's seeds
 edits.py              answers with one clause more, or one said again
