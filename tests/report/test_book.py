@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import yaml
 
@@ -143,3 +144,11 @@ def test_the_papers_chapters_have_one_shape():
         assert text.startswith(f"# {paper}: "), chapter
         for key in ("idea", f"ran_{paper}", f"ledger_sentence_{paper}", f"decided_{paper}"):
             assert f"{{glue}} {key}\n" in text, f"{chapter} does not show {key}"
+
+
+def test_links_to_record_files_are_resolved_by_the_book():
+    """Sphinx reads an output's markdown only where the cell says that it is MyST; else a link stays a dead path."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and "parameters.results(" in cell.source:
+                assert cell.metadata.get("mystnb") == {"markdown_format": "myst"}, f"{path.name}, {cell.id}"
