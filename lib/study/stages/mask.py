@@ -12,8 +12,6 @@ a segment's tokens, are compared with the baseline. What the paper leaves open i
 - Preferred are the answers of a PPO row above the mean total of their round, or with a mean advantage above 0; those of
   GRPO above their group; elsewhere a pair's chosen answers, or a prompt's best.
 - Offsets are in standard deviations of the deciding scores.
-
-Left out: means over several processes; each has its own.
 """
 
 from dataclasses import asdict
