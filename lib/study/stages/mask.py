@@ -74,7 +74,7 @@ def decider(run, tokenizer, folder: Path) -> Decider | None:
     `folder`/mask."""
     if run.mask is None:
         return None
-    (folder / "mask").mkdir()
+    (folder / "mask").mkdir(exist_ok=True)  # by each of several processes
     paid, _ = reward.fitted(run.mask, folder / "mask", tokenizer)
     return Decider(paid, run.row.mask, tokenizer)
 
