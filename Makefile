@@ -13,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test test-dist hard study records smollm2 bench gpu wheels serve clean
+.PHONY: help book pdf test test-dist engines hard study records smollm2 bench gpu wheels serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ test: .venv/.installed  ## run the tests, those in a browser too where chromium 
 
 test-dist: .venv/.installed-train  ## run the DeepSpeed tests: two processes, compiles at first (a few minutes)
 	DS_ACCELERATOR=cpu .venv/bin/python -m pytest -m dist -v --durations 10 tests/dist
+
+engines: .venv/.installed-train  ## the book's table of equal losses: each trainer on two processes, under each engine (ten minutes)
+	rm -f data/results/engines.jsonl
+	DS_ACCELERATOR=cpu ENGINES_OUT=data/results/engines.jsonl .venv/bin/python -m pytest -m dist tests/dist/test_trainers.py
 
 hard: .venv/.installed  ## kill, starve and damage the study, give it what is wrong: as often as the book counts (ten minutes)
 	rm -f data/results/hardening.jsonl

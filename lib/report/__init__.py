@@ -40,6 +40,7 @@ judging_figures.py     edit labels on real answers, length control, the alignmen
 tried.py               a language model that was tried as reviser and judge
 instrument_figures.py  what was wrong with the instrument
 scaling.py             the papers' backbones, and GPU-hours by formula
+engines.py             every trainer on two processes, against one
 speed.py               ratios of speed and memory, against their marks
 manifest.py            what every page was made of, and a check of it
 notebooks.py           runs the notebooks and builds the book

@@ -10,9 +10,11 @@ from report.strips import card, segments, values
 from study.summary import interval_text, label
 
 ROWS = ("bandit", "segment", "token")
+PAIRS = (("segment", "bandit"), ("token", "bandit"), ("segment", "token"))
 KEYS = tuple(
     f"smollm2_{name}" for name in "checks lengths cuts labels scorers gaps agreement ppo seconds".split()
 )  # in the notebook
+OF_THOUSAND = tuple(f"smollm2_thousand_{name}" for name in "checks scorers gaps".split())
 INSTRUMENT, EXPECTED = "the instrument is right", "expected"
 
 
@@ -91,6 +93,33 @@ def _learnt(records):
     )
 
 
+def _all_learnt(records):
+    found = {row: _levels(records)[row]["accuracy"] for row in ROWS}
+    return "; ".join(f"{row} {interval_text(*x, 3)}" for row, x in found.items()), all(
+        x[1] > 0.5 for x in found.values()
+    )
+
+
+def _enough(records):
+    found = one(records, "read")["pairs"]
+    return f"{found['train']:,} and {found['heldout']}", found == {"train": 1000, "heldout": 240}
+
+
+def _tokens_first(records):
+    found = {row: _levels(records)[row]["accuracy"][0] for row in ROWS}
+    return ", ".join(f"{row} {x:.3f}" for row, x in found.items()), found["token"] == max(found.values())
+
+
+def _tokens_above(other: str, said: bool = True):
+    """Whether tokens are right more often than `other` on the same pairs, beyond 95%, is as `said`."""
+
+    def check(records):
+        (r,) = gaps(records, (("token", other),)).itertuples()
+        return interval_text(r.gap, r.low, r.high, 3), bool(r.low > 0) == said
+
+    return check
+
+
 def _apart(records):
     found = gaps(records)
     return "; ".join(f"{r.pair} {interval_text(r.gap, r.low, r.high, 3)}" for r in found.itertuples()), bool(
@@ -133,6 +162,16 @@ CHECKS = (  # (of what kind, prediction, records -> (what was measured, whether 
     (EXPECTED, "ten rounds of PPO at this learning rate move the policy, by less than a nat", _moved),
 )
 
+THOUSAND = (  # as CHECKS, of the reward models on a thousand pairs; committed before these records
+    (INSTRUMENT, "a thousand pairs are learnt from, 240 held out", _enough),
+    (INSTRUMENT, "trained on labels by a coin, a reward model is at one half on held-out pairs", _shuffled),
+    (EXPECTED, "every granularity predicts held-out labels better than a coin", _all_learnt),
+    (EXPECTED, "of the three, tokens are right most often, as on 559 pairs", _tokens_first),
+    (EXPECTED, "on the same pairs tokens are right more often than one of labels by a coin", _tokens_above("shuffled")),
+    (EXPECTED, "on the same pairs tokens are not above the longer answer", _tokens_above("longer", False)),
+    (EXPECTED, "no two granularities are told apart", _apart),
+)
+
 
 def checks(records: list[dict], told=CHECKS) -> pd.DataFrame:
     """CHECKS, or others `told` like them, against records: what must hold, what was measured, and whether it does."""
@@ -143,11 +182,11 @@ def checks(records: list[dict], told=CHECKS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def gaps(records: list[dict]) -> pd.DataFrame:
-    """Held-out accuracy of two granularities, one less the other on the same pairs: gap, low, high (95%, normal)."""
-    right = {row: np.array(_levels(records)[row]["right"]) for row in ROWS}
+def gaps(records: list[dict], of=PAIRS) -> pd.DataFrame:
+    """Held-out accuracy of two scorers, one less the other on the same pairs: gap, low, high (95%, normal)."""
+    right = {row: np.array(x["right"]) for row, x in _levels(records).items()}
     rows = []
-    for a, b in (("segment", "bandit"), ("token", "bandit"), ("segment", "token")):
+    for a, b in of:
         each = right[a] - right[b]
         half = 1.96 * each.std(ddof=1) / len(each) ** 0.5
         rows.append({"pair": f"{a} - {b}", "gap": each.mean(), "low": each.mean() - half, "high": each.mean() + half})
@@ -160,7 +199,7 @@ def agreement(records: list[dict]) -> pd.DataFrame:
     found = one(records, "best of n")
     picked = {row: np.array(found["picked"][row]) for row in ROWS}
     rows = []
-    for a, b in (("segment", "bandit"), ("token", "bandit"), ("segment", "token")):
+    for a, b in PAIRS:
         share = float((picked[a] == picked[b]).mean())
         rows.append({"pair": f"{a}, {b}", "share": share, "chance": 1 / found["answers"], "prompts": len(picked[a])})
     return pd.DataFrame(rows)

@@ -24,9 +24,9 @@ ALONE, PAPER, CONFIGS = "alone", "paper", ROOT / "configs"
 ENGINES = tuple(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 MEND = f"{ALONE}, {PAPER}, or one of {', '.join(ENGINES)}"
 STAGES = {"sft": "sft", "scorer": "scorer", "discriminator": "scorer"}  # stages that train: attributes of a run
-STAGES |= dict.fromkeys(("ppo", "rloo", "grpo", "gtpo", "remax", "dense-grpo", "dense-rloo"), "policy")
-STAGES |= dict.fromkeys(("dpo", "kto", "figa"), "policy")
-ON_ONE = ("online-dpo", "rs", "vine")  # rounds, or continuations, sampled by one process
+_POLICIES = "ppo rloo grpo gtpo remax vine dense-grpo dense-rloo dpo kto figa".split()
+STAGES |= dict.fromkeys(_POLICIES, "policy")
+ON_ONE = ("online-dpo", "rs")  # rounds, made by one process
 ASKED = "DENSEREWARD_STAGE"  # of a process that was launched: the stage, and the folder that it is built in
 
 

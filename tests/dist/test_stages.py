@@ -35,6 +35,17 @@ def test_a_row_trains_on_two_processes_under_zero2(tmp_path, monkeypatch):
     assert small.policy.path == run.policy.path and len(started) == 3, "one run, however it was carried out"
 
 
+@pytest.mark.parametrize("method, engine", [("appo", "ddp"), ("vine-full", "zero3")])
+def test_a_mask_and_continuations_are_made_by_two_processes(method, engine, tmp_path, monkeypatch):
+    """Their own way through the stages, with all that they sample; as many prefixes as each process happens to have."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    small = scale.toy(Run(profile("smoke"), row=METHODS[method], root=tmp_path))
+    run = replace(small, engine=engine, processes=2)
+    (row,) = load_json(run.policy.path / "curves.json")
+    load_causal_lm(run.policy.path / "policy")
+    assert 0 < row["kept"] < 1 if method == "appo" else row["responses"] > 16, row
+
+
 def test_a_stage_that_fails_says_why_and_leaves_nothing(tmp_path):
     small = scale.toy(Run(profile("smoke"), root=tmp_path))
     run = replace(small, engine="ddp", processes=3)

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, set_seed
 
-from densereward.reward.masks import Masked
+from densereward.reward.implicit import LogRatioScorer
 from densereward.text.models import TokenScorer, scorer_from
+from densereward.text.tokens import joined
 from densereward.training import (
     appo,
     discriminator,
     figa,
     group,
     kto,
+    macro,
+    online,
     ppo,
     preference,
     reward_model,
@@ -30,6 +33,7 @@ from densereward.training import (
     step_model,
 )
 from densereward.training.masked import COLUMNS
+from study.stages.mask import Decider
 
 models, out, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 tokenizer = AutoTokenizer.from_pretrained(f"{models}/policy")
@@ -77,6 +81,7 @@ PLAIN = {
     "dpo": (load, lambda net, **to: on_pairs(preference.train_dpo, net, **to)),
     "masked": (load, lambda net, **to: on_pairs(preference.train_dpo, net, some, **to)),
     "kto": (load, lambda net, **to: on_pairs(kto.train_kto, net, **to)),
+    "rs": (load, lambda net, **to: online.trainer_of("rs", net, net, tokenizer, None, {}, 0.1, False, answers)),
 }
 
 
@@ -97,9 +102,11 @@ def at_steps(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return per_token(batch), steps
 
 
-def keep_odd(batch: dict, chosen: torch.Tensor, *unused) -> Masked:
-    kept = (batch["completion_ids"] % 2).float() * batch["completion_mask"]
-    return Masked(kept, kept.long(), kept.sum(1) == 0)
+@torch.no_grad()
+def log_ratio(batch: dict) -> torch.Tensor:
+    """What the log-ratios of two frozen models pay, small beside what is learnt."""
+    mask = batch["completion_mask"]
+    return scorer.token_scores(*joined(batch))[:, -mask.size(1) :] * mask / 100
 
 
 def sampling(name: str, policy, folder: Path) -> list:
@@ -110,19 +117,17 @@ def sampling(name: str, policy, folder: Path) -> list:
     texts = [word * n for word in ("cat ", "dog ", "mat ", "on ") for n in (1, 2, 3, 4)]
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts])
     trl = {"train_dataset": rows, "processing_class": tokenizer}
-    if name in ("ppo", "appo"):
-        further = {"decide": keep_odd} if name == "appo" else {}
-        if further:
-            keep_odd.preferred = "round"
-        make = appo.MaskedPPOTrainer if further else ppo.DensePPOTrainer
+    if name in PPO:
+        make, further = PPO[name]
         # gradients below 1, as DeepSpeed clips policy and critic as one; Adam would make much of rounding in small ones
         shared |= {"optim": "sgd", "learning_rate": 0.05, "whiten_advantages": False}
         args = ppo.DensePPOConfig(**shared, critic_learning_rate=0.05, kl_coef=0.02)
         parts = {"ref_model": reference.pop(), "critic": critics.pop()}
-        trainer = make(policy, reward_fn=per_token, args=args, **parts, **trl, **further)
+        trainer = make(policy, args=args, **parts, **trl, **{"reward_fn": per_token, **further})
     else:
-        kind, few = name.removeprefix("masked-"), {} if name == "remax" else {"generations": 2}
-        decide = keep_odd if name.startswith("masked-") else None
+        kind = name.removeprefix("masked-")
+        few = FEW.get(name, {"generations": 2})
+        decide = Decider(per_token, {"baseline": "running mean"}) if name.startswith("masked-") else None
         paid = at_steps if kind.startswith("dense-") else reward
         trainer = group.trainer_of(kind, policy, paid, [], 0.1, shared, **few, decide=decide, **trl)
 
@@ -132,27 +137,53 @@ def sampling(name: str, policy, folder: Path) -> list:
         calls.append(name == "remax" and len(calls) % 2)  # every second one is of greedy answers
         seen, made = {}, []
         for prompt in prompt_ids:
-            seed = 1000 * sum(prompt) + seen.setdefault(sum(prompt), 0) + 100 * calls[-1]
-            seen[sum(prompt)] += 1
+            seed = 1000 * sum(prompt) + seen.setdefault(tuple(prompt), 0) + 100 * calls[-1]
+            seen[tuple(prompt)] += 1
             made.append(torch.randint(5, 270, (3 + seed % 7,), generator=torch.Generator().manual_seed(seed)).tolist())
         return made if name == "rloo" else (made, None)
 
     trainer._generate_single_turn = fixed
     trainer.train()
     settings.save(trainer, folder)
-    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return []
 
 
+PPO = {  # masks whose baseline, and whose preferred answers, are by means over the answers of all processes
+    "ppo": (ppo.DensePPOTrainer, {}),
+    "appo": (
+        appo.MaskedPPOTrainer,
+        {"decide": Decider(per_token, {"baseline": "running mean", "preferred": "round"})},
+    ),
+    "macro": (macro.MacroPPOTrainer, {"segmentation": {"kind": "ngram", "n": 2}}),
+    "implicit": (ppo.DensePPOTrainer, {"reward_fn": log_ratio}),
+}
+FEW = {"remax": {}, "vine": {"cuts": {"kind": "ngram", "n": 3}, "continuations": 2}}
+
+losses: list[float] = []
+train = Trainer.train
+
+
+def logged(trainer, *given, **named):
+    """Every trainer tells the loss of every update."""
+    trainer.args.logging_strategy, trainer.args.logging_steps = "steps", 1
+    done = train(trainer, *given, **named)
+    losses[:] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return done
+
+
+Trainer.train = logged
 made = {}
 for name in names:
     set_seed(0)
     made[name] = PLAIN[name][0]() if name in PLAIN else load()
-reference = [load("ref") for name in names if name in ("dpo", "masked", "kto", "ppo", "appo")]
-critics = [TokenScorer.from_pretrained(f"{models}/critic") for name in names if name in ("ppo", "appo")]
+reference = [load("ref") for name in names if name in ("dpo", "masked", "kto", *PPO)]
+critics = [TokenScorer.from_pretrained(f"{models}/critic") for name in names if name in PPO]
+scorer = LogRatioScorer(load(), load("ref")).eval()
 for name in names:
     set_seed(0)
     if name in PLAIN:
         curve = PLAIN[name][1](made[name], folder=out / name, **given)
     else:
         curve = sampling(name, made[name], out / name)
-    (out / name / "curve.json").write_text(json.dumps(curve))
+    for what, rows in {"curve": curve, "losses": losses}.items():
+        (out / name / f"{what}.json").write_text(json.dumps(rows))

@@ -197,6 +197,18 @@ def test_what_is_missing_is_said_before_anything_starts(tmp_path):
         engines.check(run("cpu", "segment", tmp_path, processes=2))
 
 
+@pytest.mark.parametrize("name", engines.ON_ONE)
+def test_a_stage_of_rounds_says_that_it_trains_on_one_process(name, tmp_path, capsys):
+    """Under any engine it is built by the caller, and nobody thinks that eight GPUs had a part in it."""
+    given = run("cpu", "segment", tmp_path, engine="zero2", processes=2)
+    assert engines.spread(given, name, print) is print
+    assert capsys.readouterr().out == f"stage {name}: trains on one process, whatever the engine\n"
+
+
+def test_every_trainer_of_a_policy_is_spread_or_says_that_it_is_not():
+    assert {*policy.TRAINERS} == {name for name, kind in engines.STAGES.items() if kind == "policy"} | {*engines.ON_ONE}
+
+
 def test_sizes_are_the_models_and_memory_says_when_it_cannot(monkeypatch):
     known = {"phi3-mini": 3.82, "phi3.1-mini": 3.82, "llama3-8b": 8.03, "qwen2-7b": 7.62, "llama2-7b": 6.74}
     assert {name: round(scale.size(b)[0] / 1e9, 2) for name, b in BACKBONES.items()} == known

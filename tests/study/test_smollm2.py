@@ -82,6 +82,12 @@ def test_every_record_is_made_and_every_check_reads_it(tiny, tmp_path, monkeypat
         report.seconds,
     ):
         assert len(table(made))
+    scorers = list(smollm2.measured(SAMPLE, tmp_path / "model", 0, tmp_path / "runs", scorers_only=True, **small))
+    assert [r["kind"] for r in scorers] == ["read", *["reward model"] * 5]
+    same = [[r["accuracy"] for r in of if r["kind"] == "reward model"] for of in (made, scorers)]
+    assert same[0] == same[1], "scorers alone are the scorers of the whole"
+    foretold = report.checks(scorers, report.THOUSAND)
+    assert foretold.holds[0] == "NO" and len(foretold) == len(report.THOUSAND), "six pairs are no thousand"
     assert "Entropy before each token" in report.strip(next(r for r in made if r["kind"] == "strip")).data
     again = list(smollm2.measured(SAMPLE, tmp_path / "model", 0, tmp_path / "runs", **small))
     drop = ("provenance", "curves")
@@ -143,4 +149,13 @@ def test_committed_records_hold_what_the_page_draws():
     words = dict(enumerate("zero one two three four five six seven eight nine".split()))
     page = (ROOT / "book" / "smollm2.md").read_text()
     assert f"{words[(expected == 'yes').sum()]} of {words[len(expected)]} expectations" in page
+    assert all(r["provenance"]["dirty"] is False for r in records)
+
+
+def test_committed_records_of_a_thousand_pairs_hold_what_the_page_draws():
+    folder = ROOT / "data" / "results" / "smollm2-1000"
+    if not folder.exists():
+        pytest.skip("no records of a thousand pairs here")
+    records = read_records(folder)
+    assert set(report.checks(records, report.THOUSAND).query("kind == @report.INSTRUMENT").holds) == {"yes"}
     assert all(r["provenance"]["dirty"] is False for r in records)

@@ -17,6 +17,7 @@ Book: adaptive_masks.md
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from densereward.reward.segments import choose, segment_lengths, spread
@@ -94,27 +95,37 @@ def preferred_by(how, rewards, advantages, mask):
     """Which sampled answers are preferred, bool [B]. "round": those whose total of `rewards` [B, T] is above the mean
     total of this batch. "group", "advantage": those whose `advantages` ([B, T], or [B, 1] where it is one per answer)
     are above 0 on average; a trainer with groups makes them 0 at the mean of a prompt's answers. `mask` [B, T]. Always
-    of this batch alone: against the mean of all rounds almost every answer is preferred once the policy has improved.
-    """
+    of this batch alone, that of all processes: against the mean of all rounds almost every answer is preferred once the
+    policy has improved."""
     choose("preferred", how, PREFERRED)
     if how == "round":
         totals = (rewards * mask).sum(1)  # [B]
-        return totals > totals.mean()
+        total, count = _summed(totals.sum(), totals.new_tensor(len(totals)))
+        return totals > total / count
     return (advantages * mask).sum(1) > 0
 
 
 class RunningMean:
-    """b as the mean of all token rewards so far, those of the batch at hand among them. Call it with rewards and mask
-    [B, T]; it returns a scalar tensor. It lags behind rewards that rise, and more tokens become good."""
+    """b as the mean of all token rewards so far, on all processes, those of the batch at hand among them. Call it with
+    rewards and mask [B, T]; it returns a scalar tensor. It lags behind rewards that rise, and more tokens become
+    good."""
 
     def __init__(self):
         self.total = self.count = 0
 
     def __call__(self, rewards: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         real = mask.bool()
-        self.total = self.total + rewards.detach().double().masked_fill(~real, 0).sum()
-        self.count = self.count + real.sum()
+        total, count = _summed(rewards.detach().double().masked_fill(~real, 0).sum(), real.sum())
+        self.total, self.count = self.total + total, self.count + count
         return (self.total / self.count.clamp(min=1)).to(rewards.dtype)
+
+
+def _summed(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """A sum and a count, those of all processes that train together."""
+    both = torch.stack([total.double(), count.double()])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(both)
+    return both
 
 
 def td_baseline(values, mask, gamma: float = 1.0):

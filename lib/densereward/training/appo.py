@@ -4,7 +4,7 @@ The mask comes last: advantages are estimated, whitened over all tokens and then
 would without the mask, and no other token is weighed up for those that are gone. The critic learns from all tokens.
 
 Which responses are preferred is `masks.preferred_by`'s: by their total among those of the round, or by their mean
-whitened advantage. One answer to a prompt has no group. Left out: means over several processes; each has its own.
+whitened advantage. One answer to a prompt has no group.
 
 Book: adaptive_masks.md
 """

@@ -11,7 +11,7 @@ moments live through all rounds. A round of fewer pairs than minibatches makes f
   a token that is kept weighs, against its KL, what it weighs without a mask. Divided by kept tokens, a mask of half of
   them would double that. Its answers are the best ones, not the policy's own, and so are the prefixes of that KL.
 
-Left out: several processes, updates of several micro-batches.
+Left out: several processes, which are refused; updates of several micro-batches.
 
 Book: adaptive_masks.md
 """
@@ -29,6 +29,7 @@ from densereward.training.counting import ReportCurves
 from densereward.training.masked import MaskedCollator
 from densereward.training.preference import TokenisedDPOTrainer
 from densereward.training.rounds import Rounds
+from densereward.training.settings import processes
 
 
 class InRounds:
@@ -129,7 +130,10 @@ def trainer_of(
     **loop,
 ) -> InRounds:
     """The trainer of `kind`, "online-dpo" (`beta` is DPO's) or "rs" (`beta` is the KL coefficient). `settings` are
-    fields of TRL's configs, `loop` minibatches and epochs; `prompts` stand in where TRL insists on a dataset."""
+    fields of TRL's configs, `loop` minibatches and epochs; `prompts` stand in where TRL insists on a dataset.
+    ValueError on several processes, each of which would learn from answers of its own."""
+    if (n := processes()) > 1:
+        raise ValueError(f"{kind} makes its rounds on one process, and this is one of {n}: start it without a launcher")
     given = {"processing_class": tokenizer, "train_dataset": prompts, "rounds": rounds, **loop}
     settings = {"lr_scheduler_type": "constant"} | settings
     shared = {"max_length": None, "remove_unused_columns": False}

@@ -92,6 +92,12 @@ def _mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
+def mean_over(accelerator, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `x` where `mask` is 1, over all processes."""
+    total, count = accelerator.reduce(torch.stack([(x * mask).sum(), mask.sum()]), reduction="sum")
+    return total / count.clamp(min=1)
+
+
 def whiten(x: torch.Tensor, mask: torch.Tensor, mean: Callable = _mean) -> torch.Tensor:
     """x [B, T] with mean 0 and variance 1 over the tokens of `mask`, 0 elsewhere; `mean` (x, mask) may span
     processes."""
@@ -233,9 +239,7 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _mean(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Mean of `x` where `mask` is 1, over all processes."""
-        total, count = self.accelerator.reduce(torch.stack([(x * mask).sum(), mask.sum()]), reduction="sum")
-        return total / count.clamp(min=1)
+        return mean_over(self.accelerator, x, mask)
 
     @torch.no_grad()
     def _generate_and_score_completions(self, inputs):

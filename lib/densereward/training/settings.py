@@ -36,13 +36,18 @@ def common(folder: Path, model: torch.nn.Module, seed: int) -> dict:
     }
 
 
+def processes() -> int:
+    """How many processes train together: what a launcher says, or one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def batches(batch: int, micro: int | None = None) -> dict:
     """Arguments of any config for `batch` rows an update over all processes, at most `micro` of them a pass. ValueError
     where the processes do not divide the batch."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    if batch % processes:
-        raise ValueError(f"an update of {batch} rows does not split over {processes} processes; give a multiple")
-    share = batch // processes
+    n = processes()
+    if batch % n:
+        raise ValueError(f"an update of {batch} rows does not split over {n} processes; give a multiple")
+    share = batch // n
     size = math.gcd(share, micro or share)
     return {"per_device_train_batch_size": size, "gradient_accumulation_steps": share // size}
 

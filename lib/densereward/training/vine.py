@@ -8,13 +8,14 @@ as in VinePPO's released settings (which finish each answer nine times).
 
 What is finished is sampled beyond what other methods sample: `curves` count it.
 
-Left out: SPO's mask of likely tokens and its trees; answers of one prompt beside each other; whitening over processes.
+Left out: SPO's mask of likely tokens and its trees; answers of one prompt beside each other.
 
 Book: ppo.md
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from trl import GRPOTrainer
@@ -22,7 +23,7 @@ from trl import GRPOTrainer
 from densereward.reward.dense import segment_ids
 from densereward.reward.segments import segment_lengths, spread
 from densereward.training.counting import Referenced
-from densereward.training.ppo import whiten
+from densereward.training.ppo import mean_over, whiten
 
 ROWS = 256  # answers that are scored at once
 
@@ -100,4 +101,5 @@ class VineTrainer(Referenced, GRPOTrainer):
         values = start_values(
             self.prompt_tokens, self.answers, ids, self.continuations, limit, self._finish, self._score
         )
-        return batch | {"advantages": whiten(differences(values, self.scores, ids), mask)}
+        mean = partial(mean_over, self.accelerator)
+        return batch | {"advantages": whiten(differences(values, self.scores, ids), mask, mean)}

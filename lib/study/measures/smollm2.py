@@ -1,12 +1,14 @@
 """A real pretrained model through the pipeline: SmolLM2-135M-Instruct (`pretrained.py`) on people's preference pairs.
 
     python -m study.measures.smollm2 --dataset FOLDER_OF_HH_RLHF      writes data/results/smollm2/pipeline.jsonl
+    python -m study.measures.smollm2 --dataset FOLDER --thousand      data/results/smollm2-1000/scorers.jsonl
 
 Where entropy cuts, what edits label, reward models of three granularities on a frozen trunk, which answers they pick,
 what they pay a few answers, and some rounds of segment PPO. One seed, half a thousand pairs: it shows that the stages
 take a real model and what they measure of it, and compares no methods. What every record must show was written down
 before it was made (`report/smollm2.py`). Pairs are those whose prompt and both answers fit the profile's lengths, so
-that nothing is cut; of HH-RLHF's folder, those on helpfulness.
+that nothing is cut; of HH-RLHF's folder, those on helpfulness. Of these 559 are there to learn from; within the limits
+of THOUSAND there are enough for a thousand, on which the reward models alone are measured again.
 
 Left out: fine-tuning before preferences; whatever needs the true credit, which nobody knows of real text.
 """
@@ -47,6 +49,8 @@ TOP = 2  # layers that learn, of 30
 PROMPTS, ANSWERS, SAMPLED = 30, 8, 48  # best of n: prompts, answers to each, their longest in tokens
 STRIPS = 3
 RECORDS = ROOT / "data" / "results" / "smollm2" / "pipeline.jsonl"
+THOUSAND = {"pairs": 1000, "max_prompt_length": 192, "max_completion_length": 144}
+OF_THOUSAND = ROOT / "data" / "results" / "smollm2-1000" / "scorers.jsonl"
 UNCUT = 10_000  # tokens: longer than anything
 
 
@@ -137,8 +141,11 @@ def ppo_rounds(folder: Path, tokenizer, scorer, normaliser, prompts: Dataset, p,
         return trainer.curves
 
 
-def measured(dataset: Path, folder: Path, seed: int = 0, root: Path = ROOT / "runs", **changes) -> Iterator[dict]:
-    """The records, one after the other, each with its provenance; `changes` are of profile smollm2's fields."""
+def measured(
+    dataset: Path, folder: Path, seed: int = 0, root: Path = ROOT / "runs", scorers_only: bool = False, **changes
+) -> Iterator[dict]:
+    """The records, one after the other, each with its provenance; with `scorers_only` those of the reward models and of
+    what they read. `changes` are of profile smollm2's fields."""
     p = profile("smollm2", "real text", **changes)
     params = {"model": folder.name, "dataset": "HH-RLHF helpful test sets", "profile": p.to_dict(), "top": TOP}
     begun, tokens = time.perf_counter(), 0
@@ -159,9 +166,10 @@ def measured(dataset: Path, folder: Path, seed: int = 0, root: Path = ROOT / "ru
     tokens = len(states)
     yield record("read", pairs={name: len(part) for name, part in fits.items()}, prompts=len(prompts))
 
-    completions = [row[f"{side}_completion_ids"] for row in both for side in reward_model.SIDES]
-    yield record("cuts", of="HH-RLHF answers", cuts=where_cut(tokenizer, completions, rows["entropies"], seed))
-    yield record("edit labels", labels=edits(tokenizer, fits["heldout"], texts, p.max_completion_length))
+    if not scorers_only:
+        completions = [row[f"{side}_completion_ids"] for row in both for side in reward_model.SIDES]
+        yield record("cuts", of="HH-RLHF answers", cuts=where_cut(tokenizer, completions, rows["entropies"], seed))
+        yield record("edit labels", labels=edits(tokenizer, fits["heldout"], texts, p.max_completion_length))
 
     every, n = frozen_trunk.pairs(rows), len(fits["train"])
     nets, normalisers = {}, {}
@@ -181,6 +189,8 @@ def measured(dataset: Path, folder: Path, seed: int = 0, root: Path = ROOT / "ru
     held = fits["heldout"]
     longer = [len(a) - len(b) for a, b in zip(held["chosen_completion_ids"], held["rejected_completion_ids"])]
     yield record("reward model", row="longer", **frozen_trunk.accuracy(np.array(longer), rng(seed, "accuracy")))
+    if scorers_only:
+        return
 
     full = {name: frozen_trunk.whole(model, nets[name]).eval() for name in ROWS}
     few = every.select(range(n, min(n + 8, len(every))))
@@ -226,16 +236,18 @@ def main(
     dataset: Annotated[Path, typer.Option(help="HH-RLHF as released, or any preference pairs")],
     model: Annotated[Path, typer.Option(help="the folder that make smollm2 made")] = FOLDER,
     seed: Annotated[int, typer.Option(help="of splits, heads, samples", min=0)] = 0,
-    out: Annotated[Path, typer.Option(help="records file, which must not exist")] = RECORDS,
+    thousand: Annotated[bool, typer.Option("--thousand", help="the reward models alone, on a thousand pairs")] = False,
+    out: Annotated[Path | None, typer.Option(help="records file, which must not exist")] = None,
 ) -> None:
     """Measure everything, and write a record each (70 minutes in all on a busy machine, say the committed ones)."""
     torch.set_num_threads(1)
+    out = out or (OF_THOUSAND if thousand else RECORDS)
     with command_line.asking():
         if out.exists():
             raise ValueError(f"{out} is there already; move it away, or give another --out")
         if not model.exists():
             raise ValueError(f"{model} does not exist; make it with: make smollm2")
-    for record in measured(dataset, model, seed):
+    for record in measured(dataset, model, seed, scorers_only=thousand, **(THOUSAND if thousand else {})):
         if record["kind"] != "strip":  # it quotes the dataset: shown where it is measured, never written
             write_record(out, record)
         print(f"{record['kind']} {record.get('row', '')}: {record['provenance']['seconds']:.0f} s", flush=True)

@@ -12,8 +12,6 @@ a segment's tokens, are compared with the baseline. What the paper leaves open i
 - Preferred are the answers of a PPO row above the mean total of their round, or with a mean advantage above 0; those of
   GRPO above their group; elsewhere a pair's chosen answers, or a prompt's best.
 - Offsets are in standard deviations of the deciding scores.
-
-Left out: means over several processes; each has its own.
 """
 
 from dataclasses import asdict
@@ -76,7 +74,7 @@ def decider(run, tokenizer, folder: Path) -> Decider | None:
     `folder`/mask."""
     if run.mask is None:
         return None
-    (folder / "mask").mkdir()
+    (folder / "mask").mkdir(exist_ok=True)  # by each of several processes
     paid, _ = reward.fitted(run.mask, folder / "mask", tokenizer)
     return Decider(paid, run.row.mask, tokenizer)
 
