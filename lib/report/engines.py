@@ -21,6 +21,7 @@ NAMES = {
     "implicit": "PPO paid by a DPO policy",
     "rloo": "RLOO",
     "grpo": "GRPO",
+    "gtpo": "GTPO",
     "masked-grpo": "masked GRPO",
     "remax": "ReMax",
     "vine": "VinePPO",

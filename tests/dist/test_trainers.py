@@ -21,7 +21,7 @@ from study.records import provenance, write_record
 pytestmark = pytest.mark.dist
 SCRIPT = Path(__file__).with_name("train_each.py")
 PLAIN = "sft reward_model discriminator process figa dpo masked kto".split()
-SAMPLING = "ppo appo macro implicit rloo grpo masked-grpo remax vine dense-grpo dense-rloo".split()
+SAMPLING = "ppo appo macro implicit rloo grpo gtpo masked-grpo remax vine dense-grpo dense-rloo".split()
 OUT = "ENGINES_OUT"  # environment: a file of records, for the book's table of what was compared
 
 

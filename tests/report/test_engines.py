@@ -23,7 +23,7 @@ def test_every_trainer_and_every_engine_is_in_the_records_below_what_the_page_al
 
 def test_the_page_counts_what_the_table_shows():
     page = (ROOT / "book" / "scale.md").read_text()
-    words = {19: "Nineteen"}
+    words = {20: "Twenty"}
     assert f"{words[len(engines.table(RECORDS))]} trainers learn on two processes" in page
     row = {"trainer": "sft", "engine": "ddp", "loss": 0.5, "weight": 0.25, "updates": 3, "provenance": {"utc": "z"}}
     worse = engines.verdict([*RECORDS, row])
