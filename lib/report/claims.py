@@ -20,14 +20,13 @@ import numpy as np
 import pandas as pd
 
 from densereward.canonical import canonical
-from report import controlled, wins
+from report import controlled, process_figures, wins
 from report.controlled import KL
 from report.ledger import CLAIMS, METRICS, OUTCOMES, Claim
 from report.outcomes import outcomes, rollouts_at_least
 from report.published import PAPERS
 from study import summary
 from study.identity import completed
-from study.measures import best_of_n
 from study.records import ROOT, read_records
 from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
 
@@ -68,7 +67,7 @@ def joined(runs: list[dict], records: list[dict] | None = None) -> list[dict]:
     if records is None:
         records = read_records(MEASURED) if MEASURED.exists() else []
         picked = read_records(PICKED) if PICKED.exists() else []
-        records += [r | {"measured": {"lead_by_asked": best_of_n.lead_by_asked(r)}} for r in picked]
+        records += [r | {"measured": {"lead_by_asked": process_figures.lead_by_asked(r)}} for r in picked]
     of: dict = {}
     for m in records:
         of.setdefault((canonical(completed(m["params"])), m["seed"]), {}).update(m["measured"])

@@ -5,12 +5,14 @@ it. Bars are 95% bootstrap intervals over prompts, of values that are means over
 """
 
 import pandas as pd
+import scipy  # its parts load when they are used
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from report import lines
 from report.look import canvas, style
 from study.summary import interval_text
+from testbed import oracle, world
 
 GREEN, PURPLE, BLACK = "#009E73", "#CC79A7", "#000000"
 AGGREGATES = {"sum": ("o", "-"), "mean": ("s", "--"), "min": ("v", ":"), "last": ("X", "-."), "product": ("D", "--")}
@@ -71,6 +73,16 @@ def lead_table(numbers: pd.DataFrame, seeds: pd.DataFrame) -> pd.DataFrame:
             row["lead (over seeds)"] = interval_text(*of_seeds.loc[x.reader, ["lead", "low", "high"]])
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def lead_by_asked(record: dict, reader: str = "bandit", against: str = "process-0-sum") -> float:
+    """Of a record, the rank correlation over prompts (Spearman) of how many items a prompt asks for, and so of the
+    length of its answers, with the lead of `reader` over `against` at the largest n."""
+    values, p = record["values"], record["params"]["profile"]
+    lead = [one[-1] - other[-1] for one, other in zip(values[reader], values[against], strict=True)]
+    texts = world.few_prompts(world.World(**p["world"]), "test", p["eval_prompts"])
+    asked = [sum(oracle.ask(text).values()) for text in texts]
+    return float(scipy.stats.spearmanr(asked, lead).statistic)
 
 
 def level_table(records: list[dict]) -> pd.DataFrame:

@@ -55,12 +55,6 @@ def monte_carlo(
     return {"span_ids": ids, "credits": credits, "deciding": deciding, "advantages": advantages, "value_se": error}
 
 
-def eval_prompts(world: w.World, split: str, n: int) -> list[str]:
-    """n prompts of a split, evenly taken from all of them; the same for every seed and method."""
-    pool = w.prompts(world, split)
-    return [pool[i * len(pool) // n] for i in range(min(n, len(pool)))] if n < len(pool) else pool
-
-
 def is_held_out(prompt: str) -> bool:
     """Whether a prompt asks for a combination that only the test split has."""
     return any(w.held_out(*part) for part in oracle.ask(prompt).items())

@@ -134,6 +134,12 @@ def prompts(world: World, split: str) -> list[str]:
     return [text for _, text in sorted(chosen)]
 
 
+def few_prompts(world: World, split: str, n: int) -> list[str]:
+    """n prompts of a split, evenly taken from all of them; the same for every seed and method."""
+    pool = prompts(world, split)
+    return [pool[i * len(pool) // n] for i in range(min(n, len(pool)))] if n < len(pool) else pool
+
+
 def _more(text: str, first: str, world: World) -> str:
     """The further parts of a prompt that asks for the kind `first` alone, in words: ", three tools and six clothes".
     Drawn from its text; kinds differ, none is held out, and a world of more parts goes on where one of fewer ends."""

@@ -14,12 +14,13 @@ from densereward.seeding import rng
 from densereward.text.models import build_tokenizer, load_causal_lm, scorer_from, tiny_llama
 from densereward.text.tokens import tokenize_prompt, tokenize_response
 from densereward.training import step_model
+from report import process_figures
 from report.notebooks import ROOT
 from study.measures import best_of_n, process_outcome, stepwise
 from study.profiles import profile
 from study.records import read_records
 from study.run import Run
-from testbed import build, monte_carlo, oracle, world
+from testbed import build, oracle, world
 from testbed.gold_steps import steps
 
 SFT = ROOT / "data" / "models" / "cpu" / "sft"
@@ -288,9 +289,9 @@ def test_right_is_all_that_was_asked_for_without_a_fault(tokenizer):
 
 def test_a_lead_that_grows_with_what_is_asked_has_a_rank_correlation_of_one():
     p = profile("brief")
-    texts = monte_carlo.eval_prompts(p.world, "test", p.eval_prompts)
+    texts = world.few_prompts(p.world, "test", p.eval_prompts)
     asked = np.array([sum(oracle.ask(text).values()) for text in texts], float)
     record = {"params": {"profile": p.to_dict()}, "values": {"bandit": np.stack([-asked, 2 * asked], 1)}}
     record["values"]["process-0-sum"] = np.zeros((len(asked), 2))
-    assert len(set(asked)) > 3 and best_of_n.lead_by_asked(record) == pytest.approx(1)
-    assert best_of_n.lead_by_asked(record, "process-0-sum", "bandit") == pytest.approx(-1)
+    assert len(set(asked)) > 3 and process_figures.lead_by_asked(record) == pytest.approx(1)
+    assert process_figures.lead_by_asked(record, "process-0-sum", "bandit") == pytest.approx(-1)

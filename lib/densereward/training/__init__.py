@@ -18,6 +18,7 @@ rounds.py           a round of online learning: answers, best and worst
 online.py           DPO and rejection sampling in rounds, masked or not
 counting.py         curves and what was sampled, for trainers of TRL's
 group.py            RLOO and GRPO
+gtpo.py             GRPO whose outcome entropy lays on tokens
 remax.py            ReMax
 vine.py             Monte Carlo values of segments in place of a critic
 step_advantages.py  GRPO and RLOO with a reward per segment, without a critic

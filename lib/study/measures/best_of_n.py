@@ -11,14 +11,11 @@ draws; the true return stands for them.
 
 import numpy as np
 import pandas as pd
-import scipy  # its parts load when they are used
 import torch
 from scipy.special import gammaln
 
 from study.measures.constants import estimate, resamples
 from study.stats import mean_interval
-from testbed import monte_carlo, oracle
-from testbed.world import World
 
 
 def weights(N: int, ns) -> np.ndarray:
@@ -106,16 +103,6 @@ def pooled(records: list[dict], part: str = "values") -> tuple[dict[str, np.ndar
         if r["ns"] != first["ns"] or r[part].keys() != first[part].keys():
             raise ValueError(f"seeds {first['seed']} and {r['seed']} hold other n or other readers; make them alike")
     return {name: np.mean([r[part][name] for r in records], axis=0) for name in first[part]}, first["ns"]
-
-
-def lead_by_asked(record: dict, reader: str = "bandit", against: str = "process-0-sum") -> float:
-    """Of a record, the rank correlation over prompts (Spearman) of how many items a prompt asks for, and so of the
-    length of its answers, with the lead of `reader` over `against` at the largest n."""
-    values, p = record["values"], record["params"]["profile"]
-    lead = [one[-1] - other[-1] for one, other in zip(values[reader], values[against], strict=True)]
-    texts = monte_carlo.eval_prompts(World(**p["world"]), "test", p["eval_prompts"])
-    asked = [sum(oracle.ask(text).values()) for text in texts]
-    return float(scipy.stats.spearmanr(asked, lead).statistic)
 
 
 def over_seeds(records: list[dict], against: str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from study.records import known
 from study.run import Run
 from study.sources import DATA, SCORING
 from study.stages import reward, watched
-from testbed import build, monte_carlo, oracle, truth
+from testbed import build, monte_carlo, oracle, truth, world
 
 
 def evaluate(run: Run, split: str = "test") -> dict:
@@ -31,7 +31,7 @@ def evaluate(run: Run, split: str = "test") -> dict:
     model, tokenizer = load_causal_lm(run.policy.path / "policy" if run.policy else run.sft)
     reference = to_device(load_causal_lm(run.sft)[0]).eval()
     if run.testbed:
-        conversations = [build.messages(text) for text in monte_carlo.eval_prompts(p.world, split, p.eval_prompts)]
+        conversations = [build.messages(text) for text in world.few_prompts(p.world, split, p.eval_prompts)]
     else:
         conversations = [row["prompt"] for row in run.splits(**{split: p.eval_prompts})[split]]
     prompts = [tokens.tokenize_prompt(tokenizer, c)[-p.max_prompt_length :] for c in conversations]
@@ -83,7 +83,7 @@ def reference_credit(run: Run) -> dict:
     def build_truth(folder: Path) -> None:
         model, tokenizer = load_causal_lm(run.sft)
         model = to_device(model).eval()
-        prompts = monte_carlo.eval_prompts(p.world, "validation", p.credit_responses)
+        prompts = world.few_prompts(p.world, "validation", p.credit_responses)
         ids = [tokens.tokenize_prompt(tokenizer, build.messages(text)) for text in prompts]
         answers = sampling.sample(model, tokenizer, ids, p.max_completion_length, derive(run.seed, "credit"))
         found = monte_carlo.monte_carlo(

@@ -39,7 +39,7 @@ from study.profiles import profile as profile_row
 from study.records import ROOT, provenance, read_records, write_record
 from study.run import Run
 from study.sources import DATA, SCORING
-from testbed import build, gold_steps, monte_carlo, oracle, truth
+from testbed import build, gold_steps, oracle, truth, world
 
 OUTCOME = ("bandit", "token", "segment")  # Bradley-Terry rows, read as e(x, y) of segment-ppo Eq. 4
 NOISES = (0.0, 1.0)  # deviation of a step's label, in credit; the second is that of the noisy oracle controls
@@ -151,7 +151,7 @@ def measured(run: Run, samples: int, searched: int, noises=NOISES, ns=NS) -> dic
     p, ns = run.profile, [n for n in ns if n <= samples]
     policy, tokenizer = load_causal_lm(run.sft)
     policy = to_device(policy).eval()
-    texts = monte_carlo.eval_prompts(p.world, "test", p.eval_prompts)
+    texts = world.few_prompts(p.world, "test", p.eval_prompts)
     prompt_ids = [tokenize_prompt(tokenizer, build.messages(text)) for text in texts]
     every = [ids for ids in prompt_ids for _ in range(samples)]
     made = sampling.sample(policy, tokenizer, every, p.max_completion_length, derive(run.seed, "best of n"))
