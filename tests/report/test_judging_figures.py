@@ -138,6 +138,20 @@ def test_the_tax_of_every_core_row_is_known_at_one_size_or_the_other():
     assert {*CORE, *TLCR, *ADAPTIVE, *CREDIT} <= asked
 
 
+def test_what_the_page_says_of_the_tax_at_size_brief():
+    records = [r for r in stored("tax") if r["profile"] == "brief"]
+    seeds = {r["seed"] for r in records}
+    found = {task: {(r["method"], r["seed"]): r["tasks"][task]["accuracy"] for r in records} for task in j.TASKS}
+    choice, named = found["testbed_choice"], found["testbed_generate"]
+    lost = {m: np.mean([choice["sft", s] - choice[m, s] for s in seeds]) for m, _ in choice}
+    assert len(seeds) == 2 and all(choice["sft", s] >= 0.95 for s in seeds)
+    assert max(lost[m] for m in ("online-dpo", "adpo", "ars")) < 0.02 and round(lost["rs"], 3) == 0.024
+    assert lost["distil"] < lost["bandit"] < min(lost["oracle-dense-noisy"], lost["oracle-sequence-noisy"])
+    assert min(lost["tlcr-fixed"], lost["bandit-synthetic"]) > 0.05 and lost["q-rm"] < lost["bandit"]
+    assert min(lost["appo"], lost["vine"]) > 0.2 and {"appo", "vine"} <= {*sorted(lost, key=lost.get)[-3:]}
+    assert np.mean([named["q-rm", s] for s in seeds]) < 0.5
+
+
 def test_a_model_of_no_use_is_tabled_as_one():
     """No pick is no share of zero; and what failed is named with its reason."""
     position = {"pairs": 2, "unreadable": 2, "same": 0, "reversed": 0, "to_first": 0, "tie_in_one": 0}
