@@ -55,7 +55,7 @@ LONG = sft,bandit,segment,token,tlcr,oracle-sequence,oracle-dense,oracle-dense-e
 CONTROL = '{"world": {"returns": "excess+0.2"}, "kl_coef": 0, "rounds": 128, "pairs": 4000, "rollouts": 32, "critic_warmup": 4, "heldout_proxy": false, "eval_prompts": 128, "heldout_pairs": 500, "credit_responses": 8, "credit_samples": 4}'
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
-	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive,credit,segment-min,token-min,implicit,implicit-pooled SEEDS=$(TEN)
+	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive,credit,segment-min,token-min,implicit,implicit-pooled,grpo,gtpo SEEDS=$(TEN)
 	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even,bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(FIVE) --change '{"lam": 0.8}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(FIVE) --change '{"lam": 0.95}'
 	$(BRIEF) --methods sft,bandit,token,segment,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"sft_rows": 15000}'
@@ -83,7 +83,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520}'
 	$(BRIEF) --methods bandit,segment,token --seeds $(FIVE) --change '{"pairs": 1000}'
 	$(BRIEF) --methods sft,bandit,segment,oracle-sequence,oracle-dense --seeds $(FIVE) --change '{"world": {"returns": "whole"}}'
-	$(BRIEF) --methods tlcr-error-0,tlcr-error-0.3,tlcr-error-0.5,gtpo,online-dpo-own,adpo-annotated --seeds $(FIVE)
+	$(BRIEF) --methods tlcr-error-0,tlcr-error-0.3,tlcr-error-0.5,online-dpo-own,adpo-annotated --seeds $(FIVE)
 	for change in '{"lam": 0.95}' '{"critic_warmup": 0}' '{"lam": 0.95, "critic_warmup": 0}'; do $(STUDY) --methods bandit,segment --seeds 0 --change "$$change"; done
 	$(STUDY) --methods sft,bandit,sentence,token,segment --seeds 0 --change '{"width": 64}'
 	for share in 0.3 0.7; do $(STUDY) --methods bandit,segment --seeds 0 --contrast $$share; done
