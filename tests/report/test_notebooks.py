@@ -173,7 +173,7 @@ def test_papermill_explains_the_parameters():
     for path in sources(ROOT):
         found = papermill.inspect_notebook(str(path))
         assert {"profile", "dataset", "model"} <= set(found), f"{path.stem}: these work with every notebook"
-        assert all(len(p["help"]) >= 20 for p in found.values()), path.stem
+        assert all(len(p["help"]) > 20 for p in found.values()), path.stem
     shown = subprocess.run(
         [sys.executable, "-m", "papermill", "--help-notebook", "notebooks/segment_ppo.ipynb"],
         cwd=ROOT, capture_output=True, text=True,
