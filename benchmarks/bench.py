@@ -2,8 +2,8 @@
 
     python benchmarks/bench.py step edits
 
-of step, against_trl, growth (ppo.py), logprobs, segments, edits, labels, sampling (pieces.py). Those of large.py,
-ceiling, half, resident and engines, are for a GPU, and run only where they are named: `gpu.py` does.
+of step, against_trl, growth (ppo.py), logprobs, segments, edits, labels, sampling (pieces.py), stages (stages.py).
+Those of large.py, ceiling, half, resident and engines, are for a GPU, and run only where they are named: `gpu.py` does.
 
 A line of the table is appended to data/results/bench.jsonl as it is measured, with machine, versions and commit; the
 book draws the newest. Twelve core-minutes on a CPU. Marks were set before anything was measured; what misses its mark
@@ -59,9 +59,11 @@ def functions() -> dict:
     import large
     import pieces
     import ppo
+    import stages
 
     found = (ppo.step, ppo.against_trl, ppo.growth, pieces.logprobs, pieces.segments, pieces.edits, pieces.labels)
-    return {f.__name__: f for f in (*found, pieces.sampling, large.ceiling, large.half, large.resident, large.engines)}
+    found += (pieces.sampling, large.ceiling, large.half, large.resident, large.engines, stages.stages)
+    return {f.__name__: f for f in found}
 
 
 def main() -> None:

@@ -1,0 +1,87 @@
+"""A bandit run's stages before and after they were made fast, at equal sizes: the old code and this one, in turns.
+
+The old code is the last commit before (`BEFORE`), unpacked from git's history into runs/before. Each stage is a process
+of its own, whose start, measured by one that finds its stages made, is taken off. Both train the SFT model by one
+recipe, which is not counted. What the old code does else is its own: it draws pairs until half of them pass a filter.
+"""
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from turns import of, ratios, row
+
+ROOT = Path(__file__).resolve().parents[1]
+BEFORE = "9de88946ee21bd1db40b3be5735aa7909615e682"
+SIZES = {"pairs": 4_000, "heldout_pairs": 500, "rounds": 16, "critic_warmup": 4, "eval_prompts": 128}
+SIZES |= {"credit_responses": 32, "credit_samples": 8}  # what both profiles `cpu` are given
+RECIPE = {"actor_learning_rate": 3e-4, "critic_learning_rate": 1e-3, "sft_epochs": 3.0, "sft_learning_rate": 3e-3}
+RECIPE |= {"heldout_proxy": False, "world": {"sft_repeats": 0.5}}  # the old one's, for this code
+STAGES = ("preferences", "scorer", "run")  # what `--until` takes, in order
+
+
+def unpacked(commit: str, folder: Path) -> Path:
+    """The library of a commit. RuntimeError where git's history does not hold it."""
+    found = subprocess.run(["git", "archive", commit, "lib"], cwd=ROOT, capture_output=True)
+    if found.returncode:
+        raise RuntimeError(f"no commit {commit[:7]} in git's history here; git fetch --unshallow, or name other parts")
+    tarfile.open(fileobj=io.BytesIO(found.stdout)).extractall(folder, filter="data")
+    return folder / "lib"
+
+
+def stages(turns: int = 3, **changes) -> Iterator[dict]:
+    """CPU seconds of preferences, reward model, and PPO with its evaluation: before over after. A turn is a seed."""
+    sizes = SIZES | changes
+    with tempfile.TemporaryDirectory() as folder:
+        old = (unpacked(BEFORE, ROOT / "runs" / "before"), "densereward.study", sizes)
+        ways = [
+            (lib, module, given, Path(folder, module))
+            for lib, module, given in (old, (ROOT / "lib", "study.runner", sizes | RECIPE))
+        ]
+        for way in ways:
+            seconds(*way, 0, "sft")
+        rounds = [[turn(*way, seed) for way in ways] for seed in range(turns)]
+    before, after = zip(*rounds, strict=True)
+    lengths = [[r["length"] for r in rounds] for rounds in (before, after)]
+    for name, what in zip(
+        (*STAGES, "all"), ("preferences", "reward model", "PPO and evaluation", "the three"), strict=True
+    ):
+        spent = [of(rounds, name) for rounds in (before, after)]
+        mark = ("least", 2.0) if name == "all" else None
+        yield row(
+            f"a bandit run, {what}: times as fast as before", ratios(*spent), mark, seconds=spent, lengths=lengths
+        )
+
+
+def turn(lib: Path, module: str, sizes: dict, folder: Path, seed: int) -> dict:
+    """CPU seconds of each stage, and of all; the mean length of its policy's answers, in tokens."""
+    start = seconds(lib, module, sizes, folder, seed, "sft")
+    found = {until: seconds(lib, module, sizes, folder, seed, until) - start for until in STAGES}
+    final = json.loads((folder / "runs.jsonl").read_text().splitlines()[-1])["final"]
+    return found | {"all": sum(found.values()), "length": final["length"]}
+
+
+def seconds(lib: Path, module: str, sizes: dict, folder: Path, seed: int, until: str) -> float:
+    """CPU seconds of one call of the study. CalledProcessError if it fails."""
+    line = [sys.executable, "-m", module, "--profile", "cpu", "--methods", "bandit", "--seeds", str(seed)]
+    line += [
+        "--change",
+        json.dumps(sizes),
+        "--runs",
+        str(folder),
+        "--out",
+        str(folder / "runs.jsonl"),
+        "--until",
+        until,
+    ]
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(line, check=True, cwd=lib.parent, env=os.environ | {"PYTHONPATH": str(lib)}, stdout=sys.stderr)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return now.ru_utime + now.ru_stime - spent.ru_utime - spent.ru_stime
