@@ -82,3 +82,10 @@ def test_what_misses_its_mark_is_said_and_the_newest_measurement_counts():
     assert speed.verdict(records) == "1 of 2 marks are met. Missed: a: 1, at least 2 was asked."
     frame = speed.table(records)
     assert frame["met"].tolist() == ["NO", "yes"] and frame["median"].tolist() == ["1", "1"]
+
+
+def test_the_code_before_comes_from_history_or_is_asked_for(tmp_path):
+    stages = loaded("stages")
+    assert (stages.unpacked("HEAD", tmp_path) / "study" / "runner.py").exists()
+    with pytest.raises(RuntimeError, match="no commit 0000000 in git's history here; git fetch --unshallow"):
+        stages.unpacked("0" * 40, tmp_path)
