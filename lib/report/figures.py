@@ -161,7 +161,7 @@ def return_against_kl(
             ax.set_xscale("symlog", linthresh=1, linscale=0.6)
             ax.set_xlim(left=-0.15)
             ax.xaxis.set_major_formatter(lambda kl, _: f"{kl:g}")
-            lines.ends(ax, title if ax in axes[0] else "")
+            lines.ends(ax, title if ax in axes[0] else "", last=True)
         row[0].set_ylabel(text)
     for ax in axes[-1]:
         ax.set_xlabel("KL to SFT\n(nats per response; log above 1)")

@@ -26,6 +26,11 @@ FILE = ROOT / "data" / "foretold.yml"
 SEEDS = ROOT / "data" / "foretold_seeds.yml"
 FIRST = 3  # seeds below are those that the second file could know of
 LEVEL = 0.3  # credit
+AGAINST = {  # parts that set two settings against each other: what follows the name of the row under each
+    "lambda 0.8 against 1": (" at lambda 0.8", " at 1"),
+    "lambda 0.95 against 1": (" at lambda 0.95", " at 1"),
+    "a quarter of the pairs against all": (", a quarter of the pairs,", ", all pairs"),
+}
 SAYS, VERDICTS = ("ahead", "behind", "level"), ("came", "opposite", "open")
 
 
@@ -134,15 +139,24 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
     return table.assign(lines=table.sum(axis=1)).rename_axis("about").rename_axis(None, axis=1).reset_index()
 
 
+def _line(line) -> str:
+    """A line in words, with the setting of each row where its part sets two against each other."""
+    told = {"ahead": "ahead of", "behind": "behind", "level": "level with"}[line.says]
+    one, other = AGAINST.get(line.about, ("", ""))
+    return f"{summary.label(line.method)}{one} {told} {summary.label(line.other)}{other}"
+
+
 def table(found: pd.DataFrame) -> pd.DataFrame:
-    """The lines of `verdicts` in words: what came out opposite first, what came last."""
+    """The lines of `verdicts` in words: what came out opposite first, what came last. Intervals are about the centre,
+    on the scale of `summary.pooled`."""
     found = found.sort_values("verdict", key=lambda x: x.map(("opposite", "open", "came").index), kind="stable")
-    told, rows = {"ahead": "ahead of", "behind": "behind", "level": "level with"}, list(found.itertuples())
+    rows = list(found.itertuples())
     return pd.DataFrame(
         {
-            "foretold": [f"{summary.label(x.method)} {told[x.says]} {summary.label(x.other)}" for x in rows],
+            "foretold": [_line(x) for x in rows],
             "verdict": [x.verdict for x in rows],
-            "difference (credit)": [summary.interval_text(x.difference, x.low, x.high) for x in rows],
+            "mean difference (credit)": [x.gain for x in rows],
+            "centre on an asinh scale (credit)": [summary.interval_text(x.difference, x.low, x.high) for x in rows],
             "seeds": [x.seeds for x in rows],
             "about": [x.about for x in rows],
         }

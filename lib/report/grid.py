@@ -7,7 +7,9 @@ shows a row as a block (`book.css`)."""
 
 import base64
 import html
+import itertools
 import re
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ COLUMNS, WIDTH = 7, 96  # what stands side by side: columns, and characters in a
 ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "cpu")  # said once where all rows agree
 NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))?)")
 HALF = re.compile(r"(-?[\d,.]+) ± ([\d,.]+)")
+INTERVAL = re.compile(r"\d (?:± |\[)[-−\d]")  # what makes words a measurement
 WORDS, WRAPPED = 30, 20  # characters: a longer text may take several lines, of which each has so many
 PHONE = 50  # characters in a line of a phone
 
@@ -34,7 +37,8 @@ def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
     shown, rest = _fitting(cells.drop(columns=aside if groups is None else [*aside, cells.columns[0]]))
     main = _html(cells[shown], groups, best) if len(cells) else ""
     if main and rest:
-        main += f"<details><summary>{_list(rest)}</summary>{_html(cells[[shown[0], *rest]], groups)}</details>"
+        keys = _keys(cells, shown, groups)
+        main += f"<details><summary>{_list(rest, shown)}</summary>{_html(cells[[*keys, *rest]], groups)}</details>"
     if len(lacking):
         rows = _html(lacking.iloc[:, int(grouped) :], lacking.iloc[:, 0] if grouped else None)
         count = "1 row" if len(lacking) == 1 else f"{len(lacking)} rows"
@@ -111,7 +115,9 @@ def _numeric(column: pd.Series) -> bool:
 
 def _measured(cells: pd.DataFrame, name: str) -> bool:
     """Whether a column holds what is measured of its rows, and no name, place or unit of theirs."""
-    return name not in (cells.columns[0], "seeds") and (_numeric(cells[name]) or (cells[name] == "").any())
+    if name in (cells.columns[0], "seeds"):
+        return False
+    return _numeric(cells[name]) or (cells[name] == "").any() or cells[name].str.contains(INTERVAL).any()
 
 
 def _empty(cells: pd.DataFrame) -> pd.Series:
@@ -139,9 +145,22 @@ def _fitting(cells: pd.DataFrame) -> tuple[list, list]:
     return shown, [c for c in cells if c not in shown]
 
 
-def _list(names: list[str]) -> str:
-    names = [html.escape(re.sub(r" \([^)]*\)$", "", name)) for name in names]
-    return "Also: " + ", ".join(names)
+def _keys(cells: pd.DataFrame, shown: list, groups: pd.Series | None) -> list:
+    """The first column shown, and the texts beside it that it takes to tell rows (of a group) apart."""
+    texts = itertools.takewhile(lambda c: not (_numeric(cells[c]) or _measured(cells, c)), shown[1:])
+    keys, group = shown[:1], [] if groups is None else [groups.name]
+    for name in texts:
+        if not cells.duplicated([*group, *keys]).any():
+            break
+        keys.append(name)
+    return keys
+
+
+def _list(names: list[str], shown: list[str]) -> str:
+    """Names of what is folded, each without its unit unless that tells it from another."""
+    plain = {name: re.sub(r" \([^)]*\)$", "", name) for name in [*names, *shown]}
+    counts = Counter(plain.values())
+    return "Also: " + "; ".join(html.escape(plain[x] if counts[plain[x]] == 1 else x) for x in names)
 
 
 def _html(cells: pd.DataFrame, groups: pd.Series | None = None, best: tuple | None = None) -> str:

@@ -48,17 +48,19 @@ def values(records: list[dict], sweep: str, profile: str, name: str = RETURN) ->
 
 
 def table(records: list[dict], sweep: str, profile: str) -> pd.DataFrame:
-    """`summary.table` of COLUMNS for every cell of a sweep that has records, below what the cell varies, in words."""
+    """`summary.table` of COLUMNS for every cell of a sweep that has records; where several have, below what the cell
+    varies, in words."""
     frames = []
     for cell in cells(profile):
         if cell.sweep == sweep and (runs := found(records, cell, profile)):
             changes = cell.changes.get("world", {}) | cell.changes
             setting = ", ".join(words.format(changes[k]) for k, words in VARIED.items() if k in changes)
             part = summary.table(runs, COLUMNS)
-            if sweep != "error":  # whose rows' names say it
-                part.insert(0, "setting", setting or "as the comparison")
+            part.insert(0, "setting", setting or "as the comparison")
             frames.append(part)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    joined = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    told = sweep == "error" or len(frames) < 2  # names of rows, or of the sweep, say it
+    return joined.drop(columns="setting", errors="ignore") if told else joined
 
 
 def gains(frame: pd.DataFrame, pairs=GAINS) -> pd.DataFrame:

@@ -71,12 +71,12 @@ def by_pairs(returns: pd.DataFrame, accuracy: pd.DataFrame, levels: dict[str, fl
     ):
         looks = {method: style(method) for method in dict.fromkeys(frame.method)}
         numbers.append(over(ax, frame.assign(line=frame.method), looks).assign(measure=" ".join(text.split())))
-        ends(ax)
         ax.set_xlabel("preference pairs (log)")
         ax.set_ylabel(text)
     for name, height in levels.items():
-        axes[0, 1].axhline(height, color="#444444", linestyle="--", linewidth=1)
-        axes[0, 1].annotate(LEVELS[name], (0, height), (2, 2), ("axes fraction", "data"), "offset points", fontsize=9)
+        axes[0, 1].axhline(height, color="#444444", linestyle="--", linewidth=1, label=LEVELS[name])
+    for ax in axes[0]:
+        ends(ax)
     return figure, pd.concat(numbers)
 
 
@@ -92,8 +92,8 @@ def by_error(returns: pd.DataFrame, auc: pd.DataFrame) -> tuple[Figure, pd.DataF
     ax, colour = axes[0, -1], looks["tlcr"]["color"]
     ax.plot(auc.error, auc.auc, **looks["tlcr"])
     ax.vlines(auc.error, auc.low, auc.high, color=colour, linewidth=2.5, alpha=0.5)
-    ax.axhline(0.5, color="#444444", linestyle="--", linewidth=1)
-    ax.annotate("chance", (1, 0.5), (-2, 2), ("axes fraction", "data"), "offset points", fontsize=9, ha="right")
+    ax.axhline(0.5, color="#444444", linestyle="--", linewidth=1, label="chance")
+    ends(ax)
     ax.set_ylabel("labels tell costly tokens\n(area under the ROC curve)")
     for ax in axes[0]:
         ax.set_xlabel("reviser's error per span (probability)")

@@ -19,14 +19,15 @@ NUMBER = re.compile(r"[−-]?[\d.,]*(e[+-]?\d+)?|\$.*\$")  # how ticks of number
 LEAD = {"arrowstyle": "-", "linewidth": 0.6, "color": "#6b6b6b"}  # from a name to its point
 
 
-def ends(ax, title: str = "", width: int = 18) -> None:
+def ends(ax, title: str = "", width: int = 18, last: bool = False) -> None:
     """Title, and the name of each line at the right, led to its end in its colour, about `width` letters wide: no
-    legend to look for. `apart` moves names off each other once the figure is laid out."""
+    legend to look for. Its end is what lies farthest right, or its `last` point. `apart` moves names off each other
+    once the figure is laid out."""
     ax.set_title(title, loc="left")
     beside = offset_copy(ax.get_yaxis_transform(), ax.figure, x=12, units="points")
     for line in ax.get_lines():
         if len(points := _points(line)):
-            end, text = points[np.argmax(points[:, 0])], textwrap.fill(line.get_label(), width)
+            end, text = points[-1 if last else np.argmax(points[:, 0])], textwrap.fill(line.get_label(), width)
             lead = LEAD | {"color": line.get_color(), "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0}
             place = {"xycoords": line.get_transform(), "textcoords": beside, "annotation_clip": False}
             name = ax.annotate(text, end, (1, end[1]), va="center", fontsize=8.5, arrowprops=lead, **place)

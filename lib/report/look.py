@@ -10,6 +10,7 @@ import itertools
 import re
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
@@ -135,26 +136,37 @@ def head(ax) -> None:
 
 
 PLACES = [(side * 7, up) for up in (4, -10, 14, -20, 24, -30) for side in (1, -1)]  # offsets of a name, in points
+NEAR = 25  # pixels between points of which a reader could take one's name for the other's
 
 
 def names(ax, points: list[tuple[float, float, str]]) -> None:
-    """The name of each point (x, y, name) beside it, within the axes, over no other name or point. Limits and scales
-    are set before."""
+    """The name of each point (x, y, name) beside it, within the axes, over no other name or point and below those of
+    higher points near by. Limits and scales are set before."""
     ax.figure.draw_without_rendering()
     spots = ax.transData.transform([point[:2] for point in points])
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
-    for x, y, name in points:
-        for place in PLACES:
-            side = "left" if place[0] > 0 else "right"
-            text = ax.annotate(name, (x, y), place, textcoords="offset points", fontsize=8.5, ha=side)
-            box = text.get_window_extent()
-            free = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1) and not any(map(box.overlaps, taken))
-            if free or place == PLACES[-1]:
-                break
-            text.remove()
-        taken.append(box)
+    texts = [ax.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=8.5) for x, y, name in points]
+    higher = []  # (spot, box of its name)
+    for spot, text in sorted(zip(spots, texts), key=lambda one: -one[0][1]):
+        top = min((box.y0 for at, box in higher if np.hypot(*(at - spot)) < NEAR and at[1] > spot[1]), default=np.inf)
+        boxes = {place: _placed(text, place) for place in PLACES}
+        free = [p for p, box in boxes.items() if _within(box, ax.bbox) and not any(map(box.overlaps, taken))]
+        place = next((p for p in free if boxes[p].y0 <= top), (free or PLACES[-1:])[0])
+        _placed(text, place)
+        taken.append(boxes[place])
+        higher.append((spot, boxes[place]))
         if abs(place[1]) > 10:
-            ax.annotate("", (x, y), place, textcoords="offset points", arrowprops=lines.LEAD)
+            ax.annotate("", text.xy, place, textcoords="offset points", arrowprops=lines.LEAD)
+
+
+def _placed(text, place: tuple) -> Bbox:
+    """Where a name lies once it is moved to an offset of PLACES."""
+    text.set(position=place, ha="left" if place[0] > 0 else "right")
+    return text.get_window_extent()
+
+
+def _within(box: Bbox, outer: Bbox) -> bool:
+    return outer.containsx(box.x0) and outer.containsx(box.x1)
 
 
 def variable(colour: str) -> str:

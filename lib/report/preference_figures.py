@@ -24,7 +24,8 @@ def win_matrix(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     shades = ax.imshow(rates, cmap="PuOr", vmin=0, vmax=100, aspect="auto")
     for (row, column), rate in np.ndenumerate(rates.to_numpy()):
         if not np.isnan(rate):
-            colour = "#fefefe" if abs(rate - 50) > 35 else "#1a1a1a"  # the same in dark mode, as the shades
+            light = luminance(shades.to_rgba(rate)[:3])
+            colour = "#fefefe" if light < 0.2 else "#1a1a1a"  # the same in dark mode, as the shades
             ax.text(column, row, f"{rate:.0f}", ha="center", va="center", fontsize=9, color=colour)
     ax.grid(visible=False)
     ax.set_yticks(range(len(names)), [label(name) for name in names])
@@ -33,6 +34,12 @@ def win_matrix(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     ax.set_xlabel("against (share of prompts won, ties half, %)")
     figure.colorbar(shades, ax=ax, label="win rate (%)", shrink=0.8)
     return figure, numbers
+
+
+def luminance(colour) -> float:
+    """WCAG's relative luminance of a colour (red, green, blue; 0 to 1 each)."""
+    parts = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in colour]
+    return float(np.dot([0.2126, 0.7152, 0.0722], parts))
 
 
 def win_bars(numbers: pd.DataFrame, printed: dict[str, float] | None = None) -> tuple[Figure, pd.DataFrame]:

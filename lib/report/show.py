@@ -133,7 +133,8 @@ def provenance(record: dict) -> None:
     origin = pd.json_normalize(record["provenance"]).T.reset_index().set_axis(["provenance", "value"], axis=1)
     params = pd.json_normalize(record["params"], sep=".").T.reset_index().set_axis(["parameter", "value"], axis=1)
     named = {"Where this record comes from": origin, "Its parameters": params}
-    folds = [f"<details><summary>{k}</summary>{grid.table(x.astype(str))}</details>" for k, x in named.items()]
+    texts = {k: x.map(lambda value: "none" if value is None or value == "" else str(value)) for k, x in named.items()}
+    folds = [f"<details><summary>{k}</summary>{grid.table(x)}</details>" for k, x in texts.items()]
     _put({"text/html": "".join(folds), "text/plain": f"{origin}\n{params}"}, None)
 
 

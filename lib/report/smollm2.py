@@ -230,8 +230,8 @@ def lengths(records: list[dict]):
     frame = pd.DataFrame(rows)
     figure, axes = canvas(1, 1, 2.8)
     ax = axes[0, 0]
-    ax.axhspan(10, 22, color="#e4e4e4")
-    ax.text(frame.cutoff.min(), 20, "segment-ppo Figure 3, at 1.75 to 2.25 nats", va="center", fontsize=9)
+    ax.fill_between([1.75, 2.25], 10, 22, color="#e4e4e4", linewidth=0)
+    ax.text(1.77, 20, "segment-ppo Figure 3, at 1.75 to 2.25 nats", va="center", fontsize=9)
     for (name, of), row in zip(frame.groupby("answers", sort=False), ("segment", "bandit")):
         look = style(row) | {"label": name}
         ax.plot(of.cutoff, of.length, **look)

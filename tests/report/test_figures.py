@@ -13,7 +13,7 @@ import torch
 
 from densereward.reward import rewards
 from densereward.text.models import build_tokenizer
-from report import controls, diagnostics, figures, look, show, strips
+from report import controls, diagnostics, figures, lines, look, reward_figures, show, strips
 from report.notebooks import ROOT
 from study import summary
 from study.methods import CORE, METHODS
@@ -395,6 +395,18 @@ def test_the_page_knows_the_dark_twin_of_every_colour():
     assert min(contrast(rgb(DARK[colour]), rgb(DARK["#ffffff"])) for colour in methods) >= 3
 
 
+def test_paths_in_the_plane_of_kl_are_named_at_their_last_batch():
+    made = records(("bandit", "token"), seeds=(0,))
+    for r in made:
+        for row in r["curves"]:
+            row["kl"] = 5.0 - abs(row["rollout"] - 4)  # goes back
+    figure, numbers = figures.return_against_kl(made)
+    last = numbers[numbers.rollout == numbers.rollout.max()]
+    for ax, name in zip(figure.axes, ("true_return", "proxy_reward"), strict=True):
+        ends = {text.xy for text in ax.texts if text.get_gid() == lines.NAME}
+        assert ends == set(zip(last.kl, last[name], strict=True))
+
+
 def test_names_of_points_lie_over_no_other_name():
     figure, axes = look.canvas(height=3.4)
     ax = axes[0, 0]
@@ -406,6 +418,16 @@ def test_names_of_points_lie_over_no_other_name():
     boxes = [text.get_window_extent() for text in texts]
     assert [text.get_text() for text in texts] == [name for *_, name in points]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_names_of_near_points_stand_in_the_order_of_their_heights():
+    """As in the figure of wages, where a third name leaves less room."""
+    rows = {"segment": (0.2129, 14.96), "interpolation-none": (0.2129, 16.34), "interpolation-repeat": (0.2209, 5.99)}
+    rows |= {"token-min": (-0.2016, 0.1777)}
+    numbers = pd.DataFrame([(m, x, x - 0.01, x + 0.01, y) for m, (x, y) in rows.items()])
+    figure, _ = reward_figures.foretold(numbers.set_axis(["method", "wage", "low", "high", "repetition"], axis=1))
+    heights = {text.get_text(): text.get_window_extent().y0 for text in figure.axes[0].texts}
+    assert heights["Segment (entropy)"] < heights["Interpolation: none"]
 
 
 def test_a_figure_on_a_page_keeps_to_itself():
@@ -462,3 +484,10 @@ def test_every_figure_names_the_commit_of_its_records_or_of_the_code_that_made_i
     named = "aaaaaaa, bbbbbbb, ccccccc and 2 more"
     assert stored == f"Seen in two runs. Data: x, made by commits {named}." and show.made_by([]) == ""
     assert all(re.search(r" Made at commit \w{7}[.,]", caption) for caption in here), here
+
+
+def test_a_parameter_that_is_none_is_none_and_no_gap_in_measuring(monkeypatch):
+    shown = []
+    monkeypatch.setattr(show, "display", lambda bundle, **_: shown.append(bundle["text/html"]))
+    show.provenance({"provenance": {"commit": "abc"}, "params": {"mask": None, "content": "", "seed": 0, "rows": [1]}})
+    assert "Nothing measured" not in shown[0] and shown[0].count(">none<") == 2

@@ -115,6 +115,21 @@ def test_what_comes_again_is_counted_by_its_side():
     )
 
 
+def test_a_line_of_two_settings_names_both_and_a_table_has_the_mean_beside_the_centre():
+    told = runs(token=[3, -9], bandit=[2, 2], segment=[1, 1])
+    parts = {"a quarter of the pairs against all": "token", "lambda 0.8 against 1": "bandit", "a part": "segment"}
+    told_of = pd.DataFrame([(part, m, "behind", m) for part, m in parts.items()], columns=lines().columns)
+    table = foretold.table(foretold.verdicts(told, told_of, runs(token=[1, 1], bandit=[1, 1.5], segment=[2, 2])))
+    assert set(table.foretold) == {
+        "Token, a quarter of the pairs, behind Token, all pairs",
+        "Bandit (sequence) at lambda 0.8 behind Bandit (sequence) at 1",
+        "Segment (entropy) behind Segment (entropy)",
+    }
+    row = table.set_index("about").loc["a quarter of the pairs against all"]
+    assert row["mean difference (credit)"] == pytest.approx(-4) and row["seeds"] == 2
+    assert float(row["centre on an asinh scale (credit)"].split()[0]) > -4 and len(table.columns) <= 7
+
+
 @pytest.mark.parametrize(
     "text", ["a: [[segment, ahead]]", "a: [[segment, over, bandit]]", "a: [[none, ahead, bandit]]", "a: 3", "[1", "- 1"]
 )

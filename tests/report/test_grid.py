@@ -116,3 +116,40 @@ def test_groups_keep_their_names_where_rows_are_folded_and_a_number_says_of_what
     page = grid.table(frame)
     assert [row for row in cells(page) if len(row) == 1] == [["kinds 1"], ["kinds 2"]]
     assert "Nothing measured yet: 2 rows" in page
+
+
+def test_a_row_with_a_measurement_in_words_is_measured_whatever_another_column_lacks():
+    told = ["held: 2.41 ± 0.16, p <0.001", "opposite: −10.40 [−12.0, −8.1], p 0.002"]
+    frame = pd.DataFrame({"says": ["a", "b"], "all": told, "at 2 nats": ["open: 0.10 ± 0.30", None]})
+    page = grid.table(frame)
+    assert "Nothing measured" not in page and len(cells(page)) == 3
+    page = grid.table(pd.concat([frame, pd.DataFrame({"says": ["c"]})]))
+    assert "Nothing measured yet: 1 row" in page and len(cells(page)) == 3
+
+
+def test_a_fold_repeats_what_tells_its_rows_apart_and_no_more():
+    long = {f"measure {i} (tokens)": [i + 0.5] * 4 for i in range(10)}
+    frame = pd.DataFrame({"row": ["token", "token", "segment", "segment"], "fit": ["huber", "ols"] * 2} | long)
+    folded = grid.table(frame).split("<details>")[1]
+    assert cells(folded)[0][:2] == ["row", "fit"] and [row[1] for row in cells(folded)[1:]] == ["huber", "ols"] * 2
+    apart = frame.assign(row=["token", "sentence", "segment", "bandit"])
+    assert "fit" not in cells(grid.table(apart).split("<details>")[1])[0]
+
+
+def test_what_is_folded_is_named_so_that_no_two_names_are_alike():
+    names = [
+        "method",
+        "in (tokens)",
+        "b",
+        "c",
+        "d",
+        "e",
+        "f",
+        "in (calls)",
+        "win rate, error",
+        "out (x)",
+        "out (y)",
+        "g (z)",
+    ]
+    page = grid.table(pd.DataFrame([["a", *range(11)]], columns=names))
+    assert "Also: in (calls); win rate, error; out (x); out (y); g</summary>" in page

@@ -47,6 +47,15 @@ def test_a_name_stands_where_its_line_ends_if_there_is_room():
     assert [text.get_text() for text in ax.texts] == ["one"] and name.get_position() == pytest.approx((1, 5))
 
 
+def test_a_path_that_goes_back_is_named_where_it_ended():
+    figure, ax = figure_of({})
+    ax.plot([0, 2, 1], [0, 9, 5], label="one")
+    lines.ends(ax, last=True)
+    lines.apart(figure)
+    name = next(text for text in ax.texts if text.get_gid() == lines.NAME)
+    assert name.xy == (1, 5) and name.get_position() == pytest.approx((1, 5))
+
+
 def test_a_page_says_each_point_that_was_drawn_and_titles_the_last():
     figure, ax = figure_of({"A & B": ([0, 1, 2], [1.0, float("nan"), -2.54321])})
     page = look.drawing(figure, "alt")

@@ -3,12 +3,15 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 
 from report import preference_figures, wins
 from study.methods import METHODS
+from test_figures import contrast
 
 NAMES = ("sft", "bandit", "segment", "tlcr")
 
@@ -130,6 +133,18 @@ def test_the_matrix_shows_every_rate_once(runs):
     assert len(shown) == len(numbers)
     ticks = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert ticks == [METHODS[name].label for name in NAMES]
+
+
+def test_every_number_of_the_matrix_is_legible_on_its_shade():
+    rates = np.linspace(0, 1, 26)
+    numbers = pd.DataFrame([{"method": a, "other": b} for a in [*METHODS][:6] for b in [*METHODS][:6] if a != b][:26])
+    figure, _ = preference_figures.win_matrix(numbers.assign(rate=rates))
+    shades = figure.axes[0].images[0]
+    for text in figure.axes[0].texts:
+        column, row = text.get_position()
+        shade = shades.to_rgba(shades.get_array()[row, column])[:3]
+        ink = np.array(to_rgb(text.get_color()))
+        assert contrast(255 * ink, 255 * np.array(shade)) >= 4, text.get_text()
 
 
 def test_bars_against_one_method_are_wins_ties_losses_and_the_printed_rate(runs):

@@ -175,6 +175,23 @@ def test_changes_and_repeats_are_read_off_the_right_answers(small):
     assert found.tolist() == pytest.approx(standard)
 
 
+def test_a_table_of_differences_says_of_what_they_are():
+    runs = [
+        {
+            "kind": "run",
+            "method": m,
+            "seed": s,
+            "final": dict.fromkeys(("length", "repetition", "kl", "true_return"), x + s),
+        }
+        for m, x in (("segment", 9.0), ("token", 4.0))
+        for s in range(2)
+    ]
+    found = constants.against(runs)
+    heads = ["length", "repetitions", "KL to SFT", "true return"]
+    assert [head.partition(" less Segment's (")[0] for head in found.columns[2:]] == heads
+    assert found["true return less Segment's (credit)"].iloc[0].startswith("-5.00")
+
+
 def test_sentences_follow_the_intervals():
     rows = {"segment": (0.1, 0.3), "bandit": (-0.3, -0.1), "token": (-0.1, 0.1)}
     gains = pd.DataFrame([{"method": m, "low": low, "high": high} for m, (low, high) in rows.items()])

@@ -18,7 +18,7 @@ from densereward.seeding import derive
 from densereward.text import models
 from densereward.text.models import load_causal_lm
 from densereward.text.tokens import tokenize_pairs, tokenize_prompt
-from report import horizon, horizon_figures, process_figures
+from report import horizon, horizon_figures, lines, process_figures
 from report.notebooks import ROOT
 from study import runner, sweeps
 from study.identity import parameters
@@ -147,6 +147,7 @@ def test_lengths_go_from_words_to_letters_and_limits_cut_next_to_nothing():
 def test_more_parts_make_answers_of_more_spans_up_to_200_tokens():
     run = Run(profile("cpu"))
     found = token_lengths.token_lengths(run, 300, "spans")
+    assert list(found)[0] == "kinds at once" and found["kinds at once"].tolist() == [1, 2, 3, 4]
     assert (found["spans per answer"] / found["spans per answer"].iloc[0]).tolist() == pytest.approx(
         [1, 1.85, 2.7, 3.5], rel=0.1
     )
@@ -172,6 +173,7 @@ def test_values_know_how_many_kinds_a_prompt_asks_for():
     assert frame.groupby("at")["parts"].first().to_dict() == {30.0: 1, 60.0: 2}
     table = horizon.table(made_of, "spans", "cpu")
     assert "kinds asked for at once: 2" in set(table.setting)
+    assert list(horizon.table(made_of[2:], "spans", "cpu"))[0] == "method", "one setting names no row"
 
 
 # --- labels
@@ -198,6 +200,11 @@ def test_the_area_under_the_curve_is_that_of_the_truth_and_falls_with_the_revise
 # --- figures
 
 
+def beside(ax) -> set[str]:
+    """The names that stand at the right of the axes, and so through no point."""
+    return {text.get_text() for text in ax.texts if text.get_gid() == lines.NAME}
+
+
 def test_figures_draw_every_seed_and_setting():
     gaps = horizon.gains(planted(1.0))
     figure, numbers = horizon_figures.gains(gaps)
@@ -205,12 +212,14 @@ def test_figures_draw_every_seed_and_setting():
     dots = [len(line.get_xdata()) for line in figure.axes[0].lines if line.get_linestyle() == "None"]
     assert dots == [9], "a dot for each seed and setting"
     figure, numbers = horizon_figures.by_pairs(planted(1.0), planted(0.1), {"gate": 0.7})
+    assert "gate" in beside(figure.axes[1])
     assert set(numbers.measure) == {"true return (credit)", "agrees with held-out labels (share of pairs)"}
     auc = pd.DataFrame({"error": [0.0, 0.5], "auc": [0.9, 0.7], "low": [0.8, 0.6], "high": [0.95, 0.8]})
     none = pd.DataFrame(columns=["at", "method", "seed", "value"])
     assert len(horizon_figures.by_error(none, auc)[0].axes) == 1
     returns = pd.DataFrame({"at": [0.0, 0.5], "method": "tlcr", "seed": 0, "value": [1.0, 0.0]})
-    assert len(horizon_figures.by_error(returns, auc)[0].axes) == 2
+    figure, _ = horizon_figures.by_error(returns, auc)
+    assert len(figure.axes) == 2 and "chance" in beside(figure.axes[1])
 
 
 def test_best_of_n_is_drawn_with_every_reader_and_pooled_over_seeds():

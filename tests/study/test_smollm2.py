@@ -96,6 +96,14 @@ def test_every_record_is_made_and_every_check_reads_it(tiny, tmp_path, monkeypat
     ], "one seed, one outcome"
 
 
+def test_the_printed_range_is_drawn_over_the_cut_offs_that_it_is_of():
+    cut = {c: {"length": [4.0, 3.5, 4.5]} for c in ("1.5", "1.75", "2", "2.25", "random")}
+    figure, frame = report.lengths([{"kind": "cuts", "of": "answers", "cuts": cut}])
+    (band,) = [c for c in figure.axes[0].collections if len(c.get_paths()) and c.get_facecolor().size]
+    box = band.get_paths()[0].get_extents()
+    assert (box.x0, box.x1, box.y0, box.y1) == (1.75, 2.25, 10, 22) and len(frame) == 4
+
+
 def test_labels_by_a_coin_swap_whole_sides():
     row = {"prompt_ids": [[1], [2]], "x": [0, 1]}
     for name in ("completion_ids", "entropies", "segment_ids"):

@@ -142,7 +142,8 @@ def against(runs: list[dict], base: str = "segment") -> pd.DataFrame:
     for name, text in TRAINED.items():
         found = contrasts(runs, name, base).set_index(["method", "seeds"])
         texts = [interval_text(row.difference, row.low, row.high) for row in found.itertuples()]
-        frames.append(pd.Series(texts, index=found.index, name=" ".join(text.split()), dtype=object))
+        head = " ".join(text.split()).replace(" (", f" less {label(base).split(' (')[0]}'s (")
+        frames.append(pd.Series(texts, index=found.index, name=head, dtype=object))
     return pd.concat(frames, axis=1).reset_index()
 
 

@@ -29,5 +29,6 @@ def token_lengths(run: Run, n: int = 1_000, sweep: str = "length") -> pd.DataFra
             "limit": p.max_completion_length,
             "cut (share)": float(np.mean(np.array(lengths) > p.max_completion_length)),
         }
-        found.append({"vocabulary": p.vocab_size, **counts, **limits})
+        kinds = {"kinds at once": p.world.parts} if sweep == "spans" else {}
+        found.append({**kinds, "vocabulary": p.vocab_size, **counts, **limits})
     return pd.DataFrame(found)
