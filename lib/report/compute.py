@@ -1,6 +1,6 @@
 """What the records cost, and what they were made with: hours, seeds, machines, versions.
 
-Every process has one thread, so seconds of a stage are CPU-seconds, waiting for others on the machine included. Left
+Every process has one thread. Seconds of a stage are by the clock, waiting for others on the machine included. Left
 out: runs that left no record, trials that set a profile's size, the tests, and the book."""
 
 from pathlib import Path
@@ -19,17 +19,17 @@ def load(folder: Path = RESULTS) -> dict[str, list[dict]]:
 
 
 def hours(files: dict[str, list[dict]]) -> pd.DataFrame:
-    """A line per file and one of all: records, rows of `methods.py`, seeds, CPU-hours with what rows share counted once
-    (`seconds`), and as if each run had been alone."""
+    """A line per file and one of all: records, rows of `methods.py`, seeds, hours of one thread with what rows share
+    counted once (`seconds`), and as if each run had been alone."""
     lines = []
     for name, records in files.items():
         alone = sum(sum(r["stage_seconds"].values()) if "stage_seconds" in r else own(r) for r in records)
         rows = {r["method"] for r in records if "method" in r}
         of_seeds = {r["seed"] for r in records if r.get("seed") is not None}
         line = {"file": name, "records": len(records), "rows": len(rows), "seeds": len(of_seeds)}
-        lines.append(line | {"CPU-hours": seconds(records) / 3600, "each run alone": alone / 3600})
+        lines.append(line | {"hours of one thread": seconds(records) / 3600, "each run alone": alone / 3600})
     found = pd.DataFrame(lines).astype({"rows": "Int64", "seeds": "Int64"})
-    total = found[["records", "CPU-hours", "each run alone"]].sum()
+    total = found[["records", "hours of one thread", "each run alone"]].sum()
     return pd.concat([found, pd.DataFrame([{"file": "all", **total}])], ignore_index=True)
 
 
@@ -73,7 +73,7 @@ def sentence(files: dict[str, list[dict]]) -> str:
     gpus = sum(r["provenance"].get("gpu") is not None for records in files.values() for r in records)
     peak = max(r["provenance"].get("peak_rss_mib") or 0 for records in files.values() for r in records) / 1024
     return (
-        f"{total.records:.0f} records took {total['CPU-hours']:.0f} CPU-hours; run one by one, with nothing shared, "
-        f"they would have taken {total['each run alone']:.0f}. {gpus or 'None'} of them used a GPU, and none more than "
-        f"{peak:.1f} GiB of memory."
+        f"{total.records:.0f} records took {total['hours of one thread']:.0f} hours of one thread, waiting included; "
+        f"run one by one, with nothing shared, they would have taken {total['each run alone']:.0f}. "
+        f"{gpus or 'None'} of them used a GPU, and none more than {peak:.1f} GiB of memory."
     )

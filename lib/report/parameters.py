@@ -137,15 +137,15 @@ def results(namespace: dict, which: str = "results", needed: bool = True) -> tup
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     inside = [file.relative_to(ROOT) for file in files if file.is_relative_to(ROOT)]
     links = ", ".join(f"[{file}](../{file})" for file in inside) or f"{len(files)} files of {name}"
+    show.note(f"{len(records)} records: {links}.")
     if Path(name).name == RESULTS_0_1:
         show.banner(
-            "These records are of version 0.1, whose instrument was unfair: rewards paid before the token that decides "
-            "them, rewards of rows on different scales, a tiny model that could not remember what it had named, pairs "
-            "filtered by length, a mask whose preferred share drifted. Conclusions from them do not stand; they are "
-            "being measured again."
+            f"The records of data/results/{RESULTS_0_1} are of version 0.1, whose instrument was unfair: rewards paid "
+            "before the token that decides them, rewards of rows on different scales, a tiny model that could not "
+            "remember what it had named, pairs filtered by length, a mask whose preferred share drifted. Conclusions "
+            "from them do not stand; the comparison has been measured again."
         )
         show.note("More on each: [What we got wrong](../book/what_we_got_wrong.md).")
-    show.note(f"{len(records)} records: {links}.")
     if any(r["profile"] == "smoke" for r in records):
         show.banner("Some of these records are of profile smoke, which only checks that everything runs.")
     return records, f"Data: {Path('data/results', name) if inside else name}{show.made_by(records)}."

@@ -11,7 +11,8 @@ from study.backbones import BACKBONES, FROZEN, MAIN_TABLES, TRAINED
 from study.profiles import PROFILES
 
 FORWARD, LEARNT = 2, 8  # operations a parameter and token; every backbone checkpoints
-GPUS = (1, 8, 64)
+GPUS = (8, 1, 64)  # eight, as the papers had, first
+UNIT = "(GPU-hours)"
 
 
 def parameters(config: dict) -> int:
@@ -22,6 +23,10 @@ def parameters(config: dict) -> int:
     biases = width + 2 * keys if config["model_type"] == "qwen2" else 0
     layer = 2 * width * (width + keys) + 3 * width * inner + 2 * width + biases
     return 2 * config["vocab_size"] * width + layers * layer + width
+
+
+def gpus(n: int) -> str:
+    return f"{n} GPU{'s' * (n > 1)}"
 
 
 def settings() -> pd.DataFrame:
@@ -72,7 +77,9 @@ def hours(peak: float, training: float, sampling: float, filled: float) -> pd.Da
             "PPO": answers * 2 * p.ppo_epochs * LEARNT / training,  # policy and critic
         }
         spent = {stage: size * length * x / peak / 3600 for stage, x in spent.items()}
-        rows.append({"profile": name, "pairs": pairs, "answers": answers, **spent, "all": sum(spent.values())})
+        told = {"all": sum(spent.values()), **spent}
+        told = {f"{stage} {UNIT}": x for stage, x in told.items()}
+        rows.append({"profile": name, **told, "pairs": pairs, "answers": answers})
     return pd.DataFrame(rows)
 
 
@@ -81,13 +88,13 @@ def main_tables(cost: pd.DataFrame) -> pd.DataFrame:
     is lost between them. A policy that samples counts as PPO, with its critic; one on pairs as a scorer whose reference
     is read too; SFT once."""
     rows = []
-    for one in cost.set_index("profile").itertuples():
+    for one in cost.rename(columns=lambda name: name.removesuffix(f" {UNIT}")).set_index("profile").itertuples():
         of, told = MAIN_TABLES[one.Index], {"profile": one.Index}
         on_pairs = one.scorer * (LEARNT + FORWARD) / LEARNT
         seed = of.scorers * one.scorer + of.sampling * (one.sampling + one.scoring + one.PPO) + of.on_pairs * on_pairs
         hours = one.SFT + of.seeds * seed
-        told |= {"table": of.name, "scorers": of.scorers, "policies": of.sampling + of.on_pairs, "seeds": of.seeds}
-        rows.append(told | {"GPU-hours": hours} | {f"days on {n}": hours / n / 24 for n in GPUS})
+        told |= {"table": of.name, "GPU-hours": hours} | {f"days on {gpus(n)}": hours / n / 24 for n in GPUS}
+        rows.append(told | {"scorers": of.scorers, "policies": of.sampling + of.on_pairs, "seeds": of.seeds})
     return pd.DataFrame(rows)
 
 
@@ -102,6 +109,6 @@ def memory() -> pd.DataFrame:
             trained, frozen = TRAINED[stage] * size, 2 * FROZEN.get(stage, 0) * size
             whole = 4 * largest if engine.startswith("zero3") else 2 * trained
             shared = 0 if engine.endswith("-offload") else 18 * trained  # between all GPUs
-            held = {f"on {n}": (whole + shared / n + frozen) / 2**30 for n in GPUS}
+            held = {f"on {gpus(n)} (GiB)": (whole + shared / n + frozen) / 2**30 for n in GPUS}
             rows.append({"profile": name, "stage": stage, "engine": engine, **held})
     return pd.DataFrame(rows)

@@ -19,11 +19,14 @@ def test_a_stage_that_rows_share_is_counted_once_and_a_process_without_stages_wh
         "b": [made("sft", 1, seconds=3600.0, gpu="H100"), made("sft", 1, seconds=3600.0, peak_rss_mib=2048)],
     }
     found = compute.hours(files).set_index("file")
-    assert found["CPU-hours"].to_dict() == pytest.approx({"a": 3601 / 3600, "b": 2.0, "all": 3601 / 3600 + 2})
+    assert found["hours of one thread"].to_dict() == pytest.approx({"a": 3601 / 3600, "b": 2.0, "all": 3601 / 3600 + 2})
     assert found["each run alone"]["all"] == pytest.approx(5401 / 3600 + 2)
     assert found.rows["a"] == 2 and found.seeds["b"] == 1 and found.records["all"] == 4
     said = compute.sentence(files)
-    assert said.startswith("4 records took 3 CPU-hours") and "1 of them used a GPU, and none more than 2.0 GiB" in said
+    assert (
+        said.startswith("4 records took 3 hours of one thread, waiting included")
+        and "1 of them used a GPU, and none more than 2.0 GiB" in said
+    )
     told = compute.machines(files).set_index("of")["in the records"]
     assert told["torch"] == "2" and told["gpu"] == "none (3), H100 (1)" and told["commits"] == "1 different"
 
@@ -46,7 +49,7 @@ def test_the_committed_records_are_all_counted():
     lines = sum(1 for path in paths for line in path.read_text().splitlines() if line)
     assert compute.hours(files).records.iloc[-1] == lines
     told = compute.hours(files)
-    assert (told["CPU-hours"] <= told["each run alone"] + 1e-9).all()
+    assert (told["hours of one thread"] <= told["each run alone"] + 1e-9).all()
 
 
 def test_all_32_questions_of_reforms_are_answered():

@@ -250,6 +250,7 @@ def test_trackers_reach_the_trainers_and_no_key(started, tmp_path, monkeypatch):
 def test_gpu_hours_are_operations_over_what_a_gpu_does():
     """Of Llama-3-8B, by hand: 60,416 answers of 2,048 tokens, sampled once."""
     cost = scaling.hours(1e15, 0.5, 0.1, 1.0).set_index("profile").loc["llama3-8b"]
+    cost = cost.rename(lambda name: name.removesuffix(f" {scaling.UNIT}"))
     assert cost["sampling"] == pytest.approx(60_416 * 2048 * 2 * 8.030261e9 / 1e14 / 3600, rel=1e-6)
     assert cost["PPO"] == pytest.approx(60_416 * 2048 * 2 * 8 * 8.030261e9 / 5e14 / 3600, rel=1e-6)
     assert cost["all"] == pytest.approx(cost[["SFT", "scorer", "sampling", "scoring", "PPO"]].sum())
@@ -267,9 +268,12 @@ def test_a_papers_main_table_is_counted_as_it_was_printed():
             assert sum(of.sampling + of.on_pairs + 1 for of in ours) == printed, f"{paper}, Table {number}"
     cost = scaling.hours(1e15, 0.5, 0.1, 1.0)
     one, whole = (x.set_index("profile").loc["llama2-7b"] for x in (cost, scaling.main_tables(cost)))
+    one = one.rename(lambda name: name.removesuffix(f" {scaling.UNIT}"))
     policies = 5 * (one["sampling"] + one["scoring"] + one["PPO"]) + 2 * one["scorer"] * 10 / 8
     assert whole["GPU-hours"] == pytest.approx(one["SFT"] + 3 * (3 * one["scorer"] + policies))
-    assert whole["days on 64"] * 64 == pytest.approx(whole["days on 1"]) == pytest.approx(whole["GPU-hours"] / 24)
+    assert (
+        whole["days on 64 GPUs"] * 64 == pytest.approx(whole["days on 1 GPU"]) == pytest.approx(whole["GPU-hours"] / 24)
+    )
 
 
 def test_memory_on_the_page_is_what_deepspeed_estimates():
@@ -280,4 +284,6 @@ def test_memory_on_the_page_is_what_deepspeed_estimates():
             stage, said = line.strip().split(", ", 1)[0], line.split(": ", 1)[1]
             estimates = dict(part.split(" (")[0].split(": ") for part in said.split(", "))
             for n in scaling.GPUS:
-                assert f"{table.loc[(name, stage), f'on {n}']:.0f}" == estimates[str(n)], f"{name}, {stage}, {n} GPUs"
+                assert f"{table.loc[(name, stage), f'on {scaling.gpus(n)} (GiB)']:.0f}" == estimates[str(n)], (
+                    f"{name}, {stage}, {n} GPUs"
+                )

@@ -135,11 +135,13 @@ def noise_term(numbers: pd.DataFrame) -> str:
     """A sentence: how the measured noise compares with Eq. 12's c^2 K, from `summed` at all noises."""
     mean, last = (numbers[numbers.reads == reads] for reads in ("mean", "last"))
     blind, own = mean[~mean.partition.isin(SEE_THE_NOISE)], mean[mean.partition.isin(SEE_THE_NOISE)]
+    seen = last[last.partition.isin(SEE_THE_NOISE)]
     coarse = last[~last.partition.isin((*SEE_THE_NOISE, "token"))]
     return (
         f"Noise over c²K: read as means, {blind.ratio.min():.2f} to {blind.ratio.max():.2f} for partitions that do not "
         f"look at the noise, and up to {own.ratio.max():.2f} for those cut from the noisy rewards; read at the last "
-        f"token, {coarse.ratio.min():.2f} and more for partitions coarser than tokens."
+        f"token, {coarse.ratio.min():.2f} and more for partitions that do not look at it and are coarser than tokens, "
+        f"and {seen.ratio.min():.2f} to {seen.ratio.max():.2f} for those cut from the noisy rewards."
     )
 
 
