@@ -75,9 +75,9 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	.venv/bin/python -m study.tuning policies --profile $(or $(PROFILE),cpu) --methods $(TUNED)
 	$(STUDY) --tuned --methods $(TUNED) --seeds $(ALL_SEEDS)
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(FIVE)
-	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
-	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'
-	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"world": {"kinds": 6, "parts": 4}, "vocab_size": 315, "max_prompt_length": 80, "max_completion_length": 640, "credit_responses": 12, "heldout_proxy": false}'
+	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
+	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'
+	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 6, "parts": 4}, "vocab_size": 315, "max_prompt_length": 80, "max_completion_length": 640, "credit_responses": 12, "heldout_proxy": false}'
 	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"vocab_size": 400, "max_completion_length": 192}'
 	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"vocab_size": 275, "max_prompt_length": 80, "max_completion_length": 360}'
 	$(BRIEF) --methods $(LONG) --seeds $(FIVE) --change '{"vocab_size": 261, "max_prompt_length": 96, "max_completion_length": 520}'

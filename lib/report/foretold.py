@@ -80,6 +80,8 @@ def again(records: list[dict]) -> pd.DataFrame:
         "two kinds at once": (otherwise(records, SPANS[1]), None),
         "three kinds at once": (otherwise(records, SPANS[2]), None),
         "four kinds at once": (otherwise(records, SPANS[3]), None),
+        "edits at two kinds": (otherwise(records, SPANS[1]), None),
+        "edits at three kinds": (otherwise(records, SPANS[2]), None),
         "a quarter of the pairs": (fewer, None),
         "a quarter of the pairs against all": (fewer, runs),
         "only the whole counts": (otherwise(records, WHOLE), None),

@@ -49,6 +49,7 @@ PAIRS = (1_000, 4_000)
 WHOLE = {"world": {"returns": "whole"}}  # nothing but the complete, clean answer counts
 ERRORS = {"tlcr-error-0": 0.0, "tlcr": 0.1, "tlcr-error-0.3": 0.3, "tlcr-error-0.5": 0.5}
 LEARNED = ("bandit", "segment", "token")
+EDITED = ("bandit-synthetic", "tlcr-clauses")  # TLCR's edits in one number an answer; edits that know no truth
 ORACLE = ("oracle-sequence", "oracle-dense", "oracle-dense-even")
 
 
@@ -67,7 +68,8 @@ def cells(profile: str) -> list[Cell]:
     """Every cell of the five sweeps at a profile. A length stands by its number, as its tokens are measured."""
     full = profile_row(profile).pairs
     of_length = ("sft", *LEARNED, "tlcr", *ORACLE)
-    lengths = [Cell(sweep, i, of_length, x) for sweep, found in OF_LENGTH.items() for i, x in enumerate(found)]
+    rows = {"length": of_length, "spans": (*of_length, *EDITED)}
+    lengths = [Cell(sweep, i, rows[sweep], x) for sweep, found in OF_LENGTH.items() for i, x in enumerate(found)]
     pairs = [Cell("pairs", n, LEARNED, {"pairs": n} if n != full else {}) for n in sorted({*PAIRS, full})]
     whole = Cell("whole", 1, ("sft", "bandit", "segment", "oracle-sequence", "oracle-dense"), WHOLE)
     return [*lengths, *pairs, *(Cell("error", error, (name,)) for name, error in ERRORS.items()), whole]

@@ -78,10 +78,15 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
         made = [record(name, seed, changes=changes) for seed in range(len(ends))]
         return [r | {"final": {"true_return": x}} for r, x in zip(made, ends)]
 
-    old = ended("tlcr", [9, 9, 9, 1.0, 1.1, 0.9]) + ended("bandit", [0, 0, 0, 2.0, 2.1, 1.9]) + ended("token", [5] * 3)
+    old = (
+        ended("tlcr", [9, 9, 9, 1.0, 1.1, 0.9])
+        + ended("bandit", [0, 0, 0, 2.0, 2.1, 1.9])
+        + ended("token", [5] * 3)
+        + ended("tlcr-clauses", [5])
+    )
     other = ended("tlcr", [3, 3], sft_rows=15_000) + ended("token", [1.0, 1.1], sft_rows=15_000)
     found = ended("tlcr", [9.5, 9.6, 9.4, 1.5, 1.6, 1.4], lam=0.8) + ended("oracle-dense", [4, 4], lam=0.95)
-    ends = {"bandit": [5.0, 5.1], "token": [3.0, 3.1]}
+    ends = {"bandit": [5.0, 5.1], "token": [3.0, 3.1], "tlcr-clauses": [4.0, 4.1]}
     longer = [x for spans in SPANS[1:] for name in ends for x in ended(name, ends[name], **spans)]
     fewer = ended("token", [4.5, 4.6, 4.4], pairs=1_000) + ended("bandit", [0, 0, 0], pairs=1_000)
     whole = ended("bandit", [2.0, 2.1], **WHOLE) + ended("sft", [1.0, 1.0], **WHOLE) + ended("sft", [1.0])
@@ -92,9 +97,10 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     assert found.difference["lambda 0.8 against 1", "tlcr", "tlcr"] == pytest.approx(0.5, abs=0.01)
     assert found.difference["lambda 0.95 against 1", "oracle-dense", "oracle-dense"] == pytest.approx(0)
     assert found.difference["two kinds at once", "token", "bandit"] == pytest.approx(-2)
+    assert found.difference["edits at three kinds", "tlcr-clauses", "bandit"] == pytest.approx(-1)
     assert found.difference["a quarter of the pairs against all", "token", "token"] == pytest.approx(-0.5, abs=0.01)
     assert found.difference["only the whole counts", "bandit", "sft"] == pytest.approx(1.05, abs=0.01)
-    assert len(found) == 11
+    assert len(found) == 13
     assert set(foretold.expected(foretold.SEEDS).about) == set(found.index.get_level_values("about"))
 
 
