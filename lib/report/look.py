@@ -189,7 +189,8 @@ def drawing(figure: Figure, alt: str) -> str:
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r"(href=\"|url\()#", rf"\1#{name}", body)
     body = re.sub("#[0-9a-f]{6}", lambda m: variable(m[0]), body)
-    wide, least = (f"{pixels * figure.get_figwidth():.0f}px" for pixels in (108, 78))  # an inch; 78 on a phone
-    look = f"max-width:{wide};--least:{least};stroke-linejoin:round;stroke-linecap:butt;"
+    wide, least = (pixels * figure.get_figwidth() for pixels in (108, 78))  # an inch; 78 on a phone
+    look = f"max-width:{wide:.0f}px;--least:{least:.0f}px;stroke-linejoin:round;stroke-linecap:butt;"
     look += "fill:" + variable("#000000")
-    return f'<svg role="img" aria-label="{html.escape(alt)}" {size} style="{look}">{body}'
+    column = ' class="wide"' if least > 350 else ""  # wider than a phone's: `book.css` says so
+    return f'<svg role="img"{column} aria-label="{html.escape(alt)}" {size} style="{look}">{body}'

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from densereward.reward import rewards
 from densereward.text.models import build_tokenizer
@@ -491,3 +492,9 @@ def test_a_parameter_that_is_none_is_none_and_no_gap_in_measuring(monkeypatch):
     monkeypatch.setattr(show, "display", lambda bundle, **_: shown.append(bundle["text/html"]))
     show.provenance({"provenance": {"commit": "abc"}, "params": {"mask": None, "content": "", "seed": 0, "rows": [1]}})
     assert "Nothing measured" not in shown[0] and shown[0].count(">none<") == 2
+
+
+@pytest.mark.parametrize("inches, wide", [(4.4, False), (7.4, True)])
+def test_a_figure_that_a_phone_cannot_hold_is_marked(inches, wide):
+    figure = Figure(figsize=(inches, 2))
+    assert ('class="wide"' in look.drawing(figure, "alt").split(">")[0]) is wide
