@@ -251,7 +251,7 @@ def scorer_table(records: list[dict]) -> pd.DataFrame:
         own = interval_text(*of["train"], 3) if "train" in of else None
         held = {"held-out pairs": len(of["right"]), "held-out accuracy": interval_text(*of["accuracy"], 3)}
         rows.append({"scorer": names.get(name) or label(name), **held, "on its own pairs": own})
-        rows[-1]["seconds"] = of["provenance"]["seconds"]
+        rows[-1]["seconds"] = round(of["provenance"]["seconds"])
     return pd.DataFrame(rows)
 
 
