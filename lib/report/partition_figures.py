@@ -110,12 +110,15 @@ def parts(numbers: pd.DataFrame, noises: list[float]) -> tuple[Figure, pd.DataFr
     return figure, numbers
 
 
+STRONGER = ("#c9c9c9", "#b5b5b5", "#6b6b6b", "#555555", "#444444", "#000000")  # on either ground: `look.DARK`
+
+
 def noise_terms(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Measured noise over Eq. 12's c^2 K, 1 where the equation holds: partitions down the side, a column for each way
-    to read a segment, a mark per noise c, larger ones darker."""
+    to read a segment, a mark per noise c, larger ones stronger."""
     names = [name for name in STYLE if name in set(numbers.partition)]
     noises = sorted(numbers.c.unique())
-    shades = [str(x) for x in np.linspace(0.72, 0, len(noises))]
+    shades = [STRONGER[i] for i in np.linspace(0, len(STRONGER) - 1, len(noises)).round().astype(int)]
     figure, axes = canvas(1, 2, 1.1 + 0.28 * len(names), sharey=True)
     for ax, (reads, text) in zip(axes[0], READS.items()):
         for i, (c, shade) in enumerate(zip(noises, shades)):

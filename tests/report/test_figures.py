@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from densereward.reward import rewards
 from densereward.text.models import build_tokenizer
-from report import controls, diagnostics, figures, lines, look, reward_figures, show, strips
+from report import controls, diagnostics, figures, lines, look, partition_figures, reward_figures, show, strips
 from report.notebooks import ROOT
 from study import summary
 from study.methods import CORE, METHODS
@@ -498,3 +498,10 @@ def test_a_parameter_that_is_none_is_none_and_no_gap_in_measuring(monkeypatch):
 def test_a_figure_that_a_phone_cannot_hold_is_marked(inches, wide):
     figure = Figure(figsize=(inches, 2))
     assert ('class="wide"' in look.drawing(figure, "alt").split(">")[0]) is wide
+
+
+def test_more_noise_is_a_stronger_mark_on_either_ground():
+    """Greys without a twin were brightest, or not to be seen, on a dark page."""
+    for ground, colours in GROUNDS.items():
+        seen = [contrast(rgb(colours[x]), rgb(colours["#ffffff"])) for x in partition_figures.STRONGER]
+        assert seen == sorted(seen) and seen[0] > 1.3, ground
