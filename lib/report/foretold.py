@@ -82,6 +82,7 @@ def again(records: list[dict]) -> pd.DataFrame:
         "four kinds at once": (otherwise(records, SPANS[3]), None),
         "edits at two kinds": (otherwise(records, SPANS[1]), None),
         "edits at three kinds": (otherwise(records, SPANS[2]), None),
+        "edits at four kinds": (otherwise(records, SPANS[3]), None),
         "a quarter of the pairs": (fewer, None),
         "a quarter of the pairs against all": (fewer, runs),
         "only the whole counts": (otherwise(records, WHOLE), None),
