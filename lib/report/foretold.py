@@ -70,7 +70,7 @@ def again(records: list[dict]) -> pd.DataFrame:
     """Verdicts on the lines of the second file: of the comparison's runs from seed FIRST on, and of those with another
     SFT model, a shorter reach, longer answers, fewer pairs or another return, where a part says so against the
     comparison's."""
-    lines, runs = expected(SEEDS), alike(records)
+    lines, runs, own = expected(SEEDS), alike(records), alike(records, tuned=True)
     fewer = otherwise(records, {"pairs": 1_000})
     held = {
         "seeds from 3 on": ([r for r in runs if r["seed"] >= FIRST], None),
@@ -86,6 +86,8 @@ def again(records: list[dict]) -> pd.DataFrame:
         "a quarter of the pairs": (fewer, None),
         "a quarter of the pairs against all": (fewer, runs),
         "only the whole counts": (otherwise(records, WHOLE), None),
+        "own settings": (own, None),
+        "own settings against one for all": (own, runs),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])
 

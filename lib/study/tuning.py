@@ -125,7 +125,7 @@ def policies(
 ) -> None:
     """Trials of learning rate and KL coefficient for each method, and the choices made of them."""
     with command_line.asking():
-        folder, base = out or runner.RESULTS / profile, profile_row(profile)
+        folder, base = out or runner.RESULTS / profile, profile_row(profile, heldout_proxy=True)
         rows = [row for row in runner.rows_of(methods) if row.trainer != "none"]
         if not rows:
             raise ValueError(f"methods is {methods!r}: none of them is trained, so there is nothing to tune")
@@ -142,7 +142,7 @@ def choose(folder: Path) -> None:
     """Write `choices.json` beside the trials: for each method with all its trials, the setting with the highest mean
     score of the held-out proxy over seeds (`choices`), that with the highest mean true return (`by_truth`), and which
     fields of its choice are the least or the largest of its grid (`edges`). A trial that was made twice counts once,
-    one of a row that has changed since not at all; a profile without a held-out proxy (smoke) chooses by the truth."""
+    one of a row that has changed since not at all."""
     found: dict[str, dict[str, dict[int, dict]]] = {}
     for r in read_records(folder / "tuning.jsonl", check_record):
         row = METHODS.get(r["method"])
@@ -155,8 +155,7 @@ def choose(folder: Path) -> None:
         if any(set(trials) < set(SEEDS) for trials in wanted):
             continue
         for name, metric in (("choices", "heldout_proxy"), ("by_truth", "true_return")):
-            known = metric if all(r.get(metric) is not None for t in wanted for r in t.values()) else "true_return"
-            means = [np.mean([trials[seed][known] for seed in SEEDS]) for trials in wanted]
+            means = [np.mean([trials[seed][metric] for seed in SEEDS]) for trials in wanted]
             made[name][method_name] = settings(grid)[int(np.argmax(means))]
         chosen = made["choices"][method_name]
         made["edges"][method_name] = [x for x, values in grid.items() if chosen[x] in (min(values), max(values))]

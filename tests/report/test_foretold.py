@@ -90,7 +90,9 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     longer = [x for spans in SPANS[1:] for name in ends for x in ended(name, ends[name], **spans)]
     fewer = ended("token", [4.5, 4.6, 4.4], pairs=1_000) + ended("bandit", [0, 0, 0], pairs=1_000)
     whole = ended("bandit", [2.0, 2.1], **WHOLE) + ended("sft", [1.0, 1.0], **WHOLE) + ended("sft", [1.0])
-    found = foretold.again(old + other + ended("oracle-dense", [4.1, 3.9]) + found + longer + fewer + whole)
+    own = [{**r, "params": {**r["params"], "tuned": True}} for r in ended("token", [5.5, 5.6, 5.4], kl_coef=0.5)]
+    own += [{**r, "params": {**r["params"], "tuned": True}} for r in ended("bandit", [5.0, 5.1, 4.9], kl_coef=0.1)]
+    found = foretold.again(old + other + ended("oracle-dense", [4.1, 3.9]) + found + longer + fewer + whole + own)
     found = found.set_index(["about", "method", "other"])
     assert found.verdict["seeds from 3 on", "tlcr", "bandit"] == "came", "the first seeds are not counted"
     assert found.difference["another SFT model", "token", "tlcr"] == pytest.approx(-1.95, abs=0.01)
@@ -100,7 +102,9 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     assert found.difference["edits at three kinds", "tlcr-clauses", "bandit"] == pytest.approx(-1)
     assert found.difference["a quarter of the pairs against all", "token", "token"] == pytest.approx(-0.5, abs=0.01)
     assert found.difference["only the whole counts", "bandit", "sft"] == pytest.approx(1.05, abs=0.01)
-    assert len(found) == 13
+    assert found.difference["own settings", "token", "bandit"] == pytest.approx(0.5, abs=0.01)
+    assert found.difference["own settings against one for all", "token", "token"] == pytest.approx(0.5, abs=0.01)
+    assert len(found) == 18
     assert set(foretold.expected(foretold.SEEDS).about) == set(found.index.get_level_values("about"))
 
 
