@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from report import lines
+from report import lines, phone
 from study.methods import METHODS
 from study.summary import label
 
@@ -137,32 +137,40 @@ def head(ax) -> None:
 
 PLACES = [(side * 7, up) for up in (4, -10, 14, -20, 24, -30) for side in (1, -1)]  # offsets of a name, in points
 NEAR = 25  # pixels between points of which a reader could take one's name for the other's
+POINT = "point"  # the mark of the name of a point
 
 
 def names(ax, points: list[tuple[float, float, str]]) -> None:
     """The name of each point (x, y, name) beside it, within the axes, over no other name or point and below those of
-    higher points near by. Limits and scales are set before."""
-    ax.figure.draw_without_rendering()
-    spots = ax.transData.transform([point[:2] for point in points])
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
-    texts = [ax.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=8.5) for x, y, name in points]
-    higher = []  # (spot, box of its name)
-    for spot, text in sorted(zip(spots, texts), key=lambda one: -one[0][1]):
-        top = min((box.y0 for at, box in higher if np.hypot(*(at - spot)) < NEAR and at[1] > spot[1]), default=np.inf)
-        boxes = {place: _placed(text, place) for place in PLACES}
-        free = [p for p, box in boxes.items() if _within(box, ax.bbox) and not any(map(box.overlaps, taken))]
-        place = next((p for p in free if boxes[p].y0 <= top), (free or PLACES[-1:])[0])
-        _placed(text, place)
-        taken.append(boxes[place])
-        higher.append((spot, boxes[place]))
-        if abs(place[1]) > 10:
-            ax.annotate("", text.xy, place, textcoords="offset points", arrowprops=lines.LEAD)
+    higher points near by, once `beside` has moved them."""
+    for x, y, name in points:
+        lead = {"arrowprops": lines.LEAD, "fontsize": 8.5, "textcoords": "offset points", "gid": POINT}
+        ax.annotate(name, (x, y), (0, 0), **lead)
+
+
+def beside(figure: Figure) -> None:
+    """Moves the names of points (`names`) to where a figure, as it is laid out, has room for them."""
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        texts = [text for text in ax.texts if text.get_gid() == POINT]
+        spots = ax.transData.transform([text.xy for text in texts]) if texts else []
+        taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
+        higher = []  # (spot, box of its name)
+        for spot, text in sorted(zip(spots, texts), key=lambda one: -one[0][1]):
+            near = (box.y0 for at, box in higher if np.hypot(*(at - spot)) < NEAR and at[1] > spot[1])
+            top, boxes = min(near, default=np.inf), {place: _placed(text, place) for place in PLACES}
+            free = [p for p, box in boxes.items() if _within(box, ax.bbox) and not any(map(box.overlaps, taken))]
+            place = next((p for p in free if boxes[p].y0 <= top), (free or PLACES[-1:])[0])
+            _placed(text, place)
+            text.arrow_patch.set_visible(abs(place[1]) > 10)
+            taken.append(boxes[place])
+            higher.append((spot, boxes[place]))
 
 
 def _placed(text, place: tuple) -> Bbox:
     """Where a name lies once it is moved to an offset of PLACES."""
     text.set(position=place, ha="left" if place[0] > 0 else "right")
-    return text.get_window_extent()
+    return matplotlib.text.Text.get_window_extent(text)  # without its lead
 
 
 def _within(box: Bbox, outer: Bbox) -> bool:
@@ -175,9 +183,18 @@ def variable(colour: str) -> str:
 
 
 def drawing(figure: Figure, alt: str) -> str:
-    """A figure as SVG within a page: `alt` for readers who cannot see it, its colours as variables (`DARK`)."""
+    """A figure as SVG within a page, and after it once more for a phone (`phone.stack`, which leaves the figure so):
+    `alt` for readers who cannot see it, its colours as variables (`DARK`)."""
+    page = _svg(figure, alt)
+    if phone.stack(figure):
+        return page.replace("<svg", '<svg class="page"', 1) + _svg(figure, alt).replace("<svg", '<svg class="phone"', 1)
+    return page.replace("<svg", '<svg class="wide"', 1) if figure.get_figwidth() > phone.FITS else page
+
+
+def _svg(figure: Figure, alt: str) -> str:
     lines.mark(figure)
     lines.apart(figure)
+    beside(figure)
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     svg = lines.told(figure, file.getvalue())
@@ -189,8 +206,8 @@ def drawing(figure: Figure, alt: str) -> str:
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r"(href=\"|url\()#", rf"\1#{name}", body)
     body = re.sub("#[0-9a-f]{6}", lambda m: variable(m[0]), body)
-    wide, least = (pixels * figure.get_figwidth() for pixels in (108, 78))  # an inch; 78 on a phone
+    body = re.sub(r' (?:d|x|y)="[^"]+"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), body)
+    wide, least = (pixels * figure.get_figwidth() for pixels in (108, 78))  # an inch; 78 where it scrolls
     look = f"max-width:{wide:.0f}px;--least:{least:.0f}px;stroke-linejoin:round;stroke-linecap:butt;"
     look += "fill:" + variable("#000000")
-    column = ' class="wide"' if least > 350 else ""  # wider than a phone's: `book.css` says so
-    return f'<svg role="img"{column} aria-label="{html.escape(alt)}" {size} style="{look}">{body}'
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {size} style="{look}">{body}'

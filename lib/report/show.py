@@ -120,10 +120,11 @@ def number(key: str, value: float) -> None:
 
 def preview(figure) -> None:
     """The picture that a link to the book shows elsewhere, PNG of 1200 x 630 pixels; nothing is shown here. The build
-    takes it out of the executed notebook (`notebooks.lay_out`). It resizes the matplotlib figure."""
+    takes it out of the executed notebook (`notebooks.lay_out`). Call it before `figure`, which lays out anew."""
+    size, file = figure.get_size_inches(), io.BytesIO()
     figure.set_size_inches(10, 5.25)
-    file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
+    figure.set_size_inches(size)
     metadata = {"scrapbook": {"name": "preview", "mime_prefix": HIDDEN}}
     display({PREVIEW: base64.b64encode(file.getvalue()).decode()}, metadata=metadata, raw=True)
 

@@ -1,0 +1,61 @@
+"""A figure once more for a phone: its panels below each other, one column wide, nothing to swipe.
+
+`look.drawing` draws both; `book.css` shows the one that fits. Left out: figures whose ticks along the axis are written
+across it, which have as many columns as a page is wide: they scroll."""
+
+import textwrap
+
+from matplotlib.figure import Figure
+
+WIDTH, FITS = 4.6, 4.8  # inches: letters of 9 points keep 9 pixels on a phone; what fits as it is
+
+
+def stack(figure: Figure) -> bool:
+    """Lays out a figure anew, column after column, each panel with the ticks and the unit that it shared with its
+    neighbours; whether it could."""
+    axes = [ax for ax in figure.axes if ax.get_subplotspec()]
+    figure.draw_without_rendering()
+    if not axes or figure.get_figwidth() <= FITS:
+        return False
+    if any(text.get_rotation() for ax in axes for text in ax.get_xticklabels()):
+        return False
+    at = {ax: ax.get_subplotspec() for ax in axes}
+    units = {spec.rowspan.start: ax.get_ylabel() for ax, spec in at.items() if spec.is_first_col()}
+    axes.sort(key=lambda ax: (at[ax].colspan.start, at[ax].rowspan.start))
+    tall = figure.get_figheight() / at[axes[0]].get_gridspec().nrows
+    figure.set_size_inches(WIDTH, tall * len(axes))
+    for place, ax in zip(figure.add_gridspec(len(axes), 1), axes):
+        ax.tick_params(labelleft=True, labelbottom=True)
+        ax.set_ylabel(ax.get_ylabel() or units[at[ax].rowspan.start])
+        ax.set_subplotspec(place)
+    figure.draw_without_rendering()
+    for owner in (figure, *axes):
+        for legend in figure.legends[:] if owner is figure else filter(None, [owner.get_legend()]):
+            _fold(owner, legend)
+    figure.draw_without_rendering()
+    for ax in axes:
+        for text in (ax._left_title, ax.title, ax._right_title, ax.xaxis.label):
+            _wrap(text, figure.bbox.width)
+    return True
+
+
+def _fold(owner, legend) -> None:
+    """A legend that is wider than the figure in as few columns as fit."""
+    share = legend.figure.bbox.width / legend.get_window_extent().width
+    if share < 1:
+        words = [text.get_text() for text in legend.get_texts()]
+        inside = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+        place = {"loc": "outside upper left"} if owner is legend.figure else inside
+        columns = {"ncols": max(1, int(share * legend._ncols)), "title": legend.get_title().get_text() or None}
+        legend.remove()
+        owner.legend(legend.legend_handles, words, frameon=False, **place, **columns)
+
+
+def _wrap(text, width: float) -> None:
+    """The words of a title or a unit in as many lines as the figure's width (pixels) asks for."""
+    box = text.get_window_extent()
+    middle = box.x0 + box.width / 2
+    room = {"left": width - box.x0, "right": box.x1}.get(text.get_ha(), 2 * min(middle, width - middle))
+    if box.width > room:
+        letters = max(map(len, text.get_text().split("\n")))
+        text.set_text(textwrap.fill(" ".join(text.get_text().split()), int(letters * room / box.width)))
