@@ -2,8 +2,8 @@
 matplotlib figure and the numbers in it, so that a page can offer both.
 
 A dot is a seed, hollow where the run's reward model failed the gate. A bar is Student's t interval of the mean over
-seeds, 95% (one seed has none). A band around a curve spans the lowest and the highest seed. How figures look is in
-`look.py`.
+seeds, 95% (fewer than three seeds have none). A band around a curve spans the lowest and the highest seed. How figures
+look is in `look.py`.
 
 Figures of a single stage (answers, entropies, scorers, normalisers) are in `diagnostics.py`, strips of tokens in
 `strips.py`. Left out: interaction, themes."""
@@ -61,14 +61,40 @@ def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataF
     return figure, pd.concat([frame.assign(metric=metric) for metric, frame in found.items()])
 
 
+CUT = "Axes are cut: small triangles at an edge are seeds beyond it, the number there is their mean."
+
+
+def shown(numbers: pd.DataFrame) -> pd.DataFrame:
+    """`intervals` as figures draw them: none of fewer than three seeds, whose own span panels; no mean of one."""
+    few = numbers.assign(low=numbers.low.mask(numbers.seeds < 3), high=numbers.high.mask(numbers.seeds < 3))
+    return few.assign(mean=few["mean"].mask(few.seeds < 2))
+
+
+def edges(ax, seeds: pd.DataFrame, numbers: pd.DataFrame, places: dict[str, float], bounds: tuple[float, float]):
+    """At the edges of an axis that ends at `bounds`, what lies beyond: an arrow for each of `seeds`, and the mean
+    (`numbers`) written; `places`: the height of a method's row."""
+    for row in seeds.itertuples():
+        for edge, marker, beyond in zip(bounds, "<>", (row.value < bounds[0], row.value > bounds[1])):
+            if beyond:
+                look = {"marker": marker, "markersize": 4, "clip_on": False, "alpha": 0.8}
+                ax.plot([edge], [places[row.method] + 0.18], color=style(row.method)["color"], **look)
+    for row in numbers.itertuples():
+        look = {"va": "center", "fontsize": 8.5, "bbox": EDGE, "color": style(row.method)["color"]}
+        mean, y = f"{row.mean:.1f}".replace("-", "−"), places[row.method] - 0.12
+        if row.mean < bounds[0]:
+            ax.text(bounds[0], y, f" ◂ {mean}", **look)
+        if row.mean > bounds[1]:
+            ax.text(bounds[1], y, f"{mean} ▸ ", ha="right", **look)
+
+
 def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.inf, np.inf)):
     """Methods down the side, a panel for each dotted name of `panels` (name: axis label with unit): a dot per seed, a
-    bar with a tick at the mean for the interval. `marks` are named vertical lines in the first panel; `bounds` are
-    those of what is measured (a share: 0 and 1) or worth a look, beyond which no axis goes; a mean below is written at
-    the edge. Nor does an axis go further beyond the dots than they lie apart: two seeds' intervals leave it. Returns
-    figure and numbers."""
+    bar with a tick at the mean for the interval (`shown`). `marks` are named vertical lines in the first panel;
+    `bounds`, one for all or by name, are those of what is measured (a share: 0 and 1) or worth a look, beyond which no
+    axis goes (`edges`). Nor does an axis go further beyond the dots than they lie apart. Returns figure and numbers."""
     found = {name: values(records, name) for name in panels}
     methods = order(m for frame in found.values() for m in frame.method)
+    places = {name: i for i, name in enumerate(methods)}
     failed = {(r["method"], r["seed"]) for r in records if r.get("gate") == "failed"}
     top = -0.8 - 0.13 * max(map(len, marks or [""]))
     figure, axes = canvas(1, len(panels), 0.8 + 0.36 * (len(methods) - top - 0.6), sharey=True)
@@ -79,16 +105,16 @@ def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.in
         for row in found[name].itertuples():
             look = style(row.method) | {"linestyle": "none", "alpha": 0.8}
             fill = {"markerfacecolor": "white"} if (row.method, row.seed) in failed else {}
-            ax.plot([row.value], [methods.index(row.method) + 0.18], **look, **fill)
-        for row in summary.itertuples():
-            y, colour = methods.index(row.method) - 0.12, style(row.method)["color"]
+            ax.plot([row.value], [places[row.method] + 0.18], **look, **fill)
+        for row in shown(summary).itertuples():
+            y, colour = places[row.method] - 0.12, style(row.method)["color"]
             ax.plot([row.low, row.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
             ax.plot([row.mean], [y], color=colour, marker="|", markersize=11, markeredgewidth=2.5)
-            if row.mean < bounds[0]:
-                ax.text(bounds[0], y, f" ◂ {row.mean:.1f}", va="center", fontsize=8.5, color=colour, bbox=EDGE)
         apart = found[name].value.max() - found[name].value.min() or np.inf
-        least, most = found[name].value.min() - apart, found[name].value.max() + apart
-        ax.set_xlim(max(ax.get_xlim()[0], bounds[0], least), min(ax.get_xlim()[1], bounds[1], most))
+        ends = bounds.get(name, (-np.inf, np.inf)) if isinstance(bounds, dict) else bounds
+        least, most = max(ends[0], found[name].value.min() - apart), min(ends[1], found[name].value.max() + apart)
+        ax.set_xlim(max(ax.get_xlim()[0], least), min(ax.get_xlim()[1], most))
+        edges(ax, found[name], summary, places, ends)
         ax.set_xlabel(text)
     for text, x in (marks or {}).items():
         low, high = axes[0, 0].get_xlim()
@@ -101,17 +127,21 @@ def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.in
 
 
 def final_returns(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
-    """True return of sampled answers to test prompts after training: all of them, and held-out combinations alone; no
-    axis goes beyond a perfect answer, nor further below the SFT model than that is above it."""
+    """True return of sampled answers to test prompts after training: all of them, and held-out combinations alone."""
     sft = values(records, "final.true_return").query("method == 'sft'")["value"]
     panels = {
         "final.true_return": "true return (credit),\nall test prompts",
         "final.true_return_held_out": "true return (credit),\nheld-out combinations",
     }
-    perfect = values(records, "final.perfect")["value"]
-    span = perfect.mean() - sft.mean()  # credit
-    bounds = (sft.mean() - span, perfect.mean() + span / 8) if len(perfect) and len(sft) else (-np.inf, np.inf)
-    return dots(records, panels, {"SFT": sft.mean()} if len(sft) else None, bounds)
+    return dots(records, panels, {"SFT": sft.mean()} if len(sft) else None, worth(records))
+
+
+def worth(records: list[dict]) -> tuple[float, float]:
+    """Where an axis of true return ends: at a perfect answer, and as far below the SFT model as that is above it."""
+    sft = values(records, "final.true_return").query("method == 'sft'")["value"].mean()
+    perfect = values(records, "final.perfect")["value"].mean()
+    span = perfect - sft  # credit
+    return (-np.inf, np.inf) if np.isnan(span) else (sft - span, perfect + span / 8)
 
 
 def credit_fidelity(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
@@ -182,6 +212,7 @@ def sweep(records: list[dict], name: str, text: str, x: str, x_text: str, panel:
             rows, look = part[part.method == method], style(method)
             place = rows[x].map(levels.index) + 0.08 * (shift - (part.method.nunique() - 1) / 2)  # side by side
             ax.plot(place, rows["mean"], **look)
+            rows = shown(rows)
             ax.vlines(place, rows.low, rows.high, color=look["color"], linewidth=2, alpha=0.6)
         ax.set_xticks(range(len(levels)), [x if isinstance(x, str) else f"{x:g}" for x in levels])
         ax.margins(x=0.15)

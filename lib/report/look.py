@@ -18,49 +18,50 @@ from report import lines, phone
 from study.methods import METHODS
 from study.summary import label
 
-STYLE = {  # method: colour, marker, line; a variant shares its colour with what it varies
+STYLE = {  # method: colour, marker, line; no two of one figure of lines share a colour
     "sft": ("#000000", "|", ":"),
     "bandit": ("#0072B2", "o", "-"),
     "sentence": ("#8C564B", "P", "-"),
     "token": ("#E69F00", "s", "-"),
-    "bandit-as-segment": ("#D55E00", "h", "--"),
-    "segment-as-bandit": ("#0072B2", "p", "--"),
+    "bandit-as-segment": ("#CC6677", "h", "--"),
+    "segment-as-bandit": ("#999933", "p", "--"),
     "segment": ("#D55E00", "D", "-"),
-    "normaliser-none": ("#D55E00", "p", ":"),
+    "normaliser-none": ("#444444", "p", ":"),
     "dpo": ("#555555", "*", "-"),
     "random": ("#CC79A7", "X", "-"),
     "oracle-sequence": ("#56B4E9", "^", "-"),
     "oracle-dense": ("#009E73", "v", "-"),
-    "oracle-dense-even": ("#009E73", "^", ":"),
-    "oracle-sequence-noisy": ("#56B4E9", "<", "--"),
-    "oracle-dense-noisy": ("#009E73", ">", "--"),
-    "bandit-synthetic": ("#0072B2", "H", ":"),
+    "oracle-dense-even": ("#117733", "^", ":"),
+    "oracle-sequence-noisy": ("#8C6D1F", "<", "--"),
+    "oracle-dense-noisy": ("#999933", ">", "--"),
+    "bandit-synthetic": ("#56B4E9", "H", ":"),
     "tlcr": ("#882255", "d", "-"),
-    "tlcr-fixed": ("#882255", "8", "--"),
-    "appo": ("#009E73", "o", "-"),
-    "online-dpo": ("#555555", "p", "--"),
-    "adpo": ("#009E73", "*", "-"),
-    "rs": ("#8C6D1F", "s", "--"),
-    "ars": ("#009E73", "s", "-"),
+    "tlcr-fixed": ("#CC6677", "8", "--"),
+    "appo": ("#332288", "H", "-"),
+    "online-dpo": ("#8C564B", "s", "--"),
+    "adpo": ("#CC6677", "*", "-"),
+    "rs": ("#44AA99", "s", "--"),
+    "ars": ("#999933", "s", "-"),
     "remax": ("#8C6D1F", "P", "-"),
-    "figa": ("#CC79A7", "v", "-"),
-    "figa-window": ("#CC79A7", "^", "--"),
-    "rloo": ("#56B4E9", "p", "-"),
-    "grpo": ("#56B4E9", "h", "--"),
-    "rto": ("#D55E00", "<", "-"),
-    "abc": ("#E69F00", ">", "-"),
-    "tlcr-pooled": ("#882255", "D", ":"),
+    "gtpo": ("#117733", "D", "--"),
+    "figa": ("#882255", "v", "-"),
+    "figa-window": ("#56B4E9", "v", "--"),
+    "rloo": ("#44AA99", "p", "-"),
+    "grpo": ("#332288", "h", "--"),
+    "rto": ("#CC6677", "<", "-"),
+    "abc": ("#999933", "d", "-"),
+    "tlcr-pooled": ("#332288", "D", ":"),
     "segment-grpo": ("#D55E00", "P", ":"),
     "token-grpo": ("#E69F00", "h", ":"),
     "tlcr-grpo": ("#882255", "s", "-."),
-    "segment-rloo": ("#D55E00", "X", "--"),
-    "token-rloo": ("#E69F00", "p", "--"),
-    "tlcr-rloo": ("#882255", "P", "--"),
-    "appo-oracle": ("#009E73", "X", ":"),
-    "adpo-oracle": ("#009E73", "H", ":"),
-    "ars-oracle": ("#009E73", "d", ":"),
-    "tlcr-without-negative": ("#009E73", "P", "-"),
-    "tlcr-without-positive": ("#E69F00", "X", "-"),
+    "segment-rloo": ("#8C564B", "X", "--"),
+    "token-rloo": ("#999933", "D", "--"),
+    "tlcr-rloo": ("#CC79A7", "P", "--"),
+    "appo-oracle": ("#332288", "X", ":"),
+    "adpo-oracle": ("#CC6677", "H", ":"),
+    "ars-oracle": ("#999933", "8", ":"),
+    "tlcr-without-negative": ("#332288", "P", "-"),
+    "tlcr-without-positive": ("#CC79A7", "<", "-"),
 }
 DARK = {  # colour of a figure: its twin on a dark ground, as lines of `book.css`; any other colour stays as it is
     "#000000": "#e6e6e6",
@@ -80,6 +81,11 @@ DARK = {  # colour of a figure: its twin on a dark ground, as lines of `book.css
     "#882255": "#cf5a9c",
     "#8c564b": "#bd8473",
     "#8c6d1f": "#b8963c",
+    "#332288": "#cdc4ff",
+    "#117733": "#4fae6b",
+    "#44aa99": "#78d3c4",
+    "#999933": "#c6c65c",
+    "#cc6677": "#ea95a2",
     "#aa0000": "#ff7b72",
     "#1b1b1b": "#e6e6e6",  # strips: ink, below and above zero, segments, kinds of spans
     "#ea9f51": "#98551a",
@@ -123,9 +129,13 @@ def canvas(rows: int = 1, columns: int = 1, height: float = 2.4, width: float = 
 
 
 def style(method: str) -> dict:
-    """Keywords of `Axes.plot` for a method; ablations share one, their names stand at the axis."""
+    """Keywords of `Axes.plot` for a method; a variant that STYLE lacks has the colour and marker of what its name says
+    that it varies, other ablations share one: their names stand at the axis."""
+    parts = method.split("-")
+    stem = next((stem for i in range(len(parts), 0, -1) if (stem := "-".join(parts[:i])) in STYLE), None)
     spare = ("#555555", "o") if method in METHODS else SPARE[sum(map(ord, method)) % len(SPARE)]
-    colour, marker, line = STYLE.get(method, (*spare, "-"))
+    colour, marker, line = STYLE.get(stem if method in METHODS else method, (*spare, "-"))
+    line = line if method in STYLE or not stem else "--"
     return {"color": colour, "marker": marker, "linestyle": line, "label": label(method)}
 
 

@@ -15,17 +15,17 @@ from report import lines
 from report.look import canvas
 from study.words import PARTITIONS
 
-PURPLE = "#CC79A7"
+ADAPTIVE = "#332288"
 STYLE = {  # partition: colour, marker, line; shared with the methods of `look.STYLE` where they cut alike
     "sequence": ("#0072B2", "o", "-"),
     "sentence": ("#8C564B", "P", "-"),
     "ngram": ("#555555", "p", "-"),
     "entropy": ("#D55E00", "D", "-"),
     "token": ("#E69F00", "s", "-"),
-    "threshold": (PURPLE, "X", "-"),
-    "three-way": (PURPLE, "<", "--"),
-    "schmitt": (PURPLE, ">", ":"),
-    "search": ("#56B4E9", "^", "-"),
+    "threshold": (ADAPTIVE, "X", "-"),
+    "three-way": (ADAPTIVE, "<", "--"),
+    "schmitt": (ADAPTIVE, ">", ":"),
+    "search": ("#44AA99", "^", "-"),
     "spans": ("#009E73", "v", "--"),
     "optimal": ("#000000", "*", ":"),
 }
@@ -126,7 +126,7 @@ def noise_terms(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             y = part.partition.map(names.index) + 0.1 * (i - (len(noises) - 1) / 2)
             ax.hlines(y, part.ratio_low, part.ratio_high, color=shade, linewidth=1.5)
             ax.plot(part.ratio, y, color=shade, marker="o", markersize=3.5, linestyle="none", label=f"{c:g}")
-        ax.axvline(1, color="#D55E00", linewidth=1.2)
+        ax.axvline(1, color="#444444", linestyle="--", linewidth=1.2)
         ax.set_title(text, loc="left")
         ax.set_xlabel("measured noise over c²K (ratio)")
     axes[0, 1].set_xscale("log")

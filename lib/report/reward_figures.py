@@ -9,14 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from report.diagnostics import BLUE, GREEN, GREY, ORANGE, RED
+from report.diagnostics import GREY
 from report.lines import ends
 from report.look import canvas, names, style
 from study.words import AT_END, EDITS, TRUTH
 
-PURPLE = "#CC79A7"
-MARKS = dict(zip(EDITS, ((GREEN, "^"), (GREY, "o"), (ORANGE, "s"), (RED, "X"), (PURPLE, "D"))))
-FITS = {"huber": ("black", "-", "Huber (Appendix F)"), "ols": (BLUE, "--", "least squares (Section 2.3)")}
+MARKS = dict(zip(EDITS, (("#117733", "^"), (GREY, "o"), ("#999933", "s"), ("#CC6677", "X"), ("#332288", "D"))))
+FITS = {"huber": ("black", "-", "Huber (Appendix F)"), "ols": ("#CC6677", "--", "least squares (Section 2.3)")}
 
 
 def look(method: str) -> dict:
