@@ -11,6 +11,7 @@ Figures of a single stage (answers, entropies, scorers, normalisers) are in `dia
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from report import lines
 from report.look import EDGE, canvas, head, style
@@ -32,7 +33,17 @@ def families(methods: set[str]) -> dict[str, list[str]]:
     """Methods that learn from a reward model, and the oracle controls: figures show them side by side."""
     oracle = {m for m in methods if m in METHODS and METHODS[m].scorer == "oracle"}
     groups = {"learned rewards": order(methods - oracle), "oracle controls": order(oracle)}
-    return {title: group for title, group in groups.items() if group}
+    return groups if all(groups.values()) else {"": order(methods)}
+
+
+def looks(methods: list[str], frame: pd.DataFrame, column: str) -> dict[str, dict]:
+    """`style` by method, those to be seen last; of more than six all are grey (`lines.OTHER`) but the bandit and the
+    three that end farthest from the middle in `column`."""
+    ends = frame[frame.method.isin(methods)].groupby("method")[column].last()
+    far = (ends - ends.median()).abs().drop("bandit", errors="ignore").nlargest(3).index
+    grey = set(methods) - {"bandit", *far} if len(methods) > 6 else set()
+    greys = {name: style(name) | {"color": lines.OTHER, "zorder": 1.5} for name in methods if name in grey}
+    return greys | {name: style(name) for name in methods if name not in grey}
 
 
 def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataFrame]:
@@ -41,16 +52,17 @@ def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataF
     found = {metric: curve(records, metric) for metric in metrics}
     found = {metric: frame for metric, frame in found.items() if len(frame)}
     groups = families({name for frame in found.values() for name in frame.method})
-    tall = max(1.75, 0.5 + 0.15 * max(map(len, groups.values())))  # room for the names of all lines
-    figure, axes = canvas(len(found), len(groups), tall, sharex=True, sharey="row")
+    seen = {title: looks(group, next(iter(found.values())), "mean") for title, group in groups.items()}
+    figure, axes = canvas(len(found), len(groups), 1.75, sharex=True, sharey="row")
     for row, (metric, frame) in zip(axes, found.items()):
         sft = [r for r in records if r["method"] == "sft"]
         start = [values(sft, f"final.{metric}{part}")["value"].mean() for part in ("_ordinary", "")]
-        for ax, (title, methods) in zip(row, groups.items()):
-            for name in methods:
-                part, look = frame[frame.method == name], style(name)
+        for ax, (title, of) in zip(row, seen.items()):
+            for name, look in of.items():
+                part = frame[frame.method == name]
                 ax.plot(part.rollout, part["mean"], **look, markevery=max(1, len(part) // 8), linewidth=1.6)
-                ax.fill_between(part.rollout, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
+                if look["color"] != lines.OTHER:
+                    ax.fill_between(part.rollout, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
             for level in [x for x in start if not np.isnan(x)][:1]:
                 ax.axhline(level, color="black", linestyle=":", linewidth=1)
             lines.ends(ax, title if ax in axes[0] else "")
@@ -175,27 +187,40 @@ def return_against_kl(
 ) -> tuple[Figure, pd.DataFrame]:
     """Over-optimisation: where each method's mean curve goes in the plane of KL and of `judge` (axis label `unit`), and
     below, of KL and what it was paid (`summary.curve`: proxies share no scale, only shapes); the large marker is its
-    end."""
+    end. The title of a figure of one family names those that end paid more than where they were worth most, and have
+    lost a quarter of what they had gained there."""
     keys, rows = ["method", "rollout"], {judge: unit, "proxy_reward": CURVES["proxy_reward"]}
     numbers = curve(records, "kl").rename(columns={"mean": "kl"})[[*keys, "kl"]]
     for name in rows:
         numbers = numbers.merge(curve(records, name).rename(columns={"mean": name})[[*keys, name]], on=keys)
-    groups = families(set(numbers.method))
+    groups, numbers = families(set(numbers.method)), numbers.sort_values("rollout")
+    seen = {title or _worse(numbers, judge): looks(group, numbers, judge) for title, group in groups.items()}
     figure, axes = canvas(2, len(groups), 2.5, sharex=True, sharey="row")
     for row, (measure, text) in zip(axes, rows.items()):
-        for ax, (title, methods) in zip(row, groups.items()):
-            for name in methods:
-                part, look = numbers[numbers.method == name].sort_values("rollout"), style(name)
+        for ax, (title, of) in zip(row, seen.items()):
+            for name, look in of.items():
+                part = numbers[numbers.method == name]
                 ax.plot(part.kl, part[measure], **look, markevery=max(1, len(part) // 8), linewidth=1.4)
                 ax.plot(part.kl.iloc[-1:], part[measure].iloc[-1:], **look | {"label": "_", "markersize": 10})
             ax.set_xscale("symlog", linthresh=1, linscale=0.6)
             ax.set_xlim(left=-0.15)
-            ax.xaxis.set_major_formatter(lambda kl, _: f"{kl:g}")
+            ticks = [kl for kl in (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if kl <= max(1, numbers.kl.max())]
+            ax.set_xticks(ticks, [f"{kl:g}" for kl in ticks])
+            ax.xaxis.set_minor_locator(NullLocator())
             lines.ends(ax, title if ax in axes[0] else "", last=True)
         row[0].set_ylabel(text)
     for ax in axes[-1]:
         ax.set_xlabel("KL to SFT\n(nats per response; log above 1)")
     return figure, numbers
+
+
+def _worse(numbers: pd.DataFrame, judge: str) -> str:
+    found = []
+    for name, part in numbers.groupby("method"):
+        first, best, last = part.iloc[0], part.loc[part[judge].idxmax()], part.iloc[-1]
+        lost = best[judge] - last[judge] > 0.25 * (best[judge] - first[judge])
+        found += [name] if lost and last.proxy_reward > best.proxy_reward else []
+    return f"paid more and worth less at the end: {'; '.join(map(label, order(found))) or 'none'}"
 
 
 def sweep(records: list[dict], name: str, text: str, x: str, x_text: str, panel: str | None = None):

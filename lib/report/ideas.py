@@ -28,7 +28,7 @@ def segments() -> tuple[Figure, pd.DataFrame]:
     ids = np.cumsum(starts) - 1
     paid = np.array(SCORES)[ids] / np.bincount(ids)[ids]
     ax = _sheet(5.5)
-    _bars(ax, 4.0, ENTROPIES, 0.4, "Entropy before each token (nats); dashed: the cut-off", GREY)
+    _bars(ax, 4.0, ENTROPIES, 0.4, "Entropy before each token (nats); dashed: the cut-off", GREY, 0.4 * CUTOFF)
     ax.hlines(4.0 + 0.4 * CUTOFF, 0, len(ANSWER), color=INK, linestyle="--", linewidth=1, zorder=0.5)
     _row(ax, 2.75, ANSWER, [SEGMENTS[i % 2] for i in ids], "A cut above it: three segments", starts)
     for i, score in enumerate(SCORES):
@@ -44,7 +44,7 @@ def masks() -> tuple[Figure, pd.DataFrame]:
     kept = np.array(TOKEN_REWARDS) > BASELINE
     paid = ADVANTAGE * kept
     ax = _sheet(5.3)
-    _bars(ax, 4.2, TOKEN_REWARDS, 0.7, "Token rewards; dashed: the baseline", GREY)
+    _bars(ax, 4.2, TOKEN_REWARDS, 0.7, "Token rewards; dashed: the baseline", GREY, 0.7 * BASELINE)
     ax.hlines(4.2 + 0.7 * BASELINE, 0, len(ANSWER), color=INK, linestyle="--", linewidth=1, zorder=0.5)
     grounds = [ABOVE if x else PAPER for x in kept]
     _row(ax, 2.0, ANSWER, grounds, "Preferred answer: what is not above it is masked", struck=~kept)
@@ -97,8 +97,9 @@ def _row(ax, y: float, tokens, grounds, head: str, cuts=None, struck=None) -> No
             ax.hlines(y + 0.27, i + 0.08, i + 0.92, color=INK, linewidth=1.2)
 
 
-def _bars(ax, y: float, values, scale: float, head: str, ground: str = "") -> None:
-    """A bar for each token from the line at `y`, with its number; blue above zero, orange below, or of one colour."""
+def _bars(ax, y: float, values, scale: float, head: str, ground: str = "", line: float = np.nan) -> None:
+    """A bar for each token from the line at `y`, with its number, which stands above a `line` that would cross it; blue
+    above zero, orange below, or of one colour."""
     top = max(max(values), 0) * scale
     _say(ax, 0, y + top + 0.5, head, fontweight="bold")
     ax.hlines(y, 0, len(values), color=LINE, linewidth=0.8)
@@ -106,10 +107,11 @@ def _bars(ax, y: float, values, scale: float, head: str, ground: str = "") -> No
         colour = ground or (ABOVE if value > 0 else BELOW)
         ax.add_patch(Rectangle((i + 0.2, y), 0.6, value * scale, facecolor=colour))
         side, gap = ("bottom", 0.06) if value >= 0 else ("top", -0.06)
+        crossed = -0.02 < line - value * scale < 0.42 and value >= 0
         _say(
             ax,
             i + 0.5,
-            y + value * scale + gap,
+            y + (line if crossed else value * scale) + gap,
             f"{value:g}".replace("-", "−") if ground else _signed(value),
             va=side,
             ha="center",

@@ -202,6 +202,7 @@ def drawing(figure: Figure, alt: str) -> str:
 
 
 def _svg(figure: Figure, alt: str) -> str:
+    phone.wrap(figure)
     lines.mark(figure)
     lines.apart(figure)
     beside(figure)

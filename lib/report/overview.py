@@ -72,9 +72,8 @@ def returns(runs: list[dict], zoom: tuple[float, float] = (-1.0, 4.4)) -> tuple[
             edges(ax, found, numbers, places, limits)
         ax.set_xlabel("true return (credit)" + (",\nwhere most systems end" if limits else ",\nall of it"))
     axes[0, 0].set_yticks([place for place, _, _ in names], [text for _, text, _ in names])
-    for ax in axes[0]:
-        for tick, (_, _, weight) in zip(ax.get_yticklabels(), names):
-            tick.set_fontweight(weight)
+    for tick, (_, _, weight) in zip(axes[0, 0].get_yticklabels(), names):
+        tick.set_fontweight(weight)
     axes[0, 0].set_ylim(y - 0.8, -0.8)
     return figure, numbers
 

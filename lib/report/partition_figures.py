@@ -29,6 +29,8 @@ STYLE = {  # partition: colour, marker, line; shared with the methods of `look.S
     "spans": ("#009E73", "v", "--"),
     "optimal": ("#000000", "*", ":"),
 }
+SEEN = ("sequence", "sentence", "token", "search")
+MASKS = ("threshold", "three-way", "schmitt")  # adaptive ones
 READS = {"mean": "mean of the segment's tokens", "last": "last token of the segment"}
 
 
@@ -41,15 +43,19 @@ def look(partition: str) -> dict:
 def over_noise(
     panels: dict[str, tuple[pd.DataFrame, dict[str, pd.DataFrame]]], reads: str = "mean"
 ) -> tuple[Figure, pd.DataFrame]:
-    """Error over that of the optimal partition's means, against the noise c, read as `reads` says; a column per truth
-    (`panels`: title -> `summed` and, by name, `winners`). Below, a row per name: at each noise the partition with the
-    smallest error of those compared; hollow where it is not clearly smaller than the next one's."""
-    figure, axes = canvas(1, len(panels), 4.1, sharey=True)
+    """Error over that of the optimal partition's means, against the noise c, read as `reads` says; a panel per truth
+    (`panels`: title -> `summed` and, by name, `winners`); grey: neither SEEN, nor the adaptive one of the smallest
+    error, nor best anywhere. Below, a row per name: at each noise the partition with the smallest error of those
+    compared; hollow where it is not clearly smaller than the next one's."""
+    figure, axes = canvas(len(panels), 1, 3.7)
     frames = []
-    for ax, (title, (numbers, best)) in zip(axes[0], panels.items()):
+    for ax, (title, (numbers, best)) in zip(axes[:, 0], panels.items()):
         numbers = numbers[numbers.reads == reads]
-        for name in filter(set(numbers.partition).__contains__, STYLE):
+        means = numbers.groupby("partition").above.mean().reindex([*MASKS]).dropna()
+        seen = {*SEEN, *means.nsmallest(1).index, *(x for found in best.values() for x in found.partition)}
+        for name in sorted(filter(set(numbers.partition).__contains__, STYLE), key=seen.__contains__):
             part, drawn = numbers[numbers.partition == name], look(name)
+            drawn |= {} if name in seen else {"color": lines.OTHER}
             ax.plot(part.c, part.above, **drawn, linewidth=1.5)
             ax.fill_between(part.c, part.above_low, part.above_high, color=drawn["color"], alpha=0.12, linewidth=0)
         for i, (name, found) in enumerate(best.items()):
@@ -59,17 +65,16 @@ def over_noise(
                 fill = drawn["color"] if row.clear else "white"
                 across = ax.get_xaxis_transform()
                 ax.plot(row.c, height, transform=across, clip_on=False, markerfacecolor=fill, **drawn)
-            if ax is axes[0, 0]:
-                ax.annotate(name, (-0.01, height), xycoords="axes fraction", ha="right", va="center", fontsize=9)
+            ax.annotate(name, (-0.01, height), xycoords="axes fraction", ha="right", va="center", fontsize=9)
         ticks = numbers.c.unique()
         ax.set(xscale="log", yscale="log", xlabel="noise of a token's reward, c (credit)")
         ax.set_xticks(ticks, [f"{c:g}" for c in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.tick_params(axis="x", pad=6 + 12 * len(best), length=0)
+        ax.tick_params(axis="x", pad=8 + 14 * len(best), length=0)
         lines.ends(ax, title)
         frames.append(numbers.assign(truth=title))
-    axes[0, 0].set_ylabel("error over that of\nthe optimal partition (ratio)")
+        ax.set_ylabel("error over that of\nthe optimal partition (ratio)")
     return figure, pd.concat(frames)
 
 

@@ -20,23 +20,29 @@ def stack(figure: Figure) -> bool:
     if any(text.get_rotation() for ax in axes for text in ax.get_xticklabels()):
         return False
     at = {ax: ax.get_subplotspec() for ax in axes}
-    units = {spec.rowspan.start: ax.get_ylabel() for ax, spec in at.items() if spec.is_first_col()}
+    first = {spec.rowspan.start: ax for ax, spec in at.items() if spec.is_first_col()}
     axes.sort(key=lambda ax: (at[ax].colspan.start, at[ax].rowspan.start))
     tall = figure.get_figheight() / at[axes[0]].get_gridspec().nrows
     figure.set_size_inches(WIDTH, tall * len(axes))
     for place, ax in zip(figure.add_gridspec(len(axes), 1), axes):
         ax.tick_params(labelleft=True, labelbottom=True)
-        ax.set_ylabel(ax.get_ylabel() or units[at[ax].rowspan.start])
+        ax.set_ylabel(ax.get_ylabel() or first[at[ax].rowspan.start].get_ylabel())
+        for text, other in zip(ax.get_yticklabels(), first[at[ax].rowspan.start].get_yticklabels()):
+            text.set_fontweight(other.get_fontweight())
         ax.set_subplotspec(place)
     figure.draw_without_rendering()
     for owner in (figure, *axes):
         for legend in figure.legends[:] if owner is figure else filter(None, [owner.get_legend()]):
             _fold(owner, legend)
-    figure.draw_without_rendering()
-    for ax in axes:
-        for text in (ax._left_title, ax.title, ax._right_title, ax.xaxis.label):
-            _wrap(text, figure.bbox.width)
     return True
+
+
+def wrap(figure: Figure) -> None:
+    """Breaks titles and units of axes that leave the figure, or a panel's share of its width."""
+    figure.draw_without_rendering()
+    for ax in filter(lambda ax: ax.get_subplotspec(), figure.axes):
+        for text in (ax._left_title, ax.title, ax._right_title, ax.xaxis.label):
+            _wrap(text, figure.bbox.width, figure.bbox.width / ax.get_subplotspec().get_gridspec().ncols)
 
 
 def _fold(owner, legend) -> None:
@@ -51,11 +57,11 @@ def _fold(owner, legend) -> None:
         owner.legend(legend.legend_handles, words, frameon=False, **place, **columns)
 
 
-def _wrap(text, width: float) -> None:
-    """The words of a title or a unit in as many lines as the figure's width (pixels) asks for."""
+def _wrap(text, width: float, most: float) -> None:
     box = text.get_window_extent()
     middle = box.x0 + box.width / 2
     room = {"left": width - box.x0, "right": box.x1}.get(text.get_ha(), 2 * min(middle, width - middle))
+    room = min(room, most)
     if box.width > room:
         letters = max(map(len, text.get_text().split("\n")))
         text.set_text(textwrap.fill(" ".join(text.get_text().split()), int(letters * room / box.width)))

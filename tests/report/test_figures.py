@@ -89,8 +89,8 @@ def svg(figure) -> str:
 
 
 def drawn_labels(figure) -> set[str]:
-    """Everything that a figure names: at the ends of lines, and on the method axis."""
-    names = [" ".join(t.get_text().split()) for ax in figure.axes for t in ax.texts]
+    """Everything that a figure names: each line, to its reader or to the pointer, and on the method axis."""
+    names = [line.get_label() for ax in figure.axes for line in ax.lines]
     return {*names, *(t.get_text() for t in figure.axes[0].get_yticklabels())}
 
 
