@@ -98,7 +98,7 @@ def _row(ax, y: float, tokens, grounds, head: str, cuts=None, struck=None) -> No
 
 
 def _bars(ax, y: float, values, scale: float, head: str, ground: str = "", line: float = np.nan) -> None:
-    """A bar for each token from the line at `y`, with its number, which stands above a `line` that would cross it; blue
+    """A bar for each token from the line at `y`, with its number, which a `line` that would cross it sends below; blue
     above zero, orange below, or of one colour."""
     top = max(max(values), 0) * scale
     _say(ax, 0, y + top + 0.5, head, fontweight="bold")
@@ -106,12 +106,12 @@ def _bars(ax, y: float, values, scale: float, head: str, ground: str = "", line:
     for i, value in enumerate(values):
         colour = ground or (ABOVE if value > 0 else BELOW)
         ax.add_patch(Rectangle((i + 0.2, y), 0.6, value * scale, facecolor=colour))
-        side, gap = ("bottom", 0.06) if value >= 0 else ("top", -0.06)
-        crossed = -0.02 < line - value * scale < 0.42 and value >= 0
+        crossed = 0 <= line - value * scale < 0.42 and value >= 0
+        side, gap = ("bottom", 0.06) if value >= 0 and not crossed else ("top", -0.06)
         _say(
             ax,
             i + 0.5,
-            y + (line if crossed else value * scale) + gap,
+            y + (0 if crossed else value * scale) + gap,
             f"{value:g}".replace("-", "−") if ground else _signed(value),
             va=side,
             ha="center",
