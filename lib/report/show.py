@@ -90,8 +90,11 @@ def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = No
         source += f" Made at commit {here['commit'][:7]}{', with uncommitted changes' if here['dirty'] else ''}."
     csv = grid.data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
     link = f'<a download="{key or "figure"}.csv" href="{csv}">Numbers of this figure (csv)</a>.'
-    caption = f"<figcaption>{html.escape(f'{caption} {source.strip()}')} {link}</figcaption>"
-    page = f'<figure class="plate">{look.drawing(picture, alt)}{caption}</figure>'
+    drawing, order = look.drawing(picture, alt), ""
+    if 'class="phone"' in drawing and re.search(r"\b(Left|Right)\b", caption):
+        order = ' <span class="phone">Panels stand below each other here, left ones first.</span>'
+    caption = f"<figcaption>{html.escape(f'{caption} {source.strip()}')}{order} {link}</figcaption>"
+    page = f'<figure class="plate">{drawing}{caption}</figure>'
     _put({"text/html": page, "text/plain": alt}, key)
 
 
