@@ -85,18 +85,14 @@ def shown(numbers: pd.DataFrame) -> pd.DataFrame:
 def edges(ax, seeds: pd.DataFrame, numbers: pd.DataFrame, places: dict[str, float], bounds: tuple[float, float]):
     """At the edges of an axis that ends at `bounds`, what lies beyond: an arrow for each of `seeds`, and the mean
     (`numbers`) written; `places`: the height of a method's row."""
-    for row in seeds.itertuples():
-        for edge, marker, beyond in zip(bounds, "<>", (row.value < bounds[0], row.value > bounds[1])):
-            if beyond:
-                look = {"marker": marker, "markersize": 4, "clip_on": False, "alpha": 0.8}
-                ax.plot([edge], [places[row.method] + 0.18], color=style(row.method)["color"], **look)
-    for row in numbers.itertuples():
-        look = {"va": "center", "fontsize": 8.5, "bbox": EDGE, "color": style(row.method)["color"]}
-        mean, y = f"{row.mean:.1f}".replace("-", "−"), places[row.method] - 0.12
-        if row.mean < bounds[0]:
-            ax.text(bounds[0], y, f" ◂ {mean}", **look)
-        if row.mean > bounds[1]:
-            ax.text(bounds[1], y, f"{mean} ▸ ", ha="right", **look)
+    for edge, marker, side, text in zip(bounds, "<>", ("left", "right"), (" ◂ {:.1f}", "{:.1f} ▸ ")):
+        beyond = np.less if marker == "<" else np.greater
+        for row in seeds[beyond(seeds.value, edge)].itertuples():
+            look = {"marker": marker, "markersize": 4, "clip_on": False, "alpha": 0.8}
+            ax.plot([edge], [places[row.method] + 0.18], color=style(row.method)["color"], **look)
+        for row in numbers[beyond(numbers["mean"], edge)].itertuples():
+            look = {"va": "center", "ha": side, "fontsize": 8.5, "bbox": EDGE, "color": style(row.method)["color"]}
+            ax.text(edge, places[row.method] - 0.12, text.format(row.mean).replace("-", "−"), **look)
 
 
 def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.inf, np.inf)):
@@ -251,15 +247,10 @@ def sweep(records: list[dict], name: str, text: str, x: str, x_text: str, panel:
 def tuning(trials: list[dict], value: str, text: str) -> tuple[Figure, pd.DataFrame]:
     """The grid of equal trials: settings down the side, a marker per method, `value` (axis label `text`) across. The
     black tick is the mean over methods, by which one setting is chosen for all."""
-    rows = [
-        {
-            "setting": ", ".join(f"{name.replace('_', ' ')} {x:g}" for name, x in trial["changes"].items()),
-            "method": trial["method"],
-            value: trial[value],
-        }
-        for trial in trials
+    numbers = pd.DataFrame(trials)[["changes", "method", value]]
+    numbers["setting"] = [
+        ", ".join(f"{k.replace('_', ' ')} {x:g}" for k, x in of.items()) for of in numbers.pop("changes")
     ]
-    numbers = pd.DataFrame(rows)
     settings = list(dict.fromkeys(numbers.setting))
     figure, axes = canvas(1, 1, 1.2 + 0.42 * len(settings))
     ax = axes[0, 0]

@@ -58,14 +58,8 @@ def edits() -> tuple[Figure, pd.DataFrame]:
     out = np.array([a != b for a, b in zip(ANSWER, REVISED)])  # a replacement: in the same place
     paid = 2 * np.array(POSITIVE) - 1
     ax = _sheet(5.4)
-    _row(
-        ax,
-        4.6,
-        ANSWER,
-        [BELOW if x else PAPER for x in out],
-        "Rejected answer: what an edit takes out is bad",
-        struck=out,
-    )
+    grounds = [BELOW if x else PAPER for x in out]
+    _row(ax, 4.6, ANSWER, grounds, "Rejected answer: what an edit takes out is bad", struck=out)
     _row(ax, 3.15, REVISED, [ABOVE if x else PAPER for x in out], "Its revision: what the edit brings in is good")
     _bars(ax, 1.1, paid, 1.1, "Paid: a discriminator's confidence, 2 D − 1")
     labels = {"label": np.where(out, 0.0, 0.5), "of the revision": np.where(out, 1.0, 0.5)}
@@ -108,16 +102,8 @@ def _bars(ax, y: float, values, scale: float, head: str, ground: str = "", line:
         ax.add_patch(Rectangle((i + 0.2, y), 0.6, value * scale, facecolor=colour))
         crossed = 0 <= line - value * scale < 0.42 and value >= 0
         side, gap = ("bottom", 0.06) if value >= 0 and not crossed else ("top", -0.06)
-        _say(
-            ax,
-            i + 0.5,
-            y + (0 if crossed else value * scale) + gap,
-            f"{value:g}".replace("-", "−") if ground else _signed(value),
-            va=side,
-            ha="center",
-            fontsize=9,
-            bbox=EDGE,
-        )
+        text, at = f"{value:g}".replace("-", "−") if ground else _signed(value), 0 if crossed else value * scale
+        _say(ax, i + 0.5, y + at + gap, text, va=side, ha="center", fontsize=9, bbox=EDGE)
 
 
 def _signed(value: float) -> str:

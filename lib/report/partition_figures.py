@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from report import lines
-from report.look import canvas
+from report.look import EDGE, canvas
 from study.words import PARTITIONS
 
 ADAPTIVE = "#332288"
@@ -94,15 +94,8 @@ def parts(numbers: pd.DataFrame, noises: list[float]) -> tuple[Figure, pd.DataFr
         ax.vlines(predicted, y - 0.42, y + 0.42, color="black", linewidth=2)
         ax.set_xlim(0, min(3 * part.total.median(), 1.05 * part.total_high.max()))  # what is longer has its number
         for i in np.flatnonzero(part.total > ax.get_xlim()[1]):
-            ax.annotate(
-                f"{part.total.iloc[i]:.2g} →",
-                (0.99, i),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="center",
-                fontsize=8,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )
+            place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
+            ax.annotate(f"{part.total.iloc[i]:.2g} →", (0.99, i), fontsize=8, bbox=EDGE, **place)
         ax.set_title(f"c = {c:g} credit", loc="left")
         ax.set_xlabel("error per token\n(credit squared)")
     axes[0, 0].set_yticks(range(len(names)), [PARTITIONS[name] for name in names])
@@ -140,7 +133,6 @@ def noise_terms(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     axes[0, 0].set_yticks(range(len(names)), [PARTITIONS[name] for name in names])
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title="noise c (credit)", loc="outside upper center", ncols=len(labels), frameon=False
-    )
+    place = {"loc": "outside upper center", "ncols": len(labels), "frameon": False}
+    figure.legend(handles, labels, title="noise c (credit)", **place)
     return figure, numbers
