@@ -30,10 +30,8 @@ def stack(figure: Figure) -> bool:
         for text, other in zip(ax.get_yticklabels(), first[at[ax].rowspan.start].get_yticklabels()):
             text.set_fontweight(other.get_fontweight())
         ax.set_subplotspec(place)
-    figure.draw_without_rendering()
-    for owner in (figure, *axes):
-        for legend in figure.legends[:] if owner is figure else filter(None, [owner.get_legend()]):
-            _fold(owner, legend)
+    for legend in [*figure.legends, *filter(None, (ax.get_legend() for ax in axes))]:
+        _fold(figure, legend)
     return True
 
 
@@ -45,16 +43,14 @@ def wrap(figure: Figure) -> None:
             _wrap(text, figure.bbox.width, figure.bbox.width / ax.get_subplotspec().get_gridspec().ncols)
 
 
-def _fold(owner, legend) -> None:
-    """A legend that is wider than the figure in as few columns as fit."""
-    share = legend.figure.bbox.width / legend.get_window_extent().width
-    if share < 1:
+def _fold(figure: Figure, legend) -> None:
+    """A legend of several columns above all panels, in as few columns as fit."""
+    if legend._ncols > 1:
+        share = figure.bbox.width / legend.get_window_extent().width
         words = [text.get_text() for text in legend.get_texts()]
-        inside = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-        place = {"loc": "outside upper left"} if owner is legend.figure else inside
-        columns = {"ncols": max(1, int(share * legend._ncols)), "title": legend.get_title().get_text() or None}
+        look = {"ncols": max(1, int(share * legend._ncols)), "title": legend.get_title().get_text() or None}
         legend.remove()
-        owner.legend(legend.legend_handles, words, frameon=False, **place, **columns)
+        figure.legend(legend.legend_handles, words, loc="outside upper left", frameon=False, **look)
 
 
 def _wrap(text, width: float, most: float) -> None:
