@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from report import lines
 from report.look import EDGE, canvas
@@ -71,6 +71,7 @@ def over_noise(
         ax.set_xticks(ticks, [f"{c:g}" for c in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.tick_params(axis="x", pad=8 + 14 * len(best), length=0)
         lines.ends(ax, title)
         frames.append(numbers.assign(truth=title))
