@@ -73,6 +73,7 @@ def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataF
     return figure, pd.concat([frame.assign(metric=metric) for metric, frame in found.items()])
 
 
+FEW = "Grey: where methods are many, all but the bandit and the three that end farthest from the middle."
 CUT = "Axes are cut: small triangles at an edge are seeds beyond it, the number there is their mean."
 
 
