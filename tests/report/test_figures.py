@@ -142,6 +142,26 @@ def test_intervals_are_t_intervals_over_seeds():
     assert any(np.allclose(bar, mean_interval(seeds)[1:]) for bar in bars), "the bar is not the interval"
 
 
+def test_what_lies_beyond_a_cut_axis_stands_at_its_edge_and_two_seeds_have_no_interval():
+    made = records(("bandit", "segment"), seeds=(0, 1))
+    (low, _, _, high) = sorted(r["final"]["kl"] for r in made)
+    edge = (low + high) / 2
+    ax = figures.dots(made, {"final.kl": "KL (nats)"}, bounds={"final.kl": (0, edge)})[0].axes[0]
+    beyond = sum(r["final"]["kl"] > edge for r in made)
+    assert sum(line.get_marker() == ">" for line in ax.lines) == beyond > 0 and ax.get_xlim()[1] == edge
+    means = pd.DataFrame([(r["method"], r["final"]["kl"]) for r in made]).groupby(0)[1].mean()
+    assert sum("▸" in text.get_text() for text in ax.texts) == (means > edge).sum() > 0
+    bars = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 2]
+    assert len(bars) == 2 and np.isnan(bars).all()
+
+
+def test_of_many_lines_the_bandit_and_three_are_named_and_the_others_counted():
+    figure, _ = figures.curves(records())
+    learned = [text for text in figure.axes[0].texts if text.get_gid() == lines.NAME]
+    found = [text.get_text() for text in learned]
+    assert len(found) == 5 and "Bandit (sequence)" in found and any(text.endswith(" others") for text in found)
+
+
 def test_one_seed_has_a_dot_and_no_interval():
     _, numbers = figures.final_returns(records(seeds=(0,)))
     assert numbers.low.isna().all() and numbers["mean"].notna().all()
