@@ -60,7 +60,6 @@ function readable(plate, svg) {
 
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".plate").forEach((plate) => {
-    const svg = plate.querySelector("svg");
-    if (svg && svg.querySelector("[data-line]")) readable(plate, svg);
+    plate.querySelectorAll("svg:has([data-line])").forEach((svg) => readable(plate, svg));
   });
 });

@@ -1,5 +1,5 @@
 // Cards of token strips (lib/report/strips.py): one row at a time, chosen by radio buttons, by method first where there are
-// several; values read out under it.
+// several, all at first where they are few; values read out under it.
 // Without this script all rows stand below each other, each token with its value as title.
 "use strict";
 
@@ -16,17 +16,17 @@ function choose(card, rows, number) {
   for (const what of Object.keys(asked)) {
     const names = [...new Set(rows.map(asked[what]))].filter(Boolean);
     if (!names.length) continue;
+    const first = chosen[what] = rows.length > 6 || boxes.Method ? names[0] : "all";
     const box = boxes[what] = document.createElement("fieldset");
     box.className = "choose";
     box.append(Object.assign(document.createElement("legend"), { textContent: what }));
-    [...names, "all"].forEach((name, i) => {
+    [...names, "all"].forEach((name) => {
       const label = document.createElement("label");
-      const input = Object.assign(document.createElement("input"), { type: "radio", name: `strips-${number}-${what}`, checked: i === 0 });
+      const input = Object.assign(document.createElement("input"), { type: "radio", name: `strips-${number}-${what}`, checked: name === first });
       input.addEventListener("change", () => { chosen[what] = name; show(); });
       label.append(input, ` ${name}`);
       box.append(label);
     });
-    chosen[what] = names[0];
     (rows[0].closest(".of") ?? rows[0]).before(box);
   }
   show();

@@ -178,7 +178,7 @@ def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataF
     every number of them."""
     figure, axes = canvas(2, 2, 3.4, sharey=True, sharex=True)
     rows, numbers = list(itertools.product(range(1, len(HORIZONS) + 1), PAIRS, LAMBDAS)), []
-    for ax, (title, pair) in zip(axes.flat, PANELS.items()):
+    for ax, (title, pair) in zip(axes.T.flat, PANELS.items()):
         found = gains(frame, pair, column)
         numbers.append(found.assign(gain_of=title))
         for cell in found.itertuples():

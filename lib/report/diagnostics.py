@@ -99,7 +99,7 @@ def token_entropies(tokens: list[str], entropies, cutoff: float) -> tuple[Figure
     ax.set_xlim(-0.7, len(numbers) - 0.3)
     ax.grid(axis="x", visible=False)
     ax.set_ylabel("predictive entropy (nats)")
-    ax.set_xlabel("tokens of one answer (· is a space); red tokens start a segment")
+    ax.set_xlabel("tokens of one answer (· is a space); orange bars start a segment")
     return figure, numbers
 
 

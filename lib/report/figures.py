@@ -2,8 +2,8 @@
 matplotlib figure and the numbers in it, so that a page can offer both.
 
 A dot is a seed, hollow where the run's reward model failed the gate. A bar is Student's t interval of the mean over
-seeds, 95% (one seed has none). A band around a curve spans the lowest and the highest seed. How figures look is in
-`look.py`.
+seeds, 95% (fewer than three seeds have none). A band around a curve spans the lowest and the highest seed. How figures
+look is in `look.py`.
 
 Figures of a single stage (answers, entropies, scorers, normalisers) are in `diagnostics.py`, strips of tokens in
 `strips.py`. Left out: interaction, themes."""
@@ -11,6 +11,7 @@ Figures of a single stage (answers, entropies, scorers, normalisers) are in `dia
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from report import lines
 from report.look import EDGE, canvas, head, style
@@ -32,7 +33,17 @@ def families(methods: set[str]) -> dict[str, list[str]]:
     """Methods that learn from a reward model, and the oracle controls: figures show them side by side."""
     oracle = {m for m in methods if m in METHODS and METHODS[m].scorer == "oracle"}
     groups = {"learned rewards": order(methods - oracle), "oracle controls": order(oracle)}
-    return {title: group for title, group in groups.items() if group}
+    return groups if all(groups.values()) else {"": order(methods)}
+
+
+def looks(methods: list[str], frame: pd.DataFrame, column: str) -> dict[str, dict]:
+    """`style` by method, those to be seen last; of more than six all are grey (`lines.OTHER`) but the bandit and the
+    three that end farthest from the middle in `column`."""
+    ends = frame[frame.method.isin(methods)].groupby("method")[column].last()
+    far = (ends - ends.median()).abs().drop("bandit", errors="ignore").nlargest(3).index
+    grey = set(methods) - {"bandit", *far} if len(methods) > 6 else set()
+    greys = {name: style(name) | {"color": lines.OTHER, "zorder": 1.5} for name in methods if name in grey}
+    return greys | {name: style(name) for name in methods if name not in grey}
 
 
 def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataFrame]:
@@ -41,16 +52,17 @@ def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataF
     found = {metric: curve(records, metric) for metric in metrics}
     found = {metric: frame for metric, frame in found.items() if len(frame)}
     groups = families({name for frame in found.values() for name in frame.method})
-    tall = max(1.75, 0.5 + 0.15 * max(map(len, groups.values())))  # room for the names of all lines
-    figure, axes = canvas(len(found), len(groups), tall, sharex=True, sharey="row")
+    seen = {title: looks(group, next(iter(found.values())), "mean") for title, group in groups.items()}
+    figure, axes = canvas(len(found), len(groups), 1.75, sharex=True, sharey="row")
     for row, (metric, frame) in zip(axes, found.items()):
         sft = [r for r in records if r["method"] == "sft"]
         start = [values(sft, f"final.{metric}{part}")["value"].mean() for part in ("_ordinary", "")]
-        for ax, (title, methods) in zip(row, groups.items()):
-            for name in methods:
-                part, look = frame[frame.method == name], style(name)
+        for ax, (title, of) in zip(row, seen.items()):
+            for name, look in of.items():
+                part = frame[frame.method == name]
                 ax.plot(part.rollout, part["mean"], **look, markevery=max(1, len(part) // 8), linewidth=1.6)
-                ax.fill_between(part.rollout, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
+                if look["color"] != lines.OTHER:
+                    ax.fill_between(part.rollout, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
             for level in [x for x in start if not np.isnan(x)][:1]:
                 ax.axhline(level, color="black", linestyle=":", linewidth=1)
             lines.ends(ax, title if ax in axes[0] else "")
@@ -61,14 +73,37 @@ def curves(records: list[dict], metrics=tuple(CURVES)) -> tuple[Figure, pd.DataF
     return figure, pd.concat([frame.assign(metric=metric) for metric, frame in found.items()])
 
 
+FEW = "Grey: where methods are many, all but the bandit and the three that end farthest from the middle."
+CUT = "Axes are cut: small triangles at an edge are seeds beyond it, the number there is their mean."
+
+
+def shown(numbers: pd.DataFrame) -> pd.DataFrame:
+    """`intervals` as figures draw them: none of fewer than three seeds, whose own span panels; no mean of one."""
+    few = numbers.assign(low=numbers.low.mask(numbers.seeds < 3), high=numbers.high.mask(numbers.seeds < 3))
+    return few.assign(mean=few["mean"].mask(few.seeds < 2))
+
+
+def edges(ax, seeds: pd.DataFrame, numbers: pd.DataFrame, places: dict[str, float], bounds: tuple[float, float]):
+    """At the edges of an axis that ends at `bounds`, what lies beyond: an arrow for each of `seeds`, and the mean
+    (`numbers`) written; `places`: the height of a method's row."""
+    for edge, marker, side, text in zip(bounds, "<>", ("left", "right"), (" ◂ {:.1f}", "{:.1f} ▸ ")):
+        beyond = np.less if marker == "<" else np.greater
+        for row in seeds[beyond(seeds.value, edge)].itertuples():
+            look = {"marker": marker, "markersize": 4, "clip_on": False, "alpha": 0.8}
+            ax.plot([edge], [places[row.method] + 0.18], color=style(row.method)["color"], **look)
+        for row in numbers[beyond(numbers["mean"], edge)].itertuples():
+            look = {"va": "center", "ha": side, "fontsize": 8.5, "bbox": EDGE, "color": style(row.method)["color"]}
+            ax.text(edge, places[row.method] - 0.12, text.format(row.mean).replace("-", "−"), **look)
+
+
 def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.inf, np.inf)):
     """Methods down the side, a panel for each dotted name of `panels` (name: axis label with unit): a dot per seed, a
-    bar with a tick at the mean for the interval. `marks` are named vertical lines in the first panel; `bounds` are
-    those of what is measured (a share: 0 and 1) or worth a look, beyond which no axis goes; a mean below is written at
-    the edge. Nor does an axis go further beyond the dots than they lie apart: two seeds' intervals leave it. Returns
-    figure and numbers."""
+    bar with a tick at the mean for the interval (`shown`). `marks` are named vertical lines in the first panel;
+    `bounds`, one for all or by name, are those of what is measured (a share: 0 and 1) or worth a look, beyond which no
+    axis goes (`edges`). Nor does an axis go further beyond the dots than they lie apart. Returns figure and numbers."""
     found = {name: values(records, name) for name in panels}
     methods = order(m for frame in found.values() for m in frame.method)
+    places = {name: i for i, name in enumerate(methods)}
     failed = {(r["method"], r["seed"]) for r in records if r.get("gate") == "failed"}
     top = -0.8 - 0.13 * max(map(len, marks or [""]))
     figure, axes = canvas(1, len(panels), 0.8 + 0.36 * (len(methods) - top - 0.6), sharey=True)
@@ -79,16 +114,16 @@ def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.in
         for row in found[name].itertuples():
             look = style(row.method) | {"linestyle": "none", "alpha": 0.8}
             fill = {"markerfacecolor": "white"} if (row.method, row.seed) in failed else {}
-            ax.plot([row.value], [methods.index(row.method) + 0.18], **look, **fill)
-        for row in summary.itertuples():
-            y, colour = methods.index(row.method) - 0.12, style(row.method)["color"]
+            ax.plot([row.value], [places[row.method] + 0.18], **look, **fill)
+        for row in shown(summary).itertuples():
+            y, colour = places[row.method] - 0.12, style(row.method)["color"]
             ax.plot([row.low, row.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
             ax.plot([row.mean], [y], color=colour, marker="|", markersize=11, markeredgewidth=2.5)
-            if row.mean < bounds[0]:
-                ax.text(bounds[0], y, f" ◂ {row.mean:.1f}", va="center", fontsize=8.5, color=colour, bbox=EDGE)
         apart = found[name].value.max() - found[name].value.min() or np.inf
-        least, most = found[name].value.min() - apart, found[name].value.max() + apart
-        ax.set_xlim(max(ax.get_xlim()[0], bounds[0], least), min(ax.get_xlim()[1], bounds[1], most))
+        ends = bounds.get(name, (-np.inf, np.inf)) if isinstance(bounds, dict) else bounds
+        least, most = max(ends[0], found[name].value.min() - apart), min(ends[1], found[name].value.max() + apart)
+        ax.set_xlim(max(ax.get_xlim()[0], least), min(ax.get_xlim()[1], most))
+        edges(ax, found[name], summary, places, ends)
         ax.set_xlabel(text)
     for text, x in (marks or {}).items():
         low, high = axes[0, 0].get_xlim()
@@ -101,17 +136,21 @@ def dots(records: list[dict], panels: dict[str, str], marks=None, bounds=(-np.in
 
 
 def final_returns(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
-    """True return of sampled answers to test prompts after training: all of them, and held-out combinations alone; no
-    axis goes beyond a perfect answer, nor further below the SFT model than that is above it."""
+    """True return of sampled answers to test prompts after training: all of them, and held-out combinations alone."""
     sft = values(records, "final.true_return").query("method == 'sft'")["value"]
     panels = {
         "final.true_return": "true return (credit),\nall test prompts",
         "final.true_return_held_out": "true return (credit),\nheld-out combinations",
     }
-    perfect = values(records, "final.perfect")["value"]
-    span = perfect.mean() - sft.mean()  # credit
-    bounds = (sft.mean() - span, perfect.mean() + span / 8) if len(perfect) and len(sft) else (-np.inf, np.inf)
-    return dots(records, panels, {"SFT": sft.mean()} if len(sft) else None, bounds)
+    return dots(records, panels, {"SFT": sft.mean()} if len(sft) else None, worth(records))
+
+
+def worth(records: list[dict]) -> tuple[float, float]:
+    """Where an axis of true return ends: at a perfect answer, and as far below the SFT model as that is above it."""
+    sft = values(records, "final.true_return").query("method == 'sft'")["value"].mean()
+    perfect = values(records, "final.perfect")["value"].mean()
+    span = perfect - sft  # credit
+    return (-np.inf, np.inf) if np.isnan(span) else (sft - span, perfect + span / 8)
 
 
 def credit_fidelity(records: list[dict]) -> tuple[Figure, pd.DataFrame]:
@@ -145,27 +184,40 @@ def return_against_kl(
 ) -> tuple[Figure, pd.DataFrame]:
     """Over-optimisation: where each method's mean curve goes in the plane of KL and of `judge` (axis label `unit`), and
     below, of KL and what it was paid (`summary.curve`: proxies share no scale, only shapes); the large marker is its
-    end."""
+    end. The title of a figure of one family names those that end paid more than where they were worth most, and have
+    lost a quarter of what they had gained there."""
     keys, rows = ["method", "rollout"], {judge: unit, "proxy_reward": CURVES["proxy_reward"]}
     numbers = curve(records, "kl").rename(columns={"mean": "kl"})[[*keys, "kl"]]
     for name in rows:
         numbers = numbers.merge(curve(records, name).rename(columns={"mean": name})[[*keys, name]], on=keys)
-    groups = families(set(numbers.method))
+    groups, numbers = families(set(numbers.method)), numbers.sort_values("rollout")
+    seen = {title or _worse(numbers, judge): looks(group, numbers, judge) for title, group in groups.items()}
     figure, axes = canvas(2, len(groups), 2.5, sharex=True, sharey="row")
     for row, (measure, text) in zip(axes, rows.items()):
-        for ax, (title, methods) in zip(row, groups.items()):
-            for name in methods:
-                part, look = numbers[numbers.method == name].sort_values("rollout"), style(name)
+        for ax, (title, of) in zip(row, seen.items()):
+            for name, look in of.items():
+                part = numbers[numbers.method == name]
                 ax.plot(part.kl, part[measure], **look, markevery=max(1, len(part) // 8), linewidth=1.4)
                 ax.plot(part.kl.iloc[-1:], part[measure].iloc[-1:], **look | {"label": "_", "markersize": 10})
             ax.set_xscale("symlog", linthresh=1, linscale=0.6)
             ax.set_xlim(left=-0.15)
-            ax.xaxis.set_major_formatter(lambda kl, _: f"{kl:g}")
+            ticks = [kl for kl in (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if kl <= max(1, numbers.kl.max())]
+            ax.set_xticks(ticks, [f"{kl:g}" for kl in ticks])
+            ax.xaxis.set_minor_locator(NullLocator())
             lines.ends(ax, title if ax in axes[0] else "", last=True)
         row[0].set_ylabel(text)
     for ax in axes[-1]:
         ax.set_xlabel("KL to SFT\n(nats per response; log above 1)")
     return figure, numbers
+
+
+def _worse(numbers: pd.DataFrame, judge: str) -> str:
+    found = []
+    for name, part in numbers.groupby("method"):
+        first, best, last = part.iloc[0], part.loc[part[judge].idxmax()], part.iloc[-1]
+        lost = best[judge] - last[judge] > 0.25 * (best[judge] - first[judge])
+        found += [name] if lost and last.proxy_reward > best.proxy_reward else []
+    return f"paid more and worth less at the end: {'; '.join(map(label, order(found))) or 'none'}"
 
 
 def sweep(records: list[dict], name: str, text: str, x: str, x_text: str, panel: str | None = None):
@@ -182,6 +234,7 @@ def sweep(records: list[dict], name: str, text: str, x: str, x_text: str, panel:
             rows, look = part[part.method == method], style(method)
             place = rows[x].map(levels.index) + 0.08 * (shift - (part.method.nunique() - 1) / 2)  # side by side
             ax.plot(place, rows["mean"], **look)
+            rows = shown(rows)
             ax.vlines(place, rows.low, rows.high, color=look["color"], linewidth=2, alpha=0.6)
         ax.set_xticks(range(len(levels)), [x if isinstance(x, str) else f"{x:g}" for x in levels])
         ax.margins(x=0.15)
@@ -195,15 +248,10 @@ def sweep(records: list[dict], name: str, text: str, x: str, x_text: str, panel:
 def tuning(trials: list[dict], value: str, text: str) -> tuple[Figure, pd.DataFrame]:
     """The grid of equal trials: settings down the side, a marker per method, `value` (axis label `text`) across. The
     black tick is the mean over methods, by which one setting is chosen for all."""
-    rows = [
-        {
-            "setting": ", ".join(f"{name.replace('_', ' ')} {x:g}" for name, x in trial["changes"].items()),
-            "method": trial["method"],
-            value: trial[value],
-        }
-        for trial in trials
+    numbers = pd.DataFrame(trials)[["changes", "method", value]]
+    numbers["setting"] = [
+        ", ".join(f"{k.replace('_', ' ')} {x:g}" for k, x in of.items()) for of in numbers.pop("changes")
     ]
-    numbers = pd.DataFrame(rows)
     settings = list(dict.fromkeys(numbers.setting))
     figure, axes = canvas(1, 1, 1.2 + 0.42 * len(settings))
     ax = axes[0, 0]

@@ -1,7 +1,8 @@
 """Figures of what lies beyond the papers: gains over length, returns over reward-model data and over reviser error.
 
 As in `figures.py`, each function takes numbers (`horizon.values`, `horizon.gains`) and returns a matplotlib figure and
-the numbers in it; a dot is a seed, a bar Student's t interval of the mean over seeds, 95% (one seed has none).
+the numbers in it; a dot is a seed, a bar Student's t interval of the mean over seeds, 95%
+(fewer than three seeds have none).
 """
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from report.figures import shown
 from report.lines import SETTINGS, ends
 from report.look import canvas, style
 from study.methods import METHODS
@@ -29,7 +31,8 @@ def over(ax, frame: pd.DataFrame, looks: dict[str, dict], log: bool = True) -> p
         x, x_seeds = ((at * np.exp(shift) if log else at + shift) for at in (part["at"], seeds["at"]))
         ax.plot(x, part["mean"], **look | {"marker": None}, linewidth=1.5)
         ax.plot(x_seeds, seeds["value"], **look | {"linestyle": "none", "label": "_"}, alpha=0.7)
-        ax.vlines(x, part.low, part.high, color=look["color"], linewidth=2.5, alpha=0.5)
+        few = shown(part)
+        ax.vlines(x, few.low, few.high, color=look["color"], linewidth=2.5, alpha=0.5)
     if log:
         ax.set_xscale("log")
         ax.xaxis.set_minor_locator(NullLocator())

@@ -28,7 +28,7 @@ def segments() -> tuple[Figure, pd.DataFrame]:
     ids = np.cumsum(starts) - 1
     paid = np.array(SCORES)[ids] / np.bincount(ids)[ids]
     ax = _sheet(5.5)
-    _bars(ax, 4.0, ENTROPIES, 0.4, "Entropy before each token (nats); dashed: the cut-off", GREY)
+    _bars(ax, 4.0, ENTROPIES, 0.4, "Entropy before each token (nats); dashed: the cut-off", GREY, 0.4 * CUTOFF)
     ax.hlines(4.0 + 0.4 * CUTOFF, 0, len(ANSWER), color=INK, linestyle="--", linewidth=1, zorder=0.5)
     _row(ax, 2.75, ANSWER, [SEGMENTS[i % 2] for i in ids], "A cut above it: three segments", starts)
     for i, score in enumerate(SCORES):
@@ -44,7 +44,7 @@ def masks() -> tuple[Figure, pd.DataFrame]:
     kept = np.array(TOKEN_REWARDS) > BASELINE
     paid = ADVANTAGE * kept
     ax = _sheet(5.3)
-    _bars(ax, 4.2, TOKEN_REWARDS, 0.7, "Token rewards; dashed: the baseline", GREY)
+    _bars(ax, 4.2, TOKEN_REWARDS, 0.7, "Token rewards; dashed: the baseline", GREY, 0.7 * BASELINE)
     ax.hlines(4.2 + 0.7 * BASELINE, 0, len(ANSWER), color=INK, linestyle="--", linewidth=1, zorder=0.5)
     grounds = [ABOVE if x else PAPER for x in kept]
     _row(ax, 2.0, ANSWER, grounds, "Preferred answer: what is not above it is masked", struck=~kept)
@@ -58,14 +58,8 @@ def edits() -> tuple[Figure, pd.DataFrame]:
     out = np.array([a != b for a, b in zip(ANSWER, REVISED)])  # a replacement: in the same place
     paid = 2 * np.array(POSITIVE) - 1
     ax = _sheet(5.4)
-    _row(
-        ax,
-        4.6,
-        ANSWER,
-        [BELOW if x else PAPER for x in out],
-        "Rejected answer: what an edit takes out is bad",
-        struck=out,
-    )
+    grounds = [BELOW if x else PAPER for x in out]
+    _row(ax, 4.6, ANSWER, grounds, "Rejected answer: what an edit takes out is bad", struck=out)
     _row(ax, 3.15, REVISED, [ABOVE if x else PAPER for x in out], "Its revision: what the edit brings in is good")
     _bars(ax, 1.1, paid, 1.1, "Paid: a discriminator's confidence, 2 D − 1")
     labels = {"label": np.where(out, 0.0, 0.5), "of the revision": np.where(out, 1.0, 0.5)}
@@ -97,25 +91,19 @@ def _row(ax, y: float, tokens, grounds, head: str, cuts=None, struck=None) -> No
             ax.hlines(y + 0.27, i + 0.08, i + 0.92, color=INK, linewidth=1.2)
 
 
-def _bars(ax, y: float, values, scale: float, head: str, ground: str = "") -> None:
-    """A bar for each token from the line at `y`, with its number; blue above zero, orange below, or of one colour."""
+def _bars(ax, y: float, values, scale: float, head: str, ground: str = "", line: float = np.nan) -> None:
+    """A bar for each token from the line at `y`, with its number, which a `line` that would cross it sends below; blue
+    above zero, orange below, or of one colour."""
     top = max(max(values), 0) * scale
     _say(ax, 0, y + top + 0.5, head, fontweight="bold")
     ax.hlines(y, 0, len(values), color=LINE, linewidth=0.8)
     for i, value in enumerate(values):
         colour = ground or (ABOVE if value > 0 else BELOW)
         ax.add_patch(Rectangle((i + 0.2, y), 0.6, value * scale, facecolor=colour))
-        side, gap = ("bottom", 0.06) if value >= 0 else ("top", -0.06)
-        _say(
-            ax,
-            i + 0.5,
-            y + value * scale + gap,
-            f"{value:g}".replace("-", "−") if ground else _signed(value),
-            va=side,
-            ha="center",
-            fontsize=9,
-            bbox=EDGE,
-        )
+        crossed = 0 <= line - value * scale < 0.42 and value >= 0
+        side, gap = ("bottom", 0.06) if value >= 0 and not crossed else ("top", -0.06)
+        text, at = f"{value:g}".replace("-", "−") if ground else _signed(value), 0 if crossed else value * scale
+        _say(ax, i + 0.5, y + at + gap, text, va=side, ha="center", fontsize=9, bbox=EDGE)
 
 
 def _signed(value: float) -> str:

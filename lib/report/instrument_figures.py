@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from report import lines
-from report.look import canvas, head, style
+from report.figures import looks
+from report.look import canvas, head
 from study import summary
 
 
@@ -39,10 +40,11 @@ def over_rounds(groups: dict[str, list[dict]], metric: str, text: str, level: fl
     found = {title: frame for title, frame in found.items() if len(frame)}
     figure, axes = canvas(1, len(found), 3.4, sharey=True)
     for ax, (title, frame) in zip(axes[0], found.items()):
-        for name in summary.order(frame.method):
-            part, look = frame[frame.method == name], style(name)
+        for name, look in looks(summary.order(frame.method), frame, "mean").items():
+            part = frame[frame.method == name]
             ax.plot(part.rollout, part["mean"], **look, markevery=max(1, len(part) // 8), linewidth=1.6)
-            ax.fill_between(part.rollout, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
+            if look["color"] != lines.OTHER:
+                ax.fill_between(part.rollout, part.low, part.high, color=look["color"], alpha=0.15, linewidth=0)
         if level is not None:
             ax.axhline(level, color="black", linestyle=":", linewidth=1)
         ax.set_xlabel("rollout batches")

@@ -16,11 +16,11 @@ from study.stats import mean_interval
 from study.summary import contrasts, interval_text, intervals, label, order, table, values
 
 LABELS = {  # of `human_spans.agreement`: colour, marker, words
-    "edit": ("#0072B2", "o", "edit (TLCR)"),
-    "indel": ("#009E73", "^", "edit without replacement"),
-    "blocks": ("#D55E00", "D", "longest common blocks"),
+    "edit": ("#882255", "d", "edit (TLCR)"),
+    "indel": ("#44AA99", "^", "edit without replacement"),
+    "blocks": ("#999933", "P", "longest common blocks"),
     "random": ("#555555", "X", "as many, at random"),
-    "all": ("#CC79A7", "s", "every token"),
+    "all": ("#332288", "h", "every token"),
 }
 RATES = ("precision", "recall", "f1")
 
@@ -255,8 +255,8 @@ def tax_sentence(records: list[dict], runs: list[dict]) -> str:
 
 def tax(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """What training costs on another task: per task a panel, per method its accuracy (share) on each seed, with the
-    mean and the 95% t interval over seeds; dotted: the SFT model. `numbers`: columns task, method, seed, accuracy
-    (share). ValueError where no row is of that model."""
+    mean and, of three seeds or more, the 95% t interval; dotted: the SFT model. `numbers`: columns task, method, seed,
+    accuracy (share). ValueError where no row is of that model."""
     if "sft" not in set(numbers.method):
         raise ValueError(f"no accuracy of {label('sft')}; measure it too, the tax is what others are below it")
     tasks, methods = list(dict.fromkeys(numbers.task)), order(numbers.method)
@@ -266,8 +266,9 @@ def tax(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         for i, method in enumerate(methods):
             of, look = part[part.method == method], style(method)
             ax.plot(of.accuracy, np.full(len(of), i), look["marker"], color=look["color"], alpha=0.6)
-            if len(of):
+            if len(of) > 1:
                 ax.plot(of.accuracy.mean(), i, "|", color=look["color"], markersize=14)
+            if len(of) > 2:
                 _, low, high = mean_interval(of.accuracy)
                 ax.hlines(i, low, high, color=look["color"], linewidth=2)
         ax.axvline(part[part.method == "sft"].accuracy.mean(), color="black", linestyle=":", linewidth=1)

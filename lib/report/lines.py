@@ -14,6 +14,7 @@ from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
 
 NAME, HEIGHT = "name", 10.5  # the mark of a name at an end; points per line of its text
+OTHER = "#b5b5b5"  # the colour of lines without a name of their own
 SETTINGS = "settings"  # the mark of an axis on which lines stand a little apart at each tick
 NUMBER = re.compile(r"[−-]?[\d.,]*(e[+-]?\d+)?|\$.*\$")  # how ticks of numbers look, maths among them
 LEAD = {"arrowstyle": "-", "linewidth": 0.6, "color": "#6b6b6b"}  # from a name to its point
@@ -21,13 +22,16 @@ LEAD = {"arrowstyle": "-", "linewidth": 0.6, "color": "#6b6b6b"}  # from a name 
 
 def ends(ax, title: str = "", width: int = 18, last: bool = False) -> None:
     """Title, and the name of each line at the right, led to its end in its colour, about `width` letters wide: no
-    legend to look for. Its end is what lies farthest right, or its `last` point. `apart` moves names off each other
-    once the figure is laid out."""
+    legend to look for; those in the colour OTHER are counted. Its end is what lies farthest right, or its `last` point.
+    `apart` moves names off each other once the figure is laid out."""
     ax.set_title(title, loc="left")
     beside = offset_copy(ax.get_yaxis_transform(), ax.figure, x=12, units="points")
-    for line in ax.get_lines():
-        if len(points := _points(line)):
-            end, text = points[-1 if last else np.argmax(points[:, 0])], textwrap.fill(line.get_label(), width)
+    found = [line for line in ax.get_lines() if len(_points(line))]
+    others = [line for line in found if line.get_color() == OTHER]
+    for line in found:
+        if line not in others[1:]:
+            points, text = _points(line), f"{len(others)} others" if line in others else line.get_label()
+            end, text = points[-1 if last else np.argmax(points[:, 0])], textwrap.fill(text, width)
             lead = LEAD | {"color": line.get_color(), "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0}
             place = {"xycoords": line.get_transform(), "textcoords": beside, "annotation_clip": False}
             name = ax.annotate(text, end, (1, end[1]), va="center", fontsize=8.5, arrowprops=lead, **place)

@@ -14,53 +14,54 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from report import lines
+from report import lines, phone
 from study.methods import METHODS
 from study.summary import label
 
-STYLE = {  # method: colour, marker, line; a variant shares its colour with what it varies
+STYLE = {  # method: colour, marker, line; no two of one figure of lines share a colour
     "sft": ("#000000", "|", ":"),
     "bandit": ("#0072B2", "o", "-"),
     "sentence": ("#8C564B", "P", "-"),
     "token": ("#E69F00", "s", "-"),
-    "bandit-as-segment": ("#D55E00", "h", "--"),
-    "segment-as-bandit": ("#0072B2", "p", "--"),
+    "bandit-as-segment": ("#CC6677", "h", "--"),
+    "segment-as-bandit": ("#999933", "p", "--"),
     "segment": ("#D55E00", "D", "-"),
-    "normaliser-none": ("#D55E00", "p", ":"),
+    "normaliser-none": ("#444444", "p", ":"),
     "dpo": ("#555555", "*", "-"),
     "random": ("#CC79A7", "X", "-"),
     "oracle-sequence": ("#56B4E9", "^", "-"),
     "oracle-dense": ("#009E73", "v", "-"),
-    "oracle-dense-even": ("#009E73", "^", ":"),
-    "oracle-sequence-noisy": ("#56B4E9", "<", "--"),
-    "oracle-dense-noisy": ("#009E73", ">", "--"),
-    "bandit-synthetic": ("#0072B2", "H", ":"),
+    "oracle-dense-even": ("#117733", "^", ":"),
+    "oracle-sequence-noisy": ("#8C6D1F", "<", "--"),
+    "oracle-dense-noisy": ("#999933", ">", "--"),
+    "bandit-synthetic": ("#56B4E9", "H", ":"),
     "tlcr": ("#882255", "d", "-"),
-    "tlcr-fixed": ("#882255", "8", "--"),
-    "appo": ("#009E73", "o", "-"),
-    "online-dpo": ("#555555", "p", "--"),
-    "adpo": ("#009E73", "*", "-"),
-    "rs": ("#8C6D1F", "s", "--"),
-    "ars": ("#009E73", "s", "-"),
+    "tlcr-fixed": ("#CC6677", "8", "--"),
+    "appo": ("#332288", "H", "-"),
+    "online-dpo": ("#8C564B", "s", "--"),
+    "adpo": ("#CC6677", "*", "-"),
+    "rs": ("#44AA99", "s", "--"),
+    "ars": ("#999933", "s", "-"),
     "remax": ("#8C6D1F", "P", "-"),
-    "figa": ("#CC79A7", "v", "-"),
-    "figa-window": ("#CC79A7", "^", "--"),
-    "rloo": ("#56B4E9", "p", "-"),
-    "grpo": ("#56B4E9", "h", "--"),
-    "rto": ("#D55E00", "<", "-"),
-    "abc": ("#E69F00", ">", "-"),
-    "tlcr-pooled": ("#882255", "D", ":"),
+    "gtpo": ("#117733", "D", "--"),
+    "figa": ("#882255", "v", "-"),
+    "figa-window": ("#56B4E9", "v", "--"),
+    "rloo": ("#44AA99", "p", "-"),
+    "grpo": ("#332288", "h", "--"),
+    "rto": ("#CC6677", "<", "-"),
+    "abc": ("#999933", "d", "-"),
+    "tlcr-pooled": ("#332288", "D", ":"),
     "segment-grpo": ("#D55E00", "P", ":"),
     "token-grpo": ("#E69F00", "h", ":"),
     "tlcr-grpo": ("#882255", "s", "-."),
-    "segment-rloo": ("#D55E00", "X", "--"),
-    "token-rloo": ("#E69F00", "p", "--"),
-    "tlcr-rloo": ("#882255", "P", "--"),
-    "appo-oracle": ("#009E73", "X", ":"),
-    "adpo-oracle": ("#009E73", "H", ":"),
-    "ars-oracle": ("#009E73", "d", ":"),
-    "tlcr-without-negative": ("#009E73", "P", "-"),
-    "tlcr-without-positive": ("#E69F00", "X", "-"),
+    "segment-rloo": ("#8C564B", "X", "--"),
+    "token-rloo": ("#999933", "D", "--"),
+    "tlcr-rloo": ("#CC79A7", "P", "--"),
+    "appo-oracle": ("#332288", "X", ":"),
+    "adpo-oracle": ("#CC6677", "H", ":"),
+    "ars-oracle": ("#999933", "8", ":"),
+    "tlcr-without-negative": ("#332288", "P", "-"),
+    "tlcr-without-positive": ("#CC79A7", "<", "-"),
 }
 DARK = {  # colour of a figure: its twin on a dark ground, as lines of `book.css`; any other colour stays as it is
     "#000000": "#e6e6e6",
@@ -80,6 +81,11 @@ DARK = {  # colour of a figure: its twin on a dark ground, as lines of `book.css
     "#882255": "#cf5a9c",
     "#8c564b": "#bd8473",
     "#8c6d1f": "#b8963c",
+    "#332288": "#cdc4ff",
+    "#117733": "#4fae6b",
+    "#44aa99": "#78d3c4",
+    "#999933": "#c6c65c",
+    "#cc6677": "#ea95a2",
     "#aa0000": "#ff7b72",
     "#1b1b1b": "#e6e6e6",  # strips: ink, below and above zero, segments, kinds of spans
     "#ea9f51": "#98551a",
@@ -123,9 +129,13 @@ def canvas(rows: int = 1, columns: int = 1, height: float = 2.4, width: float = 
 
 
 def style(method: str) -> dict:
-    """Keywords of `Axes.plot` for a method; ablations share one, their names stand at the axis."""
+    """Keywords of `Axes.plot` for a method; a variant that STYLE lacks has the colour and marker of what its name says
+    that it varies, other ablations share one: their names stand at the axis."""
+    parts = method.split("-")
+    stem = next((stem for i in range(len(parts), 0, -1) if (stem := "-".join(parts[:i])) in STYLE), None)
     spare = ("#555555", "o") if method in METHODS else SPARE[sum(map(ord, method)) % len(SPARE)]
-    colour, marker, line = STYLE.get(method, (*spare, "-"))
+    colour, marker, line = STYLE.get(stem if method in METHODS else method, (*spare, "-"))
+    line = line if method in STYLE or not stem else "--"
     return {"color": colour, "marker": marker, "linestyle": line, "label": label(method)}
 
 
@@ -137,32 +147,40 @@ def head(ax) -> None:
 
 PLACES = [(side * 7, up) for up in (4, -10, 14, -20, 24, -30) for side in (1, -1)]  # offsets of a name, in points
 NEAR = 25  # pixels between points of which a reader could take one's name for the other's
+POINT = "point"  # the mark of the name of a point
 
 
 def names(ax, points: list[tuple[float, float, str]]) -> None:
     """The name of each point (x, y, name) beside it, within the axes, over no other name or point and below those of
-    higher points near by. Limits and scales are set before."""
-    ax.figure.draw_without_rendering()
-    spots = ax.transData.transform([point[:2] for point in points])
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
-    texts = [ax.annotate(name, (x, y), (0, 0), textcoords="offset points", fontsize=8.5) for x, y, name in points]
-    higher = []  # (spot, box of its name)
-    for spot, text in sorted(zip(spots, texts), key=lambda one: -one[0][1]):
-        top = min((box.y0 for at, box in higher if np.hypot(*(at - spot)) < NEAR and at[1] > spot[1]), default=np.inf)
-        boxes = {place: _placed(text, place) for place in PLACES}
-        free = [p for p, box in boxes.items() if _within(box, ax.bbox) and not any(map(box.overlaps, taken))]
-        place = next((p for p in free if boxes[p].y0 <= top), (free or PLACES[-1:])[0])
-        _placed(text, place)
-        taken.append(boxes[place])
-        higher.append((spot, boxes[place]))
-        if abs(place[1]) > 10:
-            ax.annotate("", text.xy, place, textcoords="offset points", arrowprops=lines.LEAD)
+    higher points near by, once `beside` has moved them."""
+    for x, y, name in points:
+        lead = {"arrowprops": lines.LEAD, "fontsize": 8.5, "textcoords": "offset points", "gid": POINT}
+        ax.annotate(name, (x, y), (0, 0), **lead)
+
+
+def beside(figure: Figure) -> None:
+    """Moves the names of points (`names`) to where a figure, as it is laid out, has room for them."""
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        texts = [text for text in ax.texts if text.get_gid() == POINT]
+        spots = ax.transData.transform([text.xy for text in texts]) if texts else []
+        taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in spots]
+        higher = []  # (spot, box of its name)
+        for spot, text in sorted(zip(spots, texts), key=lambda one: -one[0][1]):
+            near = (box.y0 for at, box in higher if np.hypot(*(at - spot)) < NEAR and at[1] > spot[1])
+            top, boxes = min(near, default=np.inf), {place: _placed(text, place) for place in PLACES}
+            free = [p for p, box in boxes.items() if _within(box, ax.bbox) and not any(map(box.overlaps, taken))]
+            place = next((p for p in free if boxes[p].y0 <= top), (free or PLACES[-1:])[0])
+            _placed(text, place)
+            text.arrow_patch.set_visible(abs(place[1]) > 10)
+            taken.append(boxes[place])
+            higher.append((spot, boxes[place]))
 
 
 def _placed(text, place: tuple) -> Bbox:
     """Where a name lies once it is moved to an offset of PLACES."""
     text.set(position=place, ha="left" if place[0] > 0 else "right")
-    return text.get_window_extent()
+    return matplotlib.text.Text.get_window_extent(text)  # without its lead
 
 
 def _within(box: Bbox, outer: Bbox) -> bool:
@@ -175,9 +193,19 @@ def variable(colour: str) -> str:
 
 
 def drawing(figure: Figure, alt: str) -> str:
-    """A figure as SVG within a page: `alt` for readers who cannot see it, its colours as variables (`DARK`)."""
+    """A figure as SVG within a page, and after it once more for a phone (`phone.stack`, which leaves the figure so):
+    `alt` for readers who cannot see it, its colours as variables (`DARK`)."""
+    page = _svg(figure, alt)
+    if phone.stack(figure):
+        return page.replace("<svg", '<svg class="page"', 1) + _svg(figure, alt).replace("<svg", '<svg class="phone"', 1)
+    return page.replace("<svg", '<svg class="wide"', 1) if figure.get_figwidth() > phone.FITS else page
+
+
+def _svg(figure: Figure, alt: str) -> str:
+    phone.wrap(figure)
     lines.mark(figure)
     lines.apart(figure)
+    beside(figure)
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     svg = lines.told(figure, file.getvalue())
@@ -189,8 +217,8 @@ def drawing(figure: Figure, alt: str) -> str:
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r"(href=\"|url\()#", rf"\1#{name}", body)
     body = re.sub("#[0-9a-f]{6}", lambda m: variable(m[0]), body)
-    wide, least = (pixels * figure.get_figwidth() for pixels in (108, 78))  # an inch; 78 on a phone
+    body = re.sub(r' (?:d|x|y)="[^"]+"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), body)
+    wide, least = (pixels * figure.get_figwidth() for pixels in (108, 78))  # an inch; 78 where it scrolls
     look = f"max-width:{wide:.0f}px;--least:{least:.0f}px;stroke-linejoin:round;stroke-linecap:butt;"
     look += "fill:" + variable("#000000")
-    column = ' class="wide"' if least > 350 else ""  # wider than a phone's: `book.css` says so
-    return f'<svg role="img"{column} aria-label="{html.escape(alt)}" {size} style="{look}">{body}'
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {size} style="{look}">{body}'

@@ -18,9 +18,9 @@ SCORERS = {"token": ("#E69F00", "s"), "segment": ("#D55E00", "D")}  # colours of
 LINES = {"threshold": "-", "three-way": "-", "schmitt": "--"}
 WORTH = {"chosen": "in a span worth something", "rejected": "in a span that costs"}
 KEPT = {  # of `training.appo.shares`: colour, marker, of which answers
-    "kept": ("#6b6b6b", "o", "all answers"),
-    "kept_chosen": ("#0072B2", "^", "the best"),
-    "kept_rejected": ("#D55E00", "v", "the worst"),
+    "kept": ("#332288", "H", "all answers"),
+    "kept_chosen": ("#000000", "^", "the best"),
+    "kept_rejected": ("#6b6b6b", "v", "the worst"),
 }
 TRAINING = {
     "win_rate": "win rate against\nthe SFT model",

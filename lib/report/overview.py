@@ -6,7 +6,8 @@ As in `figures.py`, functions take records and return a matplotlib figure and th
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report.look import EDGE, canvas, style
+from report.figures import edges, shown
+from report.look import canvas, style
 from study.methods import ADAPTIVE, BASELINES, CROSS, TLCR
 from study.summary import intervals, label, values
 
@@ -68,9 +69,7 @@ def returns(runs: list[dict], zoom: tuple[float, float] = (-1.0, 4.4)) -> tuple[
         _panel(ax, found, numbers, places, failed)
         if limits:
             ax.set_xlim(limits)
-            for row in numbers.itertuples():
-                if row.mean < limits[0]:
-                    ax.text(limits[0], places[row.method], f" ◂ {row.mean:.1f}", va="center", fontsize=8.5, bbox=EDGE)
+            edges(ax, found, numbers, places, limits)
         ax.set_xlabel("true return (credit)" + (",\nwhere most systems end" if limits else ",\nall of it"))
     axes[0, 0].set_yticks([place for place, _, _ in names], [text for _, text, _ in names])
     for tick, (_, _, weight) in zip(axes[0, 0].get_yticklabels(), names):
@@ -84,7 +83,7 @@ def _panel(ax, found, numbers, places, failed) -> None:
         fill = {"markerfacecolor": "white"} if (row.method, row.seed) in failed else {}
         look = style(row.method) | {"linestyle": "none", "alpha": 0.8, "markersize": 4.5, "clip_on": True}
         ax.plot([row.value], [places[row.method] + 0.15], **look | fill)
-    for row in numbers.itertuples():
+    for row in shown(numbers).itertuples():
         place, colour = places[row.method] - 0.15, style(row.method)["color"]
         ax.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         ax.plot([row.mean], [place], color=colour, marker="|", markersize=8, markeredgewidth=2)

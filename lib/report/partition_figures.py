@@ -9,26 +9,28 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from report import lines
-from report.look import canvas
+from report.look import EDGE, canvas
 from study.words import PARTITIONS
 
-PURPLE = "#CC79A7"
+ADAPTIVE = "#332288"
 STYLE = {  # partition: colour, marker, line; shared with the methods of `look.STYLE` where they cut alike
     "sequence": ("#0072B2", "o", "-"),
     "sentence": ("#8C564B", "P", "-"),
     "ngram": ("#555555", "p", "-"),
     "entropy": ("#D55E00", "D", "-"),
     "token": ("#E69F00", "s", "-"),
-    "threshold": (PURPLE, "X", "-"),
-    "three-way": (PURPLE, "<", "--"),
-    "schmitt": (PURPLE, ">", ":"),
-    "search": ("#56B4E9", "^", "-"),
+    "threshold": (ADAPTIVE, "X", "-"),
+    "three-way": (ADAPTIVE, "<", "--"),
+    "schmitt": (ADAPTIVE, ">", ":"),
+    "search": ("#44AA99", "^", "-"),
     "spans": ("#009E73", "v", "--"),
     "optimal": ("#000000", "*", ":"),
 }
+SEEN = ("sequence", "sentence", "token", "search")
+MASKS = ("threshold", "three-way", "schmitt")  # adaptive ones
 READS = {"mean": "mean of the segment's tokens", "last": "last token of the segment"}
 
 
@@ -41,15 +43,19 @@ def look(partition: str) -> dict:
 def over_noise(
     panels: dict[str, tuple[pd.DataFrame, dict[str, pd.DataFrame]]], reads: str = "mean"
 ) -> tuple[Figure, pd.DataFrame]:
-    """Error over that of the optimal partition's means, against the noise c, read as `reads` says; a column per truth
-    (`panels`: title -> `summed` and, by name, `winners`). Below, a row per name: at each noise the partition with the
-    smallest error of those compared; hollow where it is not clearly smaller than the next one's."""
-    figure, axes = canvas(1, len(panels), 4.1, sharey=True)
+    """Error over that of the optimal partition's means, against the noise c, read as `reads` says; a panel per truth
+    (`panels`: title -> `summed` and, by name, `winners`); grey: neither SEEN, nor the adaptive one of the smallest
+    error, nor best anywhere. Below, a row per name: at each noise the partition with the smallest error of those
+    compared; hollow where it is not clearly smaller than the next one's."""
+    figure, axes = canvas(len(panels), 1, 3.7)
     frames = []
-    for ax, (title, (numbers, best)) in zip(axes[0], panels.items()):
+    for ax, (title, (numbers, best)) in zip(axes[:, 0], panels.items()):
         numbers = numbers[numbers.reads == reads]
-        for name in filter(set(numbers.partition).__contains__, STYLE):
+        means = numbers.groupby("partition").above.mean().reindex([*MASKS]).dropna()
+        seen = {*SEEN, *means.nsmallest(1).index, *(x for found in best.values() for x in found.partition)}
+        for name in sorted(filter(set(numbers.partition).__contains__, STYLE), key=seen.__contains__):
             part, drawn = numbers[numbers.partition == name], look(name)
+            drawn |= {} if name in seen else {"color": lines.OTHER}
             ax.plot(part.c, part.above, **drawn, linewidth=1.5)
             ax.fill_between(part.c, part.above_low, part.above_high, color=drawn["color"], alpha=0.12, linewidth=0)
         for i, (name, found) in enumerate(best.items()):
@@ -59,17 +65,17 @@ def over_noise(
                 fill = drawn["color"] if row.clear else "white"
                 across = ax.get_xaxis_transform()
                 ax.plot(row.c, height, transform=across, clip_on=False, markerfacecolor=fill, **drawn)
-            if ax is axes[0, 0]:
-                ax.annotate(name, (-0.01, height), xycoords="axes fraction", ha="right", va="center", fontsize=9)
+            ax.annotate(name, (-0.01, height), xycoords="axes fraction", ha="right", va="center", fontsize=9)
         ticks = numbers.c.unique()
         ax.set(xscale="log", yscale="log", xlabel="noise of a token's reward, c (credit)")
         ax.set_xticks(ticks, [f"{c:g}" for c in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.tick_params(axis="x", pad=6 + 12 * len(best), length=0)
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.tick_params(axis="x", pad=8 + 14 * len(best), length=0)
         lines.ends(ax, title)
         frames.append(numbers.assign(truth=title))
-    axes[0, 0].set_ylabel("error over that of\nthe optimal partition (ratio)")
+        ax.set_ylabel("error over that of\nthe optimal partition (ratio)")
     return figure, pd.concat(frames)
 
 
@@ -89,15 +95,8 @@ def parts(numbers: pd.DataFrame, noises: list[float]) -> tuple[Figure, pd.DataFr
         ax.vlines(predicted, y - 0.42, y + 0.42, color="black", linewidth=2)
         ax.set_xlim(0, min(3 * part.total.median(), 1.05 * part.total_high.max()))  # what is longer has its number
         for i in np.flatnonzero(part.total > ax.get_xlim()[1]):
-            ax.annotate(
-                f"{part.total.iloc[i]:.2g} →",
-                (0.99, i),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="center",
-                fontsize=8,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )
+            place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
+            ax.annotate(f"{part.total.iloc[i]:.2g} →", (0.99, i), fontsize=8, bbox=EDGE, **place)
         ax.set_title(f"c = {c:g} credit", loc="left")
         ax.set_xlabel("error per token\n(credit squared)")
     axes[0, 0].set_yticks(range(len(names)), [PARTITIONS[name] for name in names])
@@ -126,7 +125,7 @@ def noise_terms(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             y = part.partition.map(names.index) + 0.1 * (i - (len(noises) - 1) / 2)
             ax.hlines(y, part.ratio_low, part.ratio_high, color=shade, linewidth=1.5)
             ax.plot(part.ratio, y, color=shade, marker="o", markersize=3.5, linestyle="none", label=f"{c:g}")
-        ax.axvline(1, color="#D55E00", linewidth=1.2)
+        ax.axvline(1, color="#444444", linestyle="--", linewidth=1.2)
         ax.set_title(text, loc="left")
         ax.set_xlabel("measured noise over c²K (ratio)")
     axes[0, 1].set_xscale("log")
@@ -135,7 +134,6 @@ def noise_terms(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     axes[0, 0].set_yticks(range(len(names)), [PARTITIONS[name] for name in names])
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title="noise c (credit)", loc="outside upper center", ncols=len(labels), frameon=False
-    )
+    place = {"loc": "outside upper center", "ncols": len(labels), "frameon": False}
+    figure.legend(handles, labels, title="noise c (credit)", **place)
     return figure, numbers

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from report import lines
 from report.figures import curves
 from report.look import canvas, style
+from report.strips import ABOVE, BELOW
 from study.summary import label, order
 
-WIN, TIE, LOSS = ("#0072B2", "won"), ("#d9d9d9", "tied"), ("#E69F00", "lost")
+WIN, TIE, LOSS = (ABOVE, "won"), ("#e2e2e2", "tied"), (BELOW, "lost")
 
 
 def win_matrix(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
@@ -50,7 +51,7 @@ def win_bars(numbers: pd.DataFrame, printed: dict[str, float] | None = None) -> 
     ax, y = axes[0, 0], np.arange(len(numbers))
     left = np.zeros(len(numbers))
     for name, (colour, text) in zip(("win", "tie", "loss"), (WIN, TIE, LOSS)):
-        ax.barh(y, 100 * numbers[name], 0.62, left=left, color=colour, alpha=0.55, label=text)
+        ax.barh(y, 100 * numbers[name], 0.62, left=left, color=colour, label=text)
         left += 100 * numbers[name].to_numpy()
     ax.hlines(y, 100 * numbers.low, 100 * numbers.high, color="black", linewidth=2)
     ax.plot(100 * numbers.rate, y, "o", color="black", label="win rate, ties half")
@@ -112,8 +113,8 @@ def reliability(found: dict[str, list[list[dict]]]) -> tuple[Figure, pd.DataFram
         for seed, curve in enumerate(seeds):
             part = pd.DataFrame(curve)
             size = 12 + 90 * part.tokens / part.tokens.max()
-            ax.plot(part.said, part.true, color="#0072B2", linewidth=0.8, alpha=0.6)
-            ax.scatter(part.said, part.true, s=size, color="#0072B2", alpha=0.6, linewidths=0)
+            ax.plot(part.said, part.true, color=style("tlcr")["color"], linewidth=0.8, alpha=0.6)
+            ax.scatter(part.said, part.true, s=size, color=style("tlcr")["color"], alpha=0.6, linewidths=0)
             numbers.append(part.assign(name=name, curve=seed))
         ax.set_xlim(-0.03, 1.03)
         ax.set_ylim(-0.03, 1.03)
@@ -130,10 +131,10 @@ def bands(numbers: pd.DataFrame, used: float) -> tuple[Figure, pd.DataFrame]:
     figure, axes = canvas(1, 1, 2.7)
     ax = axes[0, 0]
     shown = {
-        "accuracy": ("#0072B2", "o", "-", "accuracy, three labels"),
+        "accuracy": ("#882255", "d", "-", "accuracy, three labels"),
         "majority": ("black", "", ":", "largest label"),
         "called_neutral": ("#6b6b6b", "s", "--", "called neutral"),
-        "decided": ("#D55E00", "D", "-", "right where called otherwise, of edited tokens"),
+        "decided": ("#44AA99", "^", "-", "right where called otherwise, of edited tokens"),
     }
     for name, (colour, marker, line, text) in shown.items():
         ax.plot(numbers.confidence, numbers[name], color=colour, marker=marker, linestyle=line, label=text)

@@ -14,7 +14,7 @@ from report.look import canvas, style
 from study.summary import interval_text
 from testbed import oracle, world
 
-GREEN, PURPLE, BLACK = "#009E73", "#CC79A7", "#000000"
+PROCESS, NOISY = "#332288", "#CC6677"
 AGGREGATES = {"sum": ("o", "-"), "mean": ("s", "--"), "min": ("v", ":"), "last": ("X", "-."), "product": ("D", "--")}
 WORDS = {"steps": "step by step", "oracle": "the oracle", "oracle-steps": "the oracle, step by step"}
 
@@ -30,12 +30,12 @@ def words(reader: str) -> str:
 def look(reader: str) -> dict:
     """Keywords of `Axes.plot` for a reader."""
     if reader.startswith("oracle"):
-        return {"color": BLACK, "marker": "*", "linestyle": ":", "label": words(reader)}
+        return style("oracle-dense") | {"marker": "*", "linestyle": ":", "label": words(reader)}
     if not reader.startswith("process-"):
         return style(reader) | {"label": words(reader)}
     _, noise, use = reader.split("-")
     marker, line = AGGREGATES.get(use, ("^", "-"))
-    colour = PURPLE if float(noise) else GREEN
+    colour = NOISY if float(noise) else PROCESS
     return {"color": colour, "marker": marker, "linestyle": line, "label": words(reader)}
 
 

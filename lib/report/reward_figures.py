@@ -9,14 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from report.diagnostics import BLUE, GREEN, GREY, ORANGE, RED
+from report.diagnostics import GREY
 from report.lines import ends
 from report.look import canvas, names, style
 from study.words import AT_END, EDITS, TRUTH
 
-PURPLE = "#CC79A7"
-MARKS = dict(zip(EDITS, ((GREEN, "^"), (GREY, "o"), (ORANGE, "s"), (RED, "X"), (PURPLE, "D"))))
-FITS = {"huber": ("black", "-", "Huber (Appendix F)"), "ols": (BLUE, "--", "least squares (Section 2.3)")}
+MARKS = dict(zip(EDITS, (("#117733", "^"), (GREY, "o"), ("#999933", "s"), ("#CC6677", "X"), ("#332288", "D"))))
+BESIDE = {"textcoords": "offset points", "fontsize": 8.5}
+FITS = {"huber": ("black", "-", "Huber (Appendix F)"), "ols": ("#CC6677", "--", "least squares (Section 2.3)")}
 
 
 def look(method: str) -> dict:
@@ -46,7 +46,7 @@ def log_linear(found: dict[str, dict[str, pd.DataFrame]], raw: dict[str, pd.Data
         first = next(iter(fits.values()))
         part = first.nlargest(120, "n").sort_values("p")
         sizes = 4 + 40 * part["n"] / part["n"].max()
-        column[0].scatter(raw[name].log_p, raw[name].score, s=2, color="#c9c9c9", linewidths=0, label="single scores")
+        column[0].scatter(raw[name].log_p, raw[name].score, s=3, color="#b5b5b5", linewidths=0, label="single scores")
         for ax, y, text in zip(column, ("mean", "std", "residual"), ("mean", "deviation", "residual")):
             ax.scatter(part.log_p, part[y], s=sizes, color=style(name)["color"], alpha=0.7, linewidths=0, label=text)
         for estimator, lines in fits.items():
@@ -55,6 +55,8 @@ def log_linear(found: dict[str, dict[str, pd.DataFrame]], raw: dict[str, pd.Data
                 ax.plot(lines.log_p, lines[y], color=colour, linestyle=line, linewidth=1.6, label=text)
             numbers.append(lines.assign(method=name, estimator=estimator))
         column[2].axhline(0, color="black", linewidth=1)
+        for row in part[part.p == 1].itertuples():
+            column[2].annotate("the last, p = 1", (row.log_p, row.residual), (-9, 0), va="center", ha="right", **BESIDE)
         column[2].set_xlim(part.log_p.min() - 0.1, 0.1)
         column[2].set_xlabel("log location, log p")
         column[0].set_title(style(name)["label"])

@@ -90,8 +90,11 @@ def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = No
         source += f" Made at commit {here['commit'][:7]}{', with uncommitted changes' if here['dirty'] else ''}."
     csv = grid.data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
     link = f'<a download="{key or "figure"}.csv" href="{csv}">Numbers of this figure (csv)</a>.'
-    caption = f"<figcaption>{html.escape(f'{caption} {source.strip()}')} {link}</figcaption>"
-    page = f'<figure class="plate">{look.drawing(picture, alt)}{caption}</figure>'
+    drawing, order = look.drawing(picture, alt), ""
+    if 'class="phone"' in drawing and re.search(r"\b(Left|Right)\b", caption):
+        order = ' <span class="phone">Panels stand below each other here, left ones first.</span>'
+    caption = f"<figcaption>{html.escape(f'{caption} {source.strip()}')}{order} {link}</figcaption>"
+    page = f'<figure class="plate">{drawing}{caption}</figure>'
     _put({"text/html": page, "text/plain": alt}, key)
 
 
@@ -120,10 +123,11 @@ def number(key: str, value: float) -> None:
 
 def preview(figure) -> None:
     """The picture that a link to the book shows elsewhere, PNG of 1200 x 630 pixels; nothing is shown here. The build
-    takes it out of the executed notebook (`notebooks.lay_out`). It resizes the matplotlib figure."""
+    takes it out of the executed notebook (`notebooks.lay_out`). Call it before `figure`, which lays out anew."""
+    size, file = figure.get_size_inches(), io.BytesIO()
     figure.set_size_inches(10, 5.25)
-    file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
+    figure.set_size_inches(size)
     metadata = {"scrapbook": {"name": "preview", "mime_prefix": HIDDEN}}
     display({PREVIEW: base64.b64encode(file.getvalue()).decode()}, metadata=metadata, raw=True)
 

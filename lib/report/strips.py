@@ -3,8 +3,8 @@
 Like segment-ppo's Figure 2, from real scores. Background colours run from orange (below zero) over the page's ground
 to blue (above), a pair that colour-blind readers tell apart, legible in light and dark mode (`look.DARK`); the number
 itself is the title of each token. In the book a card of several rows over the same tokens shows one at a time, chosen
-by mouse or keys, and reads its numbers out (`book/_static/strips.js`); rows of several methods (`of`) are chosen by
-method and by what they show. Without script all rows are there."""
+by mouse or keys, or all where they are few, and reads its numbers out (`book/_static/strips.js`); rows of several
+methods (`of`) are chosen by method and by what they show. Without script all rows are there."""
 
 import html
 import re
@@ -86,7 +86,7 @@ def values(name: str, tokens: list[str], numbers, ids: list[int] | None = None, 
     limit = max(map(abs, numbers))
     first = [bool(ids) and (i == 0 or ids[i] != ids[i - 1]) for i in range(len(tokens))]
     cells = zip(tokens, (tint(x, limit) for x in numbers), (f"{x:+.3f}{unit}" for x in numbers), first, strict=True)
-    name = f"{name} (strongest colour: ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit})"
+    name += f" (colours up to ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit})".replace("-", "−")
     return _row(name, [_span(*cell) for cell in cells], "tokens")
 
 
@@ -116,12 +116,10 @@ def _signed(x: float) -> str:
     return f"{round(x, 2):+g}".replace("-", "−") if round(x, 2) else "0"
 
 
-def legend() -> str:
+def legend(kinds=tuple(SPANS)) -> str:
     """What the colours and marks of `spans` mean."""
-    cells = [
-        _span(f" {kind.replace('_', ' ')}{mark and ' ' + mark} ", colour, kind)
-        for kind, (colour, mark) in SPANS.items()
-    ]
+    texts = {kind: f" {kind} {SPANS[kind][1]}".replace("_", " ").rstrip() + " " for kind in kinds}
+    cells = [_span(text.replace(" ", "\N{NO-BREAK SPACE}"), SPANS[kind][0], kind) for kind, text in texts.items()]
     return _row("kinds of spans", [f"{cell} " for cell in cells])
 
 
@@ -157,6 +155,9 @@ def of(method: str, *rows: str) -> str:
 
 
 def card(*rows: str) -> HTML:
-    """Rows on one card."""
+    """Rows on one card; what colours of `spans` mean stands above them."""
+    page = "".join(rows)
+    kinds = [kind for kind in SPANS if re.search(rf'title="{kind.replace("_", " ")}(, misspelt)?: credit', page)]
+    page = page if not kinds or "kinds of spans" in page else legend(kinds) + page
     style = f"background:{variable(PAPER)};color:{variable(INK)};overflow-x:auto;"
-    return HTML(f'<div class="strips" style="{style}">{"".join(rows)}</div>')
+    return HTML(f'<div class="strips" style="{style}">{page}</div>')

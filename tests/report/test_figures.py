@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from densereward.reward import rewards
 from densereward.text.models import build_tokenizer
@@ -88,8 +89,8 @@ def svg(figure) -> str:
 
 
 def drawn_labels(figure) -> set[str]:
-    """Everything that a figure names: at the ends of lines, and on the method axis."""
-    names = [" ".join(t.get_text().split()) for ax in figure.axes for t in ax.texts]
+    """Everything that a figure names: each line, to its reader or to the pointer, and on the method axis."""
+    names = [line.get_label() for ax in figure.axes for line in ax.lines]
     return {*names, *(t.get_text() for t in figure.axes[0].get_yticklabels())}
 
 
@@ -139,6 +140,26 @@ def test_intervals_are_t_intervals_over_seeds():
     figure, _ = figures.final_returns(made)
     bars = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     assert any(np.allclose(bar, mean_interval(seeds)[1:]) for bar in bars), "the bar is not the interval"
+
+
+def test_what_lies_beyond_a_cut_axis_stands_at_its_edge_and_two_seeds_have_no_interval():
+    made = records(("bandit", "segment"), seeds=(0, 1))
+    (low, _, _, high) = sorted(r["final"]["kl"] for r in made)
+    edge = (low + high) / 2
+    ax = figures.dots(made, {"final.kl": "KL (nats)"}, bounds={"final.kl": (0, edge)})[0].axes[0]
+    beyond = sum(r["final"]["kl"] > edge for r in made)
+    assert sum(line.get_marker() == ">" for line in ax.lines) == beyond > 0 and ax.get_xlim()[1] == edge
+    means = pd.DataFrame([(r["method"], r["final"]["kl"]) for r in made]).groupby(0)[1].mean()
+    assert sum("▸" in text.get_text() for text in ax.texts) == (means > edge).sum() > 0
+    bars = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == 2]
+    assert len(bars) == 2 and np.isnan(bars).all()
+
+
+def test_of_many_lines_the_bandit_and_three_are_named_and_the_others_counted():
+    figure, _ = figures.curves(records())
+    learned = [text for text in figure.axes[0].texts if text.get_gid() == lines.NAME]
+    found = [text.get_text() for text in learned]
+    assert len(found) == 5 and "Bandit (sequence)" in found and any(text.endswith(" others") for text in found)
 
 
 def test_one_seed_has_a_dot_and_no_interval():
@@ -415,8 +436,9 @@ def test_names_of_points_lie_over_no_other_name():
     ax.plot(*zip(*[point[:2] for point in points], strict=True), "o")
     ax.set(xlim=(-1, 1), ylim=(0, 2))
     look.names(ax, points)
-    texts = [text for text in ax.texts if text.get_text()]
-    boxes = [text.get_window_extent() for text in texts]
+    look.beside(figure)
+    texts = ax.texts
+    boxes = [Text.get_window_extent(text) for text in texts]  # without its lead
     assert [text.get_text() for text in texts] == [name for *_, name in points]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
@@ -427,7 +449,8 @@ def test_names_of_near_points_stand_in_the_order_of_their_heights():
     rows |= {"token-min": (-0.2016, 0.1777)}
     numbers = pd.DataFrame([(m, x, x - 0.01, x + 0.01, y) for m, (x, y) in rows.items()])
     figure, _ = reward_figures.foretold(numbers.set_axis(["method", "wage", "low", "high", "repetition"], axis=1))
-    heights = {text.get_text(): text.get_window_extent().y0 for text in figure.axes[0].texts}
+    look.beside(figure)
+    heights = {text.get_text(): Text.get_window_extent(text).y0 for text in figure.axes[0].texts}
     assert heights["Segment (entropy)"] < heights["Interpolation: none"]
 
 
@@ -494,10 +517,26 @@ def test_a_parameter_that_is_none_is_none_and_no_gap_in_measuring(monkeypatch):
     assert "Nothing measured" not in shown[0] and shown[0].count(">none<") == 2
 
 
-@pytest.mark.parametrize("inches, wide", [(4.4, False), (7.4, True)])
-def test_a_figure_that_a_phone_cannot_hold_is_marked(inches, wide):
+def test_a_phone_has_each_panel_below_the_other_with_the_ticks_that_they_share():
+    figure, axes = look.canvas(2, 2, sharey="row", sharex=True)
+    axes[0, 0].set_yticks([0, 1], ["one", "two"])
+    axes[0, 0].set_ylabel("share (of all)")
+    axes[0, 1].set_title("a title that is far too long for half a page, and for a phone in one line as well")
+    page, phone = look.drawing(figure, "alt").split("<svg")[1:]
+    assert ' class="page"' in page and ' class="phone"' in phone and page.count('aria-label="alt"') == 1
+    assert page.count(">two<") == 1 and phone.count(">two<") == 2 and phone.count(">share (of all)<") == 2
+    heights = [ax.get_position().y0 for ax in axes.T.flat]
+    assert heights == sorted(heights, reverse=True), "column after column"
+    outer = figure.bbox.expanded(1.01, 1.01)
+    assert all(outer.contains(*ax.title.get_window_extent().max) for ax in axes.flat)
+
+
+@pytest.mark.parametrize("inches, turned, kind", [(4.4, 0, None), (7.4, 0, "page"), (7.4, 90, "wide")])
+def test_a_figure_that_a_phone_cannot_hold_is_marked(inches, turned, kind):
     figure = Figure(figsize=(inches, 2))
-    assert ('class="wide"' in look.drawing(figure, "alt").split(">")[0]) is wide
+    figure.subplots().tick_params(axis="x", rotation=turned)
+    found = re.search('class="([^"]+)"', look.drawing(figure, "alt").split(">")[0])
+    assert (found and found[1]) == kind
 
 
 def test_more_noise_is_a_stronger_mark_on_either_ground():
