@@ -53,12 +53,12 @@ def ppo(folder: str) -> list[float]:
     policy = model(folder)
     trainer = DensePPOTrainer(
         policy,
-        reward_fn=reward_per_token,  # batch -> rewards [B, T]; it also holds the reference's entropies
+        reward_fn=reward_per_token,  # batch -> rewards [B, T]; entropies are in it too
         ref_model=model(folder),
         critic=scorer_from(policy),
         args=DensePPOConfig(
-            **common(folder), per_device_train_batch_size=16, max_completion_length=12, max_steps=24, kl_coef=0.01,
-            critic_learning_rate=1e-2,
+            **common(folder), per_device_train_batch_size=16, max_completion_length=12,
+            max_steps=24, kl_coef=0.01, critic_learning_rate=1e-2,
         ),
         train_dataset=PROMPTS,
         processing_class=TOKENIZER,
@@ -72,9 +72,10 @@ def ppo(folder: str) -> list[float]:
 
 # [grpo]
 def reward_per_segment(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rewards [B, T], the ends of segments, bool [B, T]): entropy cuts, each segment paid at its end for its blues."""
+    """(rewards [B, T], ends of segments [B, T]): entropy cuts, blues are paid at the end."""
     mask = batch["completion_mask"]
-    ids = segment(kind="entropy", mask=mask, entropies=batch["ref_entropies"], cutoff=5.5)  # [B, T], nats
+    entropies = batch["ref_entropies"]  # [B, T], nats
+    ids = segment(kind="entropy", mask=mask, entropies=entropies, cutoff=5.5)
     blue = torch.isin(batch["completion_ids"], BLUE).float() * mask
     sums = torch.zeros_like(blue).scatter_add(1, ids.clamp(min=0), blue)  # [B, S]
     ends = segment_ends(ids).bool()
@@ -94,8 +95,8 @@ def grpo(folder: str) -> list[float]:
         reward_fn=paid,
         reward_funcs=[],  # metrics of TRL's kind, never trained on
         args=GRPOConfig(
-            **common(folder), per_device_train_batch_size=16, num_generations=4, max_completion_length=12,
-            max_steps=24, beta=0.01,
+            **common(folder), per_device_train_batch_size=16, num_generations=4,
+            max_completion_length=12, max_steps=24, beta=0.01,
         ),
         train_dataset=PROMPTS,
         processing_class=TOKENIZER,
@@ -109,26 +110,31 @@ def grpo(folder: str) -> list[float]:
 
 # [dpo]
 def dpo(folder: str) -> dict:
-    """Masked DPO: of chosen answers only tokens with a reward above the mean are learnt, of rejected ones only those
-    below. Returns what the mask left (adaptive-mask Eq. 13, 15)."""
-    texts = [{"prompt": row["prompt"], "chosen": "blue and red", "rejected": "grey and red"} for row in PROMPTS]
-    for row in texts:
-        row |= {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
+    """Masked DPO: of chosen answers only tokens with a reward above the mean are learnt, of
+    rejected ones the others. Returns what the mask left (adaptive-mask Eq. 13, 15)."""
+    said = {"chosen": "blue and red", "rejected": "grey and red"}
+    sides = {side: [{"role": "assistant", "content": text}] for side, text in said.items()}
+    texts = [{"prompt": row["prompt"], **sides} for row in PROMPTS]
     pairs, _ = tokenize_pairs(Dataset.from_list(texts), TOKENIZER, 32, 16)
-    rewards = {
-        side: [torch.isin(torch.tensor(ids), BLUE).float().tolist() for ids in pairs[f"{side}_completion_ids"]]
-        for side in ("chosen", "rejected")
-    }
+
+    def paid(ids: list[int]) -> list[float]:
+        return torch.isin(torch.tensor(ids), BLUE).float().tolist()
+
+    rewards = {side: [paid(ids) for ids in pairs[f"{side}_completion_ids"]] for side in said}
     pairs, counts = mask_pairs(pairs, rewards)
-    rows = pairs.rename_columns({f"{side}_completion_ids": f"{side}_ids" for side in ("chosen", "rejected")})
+    rows = pairs.rename_columns({f"{side}_completion_ids": f"{side}_ids" for side in said})
     trainer = TokenisedDPOTrainer(
         model=model(folder),
         ref_model=model(folder),
-        args=DPOConfig(**common(folder), max_steps=8, max_length=None, remove_unused_columns=False),
-        data_collator=MaskedCollator(DataCollatorForPreference(pad_token_id=TOKENIZER.pad_token_id)),
+        args=DPOConfig(
+            **common(folder), max_steps=8, max_length=None, remove_unused_columns=False,
+        ),
+        data_collator=MaskedCollator(
+            DataCollatorForPreference(pad_token_id=TOKENIZER.pad_token_id),
+        ),
         train_dataset=rows,
         processing_class=TOKENIZER,
-    )
+    )  # fmt: skip
     trainer.train()
     return counts
 

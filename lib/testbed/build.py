@@ -96,8 +96,8 @@ def preference_pairs(world: World, split: str, n: int, rng: np.random.Generator,
         second = swap_items(prompt, first, int(rng.integers(1, 3)), rng) if rng.random() < contrast else answer(asked)
         if first == second:
             continue
-        gap = oracle.true_return(prompt, first, world.returns) - oracle.true_return(prompt, second, world.returns)
-        wins = expit(gap / world.temperature)
+        worth = [oracle.true_return(prompt, x, world.returns) for x in (first, second)]
+        wins = expit((worth[0] - worth[1]) / world.temperature)
         chosen, rejected = (first, second) if rng.random() < wins else (second, first)
         rows.append({"prompt": messages(prompt), "chosen": _reply(chosen), "rejected": _reply(rejected)})
         drawn.update()

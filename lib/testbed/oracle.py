@@ -223,7 +223,7 @@ def deciding_tokens(spans: list[Span], offsets: list[tuple[int, int]]) -> np.nda
     """The index of the token that decides each span, [N] int64: the one with the last character that its credit rests
     on. What rests on the answer's end is decided by the last token, which is EOS where the answer has one."""
     ends = np.array([end for _, end in offsets])
-    found = np.searchsorted(ends, [s.decided for s in spans])  # the first token that reaches so far
+    found = np.searchsorted(ends, [s.decided for s in spans])  # the first to reach so far
     at_end = [s.decided == spans[-1].end and s.item is None for s in spans]
     return np.where(at_end, len(offsets) - 1, np.minimum(found, len(offsets) - 1))
 

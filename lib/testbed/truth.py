@@ -57,10 +57,11 @@ def scorer_metrics(
     style, ceiling = build.style_level(train, rows), build.ceiling(world, rows)
     accuracy = float(np.mean((np.sign(margins) + 1) / 2))
     decided = np.abs(gaps) > 1e-9
+    right = (margins > 0)[decided] == (np.array(gaps) > 0)[decided]
     return {
         f"style_{name}": style,
         f"ceiling_{name}": ceiling,
-        f"truth_{name}": float(np.mean((margins > 0)[decided] == (np.array(gaps) > 0)[decided])),
+        f"truth_{name}": float(np.mean(right)),
         f"gate_{name}": (style + ceiling) / 2,
         f"passes_{name}": bool(accuracy >= (style + ceiling) / 2),
         f"flip_{name}": flip_rate(scorer, method, model, tokenizer, rows, seed),
@@ -188,8 +189,10 @@ def oracle_rewards(method: Recipe, tokenizer, returns: str, unit: float, draw: t
         drawn = noise * torch.randn(credits.shape, generator=draw) * held
         if method.segmentation["kind"] == "spans" and method.interpolation == "decided":
             ending = torch.tensor([[s[-1].ending] for s in parsed])  # [B, 1]
-            paid = torch.zeros(ids.shape).scatter_add(1, deciding, credits.scatter_add(1, last, -ending) + drawn)
-            return (paid.scatter_add(1, mask.sum(1, keepdim=True).cpu() - 1, ending + rest) / unit).to(mask.device)
+            own = credits.scatter_add(1, last, -ending) + drawn
+            paid = torch.zeros(ids.shape).scatter_add(1, deciding, own)
+            final = mask.sum(1, keepdim=True).cpu() - 1
+            return (paid.scatter_add(1, final, ending + rest) / unit).to(mask.device)
         noisy = (credits.scatter_add(1, last, rest) + drawn) / unit
         if method.segmentation["kind"] == "bandit":
             ids, noisy = torch.where(mask.cpu().bool(), 0, -1), noisy.sum(1, keepdim=True)

@@ -65,4 +65,4 @@ def test_the_glossary_has_one_line_per_word():
     entries = [entry.split("\n") for entry in body.split("\n\n")]
     assert 30 <= len(entries) <= 45 and all(len(entry) == 2 for entry in entries)
     words = [entry[0].lower() for entry in entries]
-    assert len(set(words)) == len(words)
+    assert len(set(words)) == len(words) and words == sorted(words)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import typing
 
 import numpy as np
@@ -41,6 +42,12 @@ def test_misspelling_truncation_and_emptiness_cost_what_the_table_says():
     assert oracle.true_return(PROMPT, "apple") == w.CREDITS["correct"] + w.UNFINISHED
     assert oracle.true_return(PROMPT, "") == w.EMPTY
     assert kinds("good luck with it, apple.") == ["off_topic", "correct"], "a closing at the start answers nothing"
+
+
+def test_the_page_has_the_credits_and_the_splits_of_the_code():
+    page = (ROOT / "book" / "testbed.md").read_text().replace("−", "-")
+    assert all(re.search(rf"^\| {kind} \| {worth:g} \|", page, re.M) for kind, worth in w.CREDITS.items())
+    assert all(f"({share:.0%})" in page for share in w.SPLITS.values())
 
 
 def test_a_remark_said_twice_is_a_repetition_and_so_is_a_greeting():

@@ -65,7 +65,8 @@ def edit_labels(rejected: list[int], revised: list[int]) -> tuple[np.ndarray, np
     for name, ids in (("rejected", rejected), ("revised", revised)):
         if not len(ids):
             raise ValueError(f"the {name} response has no token; keep its EOS, or leave the pair out")
-    of_rejected, of_revised = (np.full(len(ids), NEUTRAL, np.float32) for ids in (rejected, revised))
+    of_rejected = np.full(len(rejected), NEUTRAL, np.float32)
+    of_revised = np.full(len(revised), NEUTRAL, np.float32)
     for run in Levenshtein.opcodes(rejected, revised):
         if run.tag != "equal":
             of_rejected[run.src_start : run.src_end] = NEGATIVE

@@ -30,7 +30,9 @@ class LogRatioScorer(torch.nn.Module):
     def token_scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """[B, L]; zero on padding and on a row's first token, which nothing predicts."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        told = {"input_ids": input_ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        told = {"input_ids": input_ids, "attention_mask": mask}
+        told["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         told["labels"] = input_ids.masked_fill((mask == 0) | (mask.cumsum(1) == 1), -100)
-        ours, theirs = (fused_head(x)(**told, fused_lm_head=True).log_probs for x in (self.policy, self.reference))
+        both = self.policy, self.reference
+        ours, theirs = (fused_head(x)(**told, fused_lm_head=True).log_probs for x in both)
         return F.pad(ours - theirs, (1, 0)).masked_fill(told["labels"] == -100, 0)

@@ -111,7 +111,7 @@ def _fit_regression(values, t, T, estimator):
     if (T == 1).all():
         return _constant("regression", values)
     divisor = np.gcd(t + 1, T)
-    lowest = np.stack([(t + 1) // divisor, T // divisor])  # p as a fraction in lowest terms, free of rounding
+    lowest = np.stack([(t + 1) // divisor, T // divisor])  # fractions, free of rounding
     fractions, which = np.unique(lowest, axis=1, return_inverse=True)
     which = which.ravel()  # numpy 2.0 gives it two axes
     n = np.bincount(which)
@@ -120,10 +120,11 @@ def _fit_regression(values, t, T, estimator):
     enough = n >= 2
     if enough.sum() < 2:
         raise ValueError(
-            f"normaliser 'regression': {enough.sum()} locations have two scores or more, 2 are needed; "
-            "give more calibration responses"
+            f"normaliser 'regression': {enough.sum()} locations have two scores or more, "
+            "2 are needed; give more calibration responses"
         )
-    n, means, squares, (numerator, denominator) = n[enough], means[enough], squares[enough], fractions[:, enough]
+    n, means, squares = n[enough], means[enough], squares[enough]
+    numerator, denominator = fractions[:, enough]
     stds = np.sqrt(squares / (n - 1))
     _refuse_flat("regression", stds.max(), values)
     fit, log_p = ESTIMATORS[estimator], np.log(numerator / denominator)
@@ -246,7 +247,8 @@ def _at_last_token(scores, segment_ids):
 
 
 def _even_split(scores, segment_ids):
-    return spread(scores, segment_ids) / spread(segment_lengths(segment_ids), segment_ids).clamp(min=1)
+    tokens = spread(segment_lengths(segment_ids), segment_ids)
+    return spread(scores, segment_ids) / tokens.clamp(min=1)
 
 
 def _at_next_token(scores, segment_ids):

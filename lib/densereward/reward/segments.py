@@ -144,7 +144,8 @@ def without_eos(completion_ids, mask, eos_token_id: int | list[int]):
     """
     real = _real(mask)
     last = real & ~F.pad(real[:, 1:], (0, 1))
-    drop = last & torch.isin(completion_ids, torch.as_tensor(eos_token_id, device=completion_ids.device))
+    eos = torch.as_tensor(eos_token_id, device=completion_ids.device)
+    drop = last & torch.isin(completion_ids, eos)
     drop[:, 0] = False
     return real & ~drop
 

@@ -354,7 +354,8 @@ class TokenScorer(PreTrainedModel):
         `config.scale`."""
         ends = segment_ends.to(token_scores.dtype)
         total = (token_scores * ends).sum(1)
-        return self.config.scale * (total / ends.sum(1) if self.config.aggregate == "mean" else total)
+        score = total / ends.sum(1) if self.config.aggregate == "mean" else total
+        return self.config.scale * score
 
 
 def scorer_from(model, kind: type = TokenScorer, **settings) -> TokenScorer:

@@ -28,7 +28,8 @@ def soft_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """tlcr Eq. 6 of logits and labels [B, L] (0, .5, 1, or NO_LABEL): mean over each response's tokens, then over
     responses; one without any label counts 0."""
     mask = (labels != NO_LABEL).to(logits.dtype)
-    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    losses = loss(logits, labels.clamp(min=0), reduction="none")
     return ((losses * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 

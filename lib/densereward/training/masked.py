@@ -97,7 +97,9 @@ def mask_advantages(batch: dict[str, torch.Tensor], factor: torch.Tensor) -> dic
     if factor.shape != batch["completion_mask"].shape:
         shapes = list(factor.shape), list(batch["completion_mask"].shape)
         raise ValueError("mask has shape {}, completions {}; give a factor per completion token".format(*shapes))
-    return batch | {"advantages": (advantages if advantages.dim() == 2 else advantages[:, None]) * factor}
+    if advantages.dim() == 1:
+        advantages = advantages[:, None]
+    return batch | {"advantages": advantages * factor}
 
 
 def _pad(completions, rewards, what) -> tuple[torch.Tensor, torch.Tensor]:

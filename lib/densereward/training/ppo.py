@@ -258,7 +258,8 @@ class DensePPOTrainer(Decoding, GRPOTrainer):
         if rewards.shape != mask.shape or not rewards.isfinite().all():
             raise ValueError(f"reward_fn returned {list(rewards.shape)}, it must return finite {list(mask.shape)}")
         kl = (batch["old_per_token_logps"] - ref_logps) * mask
-        advantages, returns = self._estimate(rewards - self.args.kl_coef * kl, values, mask, scored)
+        paid = rewards - self.args.kl_coef * kl
+        advantages, returns = self._estimate(paid, values, mask, scored)
         if self.model.training:
             self.value_losses, self.scored_at = [], time.perf_counter()
             seconds = {"seconds_generate": generated - started, "seconds_score": self.scored_at - generated}

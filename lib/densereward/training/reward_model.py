@@ -62,12 +62,12 @@ def answers(rows: list[dict], side: str, tokenizer) -> dict[str, torch.Tensor]:
 def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
     """input_ids, attention_mask, segment_ends [2B, L]: the chosen half first, as RewardTrainer expects; padded on the
     right."""
-    both = [
-        (row["prompt_ids"], row[f"{side}_completion_ids"], row[f"{side}_segment_ids"]) for side in SIDES for row in rows
-    ]
+    names = "prompt_ids", "{}_completion_ids", "{}_segment_ids"
+    both = [[row[name.format(side)] for name in names] for side in SIDES for row in rows]
     input_ids, attention_mask = pad_batch([prompt + ids for prompt, ids, _ in both], pad_id)
     cut = pad_batch([[-1] * len(prompt) + segment for prompt, _, segment in both], -1)[0]
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "segment_ends": S.segment_ends(cut).long()}
+    ends = S.segment_ends(cut).long()
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "segment_ends": ends}
 
 
 class _Curve(TrainerCallback):

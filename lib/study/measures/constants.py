@@ -49,7 +49,8 @@ def slope(y, x, controls, draw: np.random.Generator) -> tuple[float, float, floa
     percentile bootstrap over the N answers. Random: `draw`."""
     y, X = np.asarray(y, float), np.column_stack([x, np.ones(len(y)), *controls])
     weights = resamples(len(y), draw)
-    left, right = np.einsum("rn,ni,nj->rij", weights, X, X, optimize=True), weights @ (X * y[:, None])
+    left = np.einsum("rn,ni,nj->rij", weights, X, X, optimize=True)
+    right = weights @ (X * y[:, None])
     return estimate((np.linalg.pinv(left, hermitian=True) @ right[..., None])[:, 0, 0])
 
 

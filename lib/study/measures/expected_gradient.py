@@ -46,7 +46,8 @@ def log_probs(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, prefi
 def expected_gradient(logps: torch.Tensor, logits: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
     """sum_y pi(y) sum_t A_t grad log pi(y_t | y_<t) with respect to `logits`: `logps`, `advantages` [N, T]."""
     chance = logps.detach().sum(1).exp()
-    return torch.autograd.grad((chance @ (advantages * logps)).sum(), logits, retain_graph=True)[0].flatten()
+    expected = (chance @ (advantages * logps)).sum()
+    return torch.autograd.grad(expected, logits, retain_graph=True)[0].flatten()
 
 
 def given(prefixes: torch.Tensor, chance: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

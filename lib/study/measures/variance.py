@@ -71,7 +71,8 @@ def at_end(rewards: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def advantages(rewards: torch.Tensor, mask: torch.Tensor, baseline: str) -> torch.Tensor:
     """Rewards to go [B, T], each token's own among them, less one of BASELINES; zero on padding."""
-    to_go, mask = gae(rewards, torch.zeros_like(rewards), mask, 1.0, 1.0)[0], mask.to(rewards.dtype)
+    to_go = gae(rewards, torch.zeros_like(rewards), mask, 1.0, 1.0)[0]
+    mask = mask.to(rewards.dtype)
     if baseline == "position":
         mean = (to_go * mask).sum(0) / mask.sum(0).clamp(min=1)
     else:
@@ -122,7 +123,8 @@ def gradients(grams: dict[str, np.ndarray], draw: np.random.Generator) -> pd.Dat
     weights, found = resamples(len(next(iter(grams.values()))), draw), {}
     n, pairs = weights.sum(1), weights.sum(1) ** 2 - (weights**2).sum(1)
     for name, g in grams.items():
-        products = np.einsum("ri,ij,rj->r", weights, g, weights, optimize=True) - weights**2 @ np.diag(g)
+        products = np.einsum("ri,ij,rj->r", weights, g, weights, optimize=True)
+        products -= weights**2 @ np.diag(g)
         signal = products / pairs  # over pairs of different responses
         found[name] = weights @ np.diag(g) / n - signal, signal
     rows = []
