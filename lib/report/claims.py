@@ -272,4 +272,4 @@ def _prediction(row) -> str:
 
 
 def _interval(row) -> str | None:
-    return summary.interval_text(row.difference, row.low, row.high) if row.seeds else None
+    return summary.interval_text(row.difference, row.low, row.high, seeds=row.seeds) if row.seeds else None

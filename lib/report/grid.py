@@ -17,12 +17,12 @@ import pandas as pd
 HEADLINES = ("true return (credit)", "difference", "win rate")
 COLUMNS, WIDTH = 7, 96  # what stands side by side: columns, and characters in a line
 ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "cpu")  # said once where all rows agree
-NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))?)")
+NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))*)")
 HALF = re.compile(r"(-?[\d,.]+) ± ([\d,.]+)")
 SIDES = re.compile(r"-?[\d,.]+ \[")
 INTERVAL = re.compile(r"\d (?:± |\[)[-−\d]")  # what makes words a measurement
 WORDS, WRAPPED = 30, 20  # characters: a longer text may take several lines, of which each has so many
-BOTH = re.compile(r"\(\S+ to \S+\)$")  # `summary.interval_text` of two seeds
+BOTH = re.compile(r"\(\S+ to \S+\)")  # `summary.interval_text` of two seeds
 SAME = 3  # rows from which what they all say is said once
 PHONE = 50  # characters in a line of a phone
 

@@ -101,7 +101,7 @@ def by_seed(records: list[dict], name: str, metric: str) -> dict[int, float]:
 def told(records: list[dict], name: str) -> str | None:
     """Mean, t interval and number of seeds of a row's true return, as text; None without a record."""
     found = [*by_seed(records, name, "return").values()]
-    return f"{summary.interval_text(*mean_interval(found))} ({len(found)})" if found else None
+    return f"{summary.interval_text(*mean_interval(found), seeds=len(found))} ({len(found)})" if found else None
 
 
 def headline(now: list[dict], before: list[dict]) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def sizes(of: dict[str, list[dict]]) -> pd.DataFrame:
     columns = []
     for heading, runs in of.items():
         found = summary.intervals(summary.values(runs, RETURN), ["method"]).set_index("method")
-        texts = [summary.interval_text(row.mean, row.low, row.high) for row in found.itertuples()]
+        texts = [summary.interval_text(row.mean, row.low, row.high, seeds=row.seeds) for row in found.itertuples()]
         columns.append(pd.DataFrame({heading: texts, f"seeds, {heading}": found.seeds}, index=found.index))
     both = pd.concat(columns, axis=1, join="inner")
     both = both.loc[summary.order(both.index)]
@@ -117,12 +117,13 @@ def rows(runs: list[dict], methods) -> pd.DataFrame:
     reached it where not all did."""
     lines = []
     for row in ours(runs, methods).itertuples():
-        at = summary.interval_text(row.at_mean, row.at_low, row.at_high) if row.at_seeds else None
+        at = summary.interval_text(row.at_mean, row.at_low, row.at_high, seeds=row.at_seeds) if row.at_seeds else None
         reached = f" ({row.at_seeds} of {row.seeds})" if 0 < row.at_seeds < row.seeds else ""
+        ended = summary.interval_text(row.mean, row.low, row.high, seeds=row.seeds) if row.seeds else None
         lines.append(
             {
                 "here": summary.label(row.Index),
-                "true return (credit)": summary.interval_text(row.mean, row.low, row.high) if row.seeds else None,
+                "true return (credit)": ended,
                 "length (tokens)": f"{row.length:.1f}" if row.seeds else None,
                 f"at KL {KL:g} nats (credit)": at and at + reached,
                 "seeds": str(row.seeds),
@@ -146,7 +147,7 @@ def spent(runs: list[dict], methods) -> pd.DataFrame:
         spent_by = [effort.recorded(r) | {"updates": effort.updates(r)} for r in _of(runs, (method,))]
         used = pd.DataFrame(spent_by, columns=list(names)).mean()
         row = kl.loc[method] if method in kl.index else None
-        moved = None if row is None else summary.interval_text(row["mean"], row.low, row.high)
+        moved = None if row is None else summary.interval_text(row["mean"], row.low, row.high, seeds=row.seeds)
         counts = {text: None if np.isnan(used[name]) else f"{used[name]:,.0f}" for name, text in names.items()}
         lines.append({"here": summary.label(method), "KL (nats per response)": moved} | counts)
     return pd.DataFrame(lines)

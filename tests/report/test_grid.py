@@ -46,6 +46,20 @@ def test_methods_stand_from_the_best_down_and_only_a_clear_best_is_marked(halves
     assert ("<strong>3.00" in page) == marked
 
 
+def test_two_seeds_are_both_said_where_an_interval_would_say_nothing():
+    texts = [
+        summary.interval_text(x, low, high, seeds=n)
+        for x, low, high, n in (
+            (1.0, 1 - 12.7062 / 2, 1 + 12.7062 / 2, 2),
+            (1.0, 0.5, 1.5, 3),
+            (1.0, np.nan, np.nan, 1),
+        )
+    ]
+    assert texts == ["1.00 (0.50 to 1.50)", "1.00 ± 0.50", "1.00"]
+    assert "In brackets, of two seeds" in grid.table(pd.DataFrame({"method": METHODS, "x": texts}))
+    assert "In brackets" not in grid.table(pd.DataFrame({"method": METHODS[1:], "x": texts[1:]}))
+
+
 def test_one_seed_is_never_the_clear_best():
     page = compared((1.0, 3.0, 2.0), (0.1, np.nan, 0.1))
     assert [row[0] for row in cells(page)[1:]] == ["b", "c", "a"] and "<strong>" not in page

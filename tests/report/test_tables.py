@@ -159,7 +159,7 @@ def test_the_column_at_equal_kl_is_the_summarys_and_says_how_many_runs_reached_i
     column = f"at KL {tables.KL:g} nats (credit)"
     wanted = controlled.matched_kl([r for r in short if r["method"] == "token"], tables.KL).iloc[0]
     assert wanted.seeds == 2
-    text = summary.interval_text(wanted["mean"], wanted.low, wanted.high)
+    text = summary.interval_text(wanted["mean"], wanted.low, wanted.high, seeds=2)
     assert frame.loc["Token", column] == f"{text} (2 of 3)"
     assert frame[column].isna()["Phi3-mini Instruct"], "the SFT model moves nowhere"
 
