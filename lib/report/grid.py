@@ -14,7 +14,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-HEADLINES = ("true return (credit)", "difference", "win rate")
+HEADLINES = ("true return (credit)", "difference", "win rate")  # and what begins with "less "
+HEADS = {"wins": "seeds above"}  # names in code that a reader would take for something else
 COLUMNS, WIDTH = 7, 96  # what stands side by side: columns, and characters in a line
 ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "cpu")  # said once where all rows agree
 NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))*)")
@@ -30,11 +31,13 @@ PHONE = 50  # characters in a line of a phone
 def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
     """The HTML of a frame with one row or more, numbers with so many digits; `name` is that of its csv."""
     csv = data_url("text/csv", frame.to_csv(index=False, float_format="%.6g"))
-    cells = _texts(_joined(frame.rename(columns=lambda text: str(text).replace("_", " ")), digits), digits)
+    cells = _texts(
+        _joined(frame.rename(columns=lambda text: HEADS.get(text, str(text).replace("_", " "))), digits), digits
+    )
     empty, grouped = _empty(cells), _grouped(cells.iloc[:, 0])
     lacking = cells.loc[empty, [c for c in cells if not _measured(cells, c) and c not in ASIDE]]
     cells, best = _ranked(cells[~empty])
-    aside = [c for c in cells.columns[1:] if _aside(cells[c])]
+    aside = [c for c in cells if _aside(cells[c])]
     said = [f"{html.escape(c)} {_cell(cells[c].iloc[0])}" for c in aside]
     groups = cells.iloc[:, 0] if grouped else None
     shown, rest = _fitting(cells.drop(columns=aside if groups is None else [*aside, cells.columns[0]]))
@@ -116,7 +119,8 @@ def _text(x, digits: int) -> str:
 
 def _ranked(cells: pd.DataFrame) -> tuple[pd.DataFrame, tuple | None]:
     """Rows of methods from the highest headline down, and where the best stands (row, column) if it is clear."""
-    column = next((c for c in HEADLINES if c in cells and cells.columns[0] == "method"), None)
+    heads = [*HEADLINES, *(c for c in cells if c.startswith("less "))]
+    column = next((c for c in heads if c in cells and cells.columns[0] == "method"), None)
     if column is None or not cells[column].map(lambda text: not text or NUMBER.fullmatch(text)).all():
         return cells, None
     means = cells[column].map(lambda text: float(NUMBER.match(text)[1].replace(",", "")) if text else -np.inf)

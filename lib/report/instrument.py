@@ -174,8 +174,9 @@ def longer(records: list[dict]) -> pd.DataFrame:
     for name in summary.order({m for m, _ in shared}):
         gap = paired_contrast(*({s: found[m, s] for m, s in shared if m == name} for found in ends))
         of = summary.label(name)
-        line = {"method": of, "explained after the short one": first[0][of], "after the long one": first[1][of]}
-        rows.append(line | {x: gap[x] for x in ("difference", "low", "high", "seeds")})
+        line = {"method": of, "critic explains after the short one": first[0][of]}
+        line |= {"after the long one": first[1][of], "true return, long less short (credit)": gap["difference"]}
+        rows.append(line | {x: gap[x] for x in ("low", "high", "seeds")})
     return pd.DataFrame(rows)
 
 

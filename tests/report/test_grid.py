@@ -31,7 +31,7 @@ def test_a_difference_and_its_interval_are_one_cell():
     frame = pd.DataFrame(
         {"method": ["a", "b"], "difference": [-1.0, 2.0], "low": [-2.5, np.nan], "high": [0.5, np.nan], "wins": [0, 2]}
     )
-    assert cells(grid.table(frame))[0] == ["method", "difference", "wins"]
+    assert cells(grid.table(frame))[0] == ["method", "difference", "seeds above"]
     assert cells(grid.table(frame))[2] == ["a", "−1.00 ± 1.50", "0"]
     uneven = frame.assign(high=[1.5, np.nan]).rename(
         columns={"difference": "rate", "low": "rate_low", "high": "rate_high"}
