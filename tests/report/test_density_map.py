@@ -82,9 +82,7 @@ def test_one_seed_claims_nothing():
 def test_expectations_count_the_cells_they_speak_of():
     told = density_map.foretold(density_map.returns(made(bent), UNITS)).set_index("foretold")
     assert dict(told.cells)["1. truth in time above SFT"] == 16  # it learns from no pairs: each run counts once
-    assert (
-        told.loc["4. tokens level or behind", "chance by a coin"] is None
-    )  # a coin is no match for one side and a half
+    assert pd.isna(told.loc["4. tokens level or behind", "chance by a coin"])  # a coin has no side and a half
     level = told.loc["7. at λ 1 the truths are level on average"]  # half a credit apart here
     assert (level.cells, level.came) == (1, 0) and pd.isna(level["chance by a coin"])
     assert dict(told.cells)["7. truth at the end above the bandit at λ 1"] == 16
