@@ -31,7 +31,7 @@ from study.records import ROOT, read_records
 from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
 
 FEW = "open (too few seeds)"
-COUNTED = {  # verdict: heading of its count
+COUNTED = {  # verdict: under what it is counted
     **{verdict: verdict for verdict in ("held", "opposite", "alike", "open", FEW, "one seed", "no record")},
     **dict.fromkeys(("no row", "no measure"), "no row or measure"),
 }
@@ -206,7 +206,7 @@ def evidence(frame: pd.DataFrame) -> pd.DataFrame:
     found["difference"] = [_interval(row) for row in frame.itertuples()]
     found["unit"] = [METRICS[metric].unit for metric in frame.metric]
     found["p (Holm)"] = [summary.p_text(p) for p in frame.holm]
-    found["would be seen from"], found["seeds"] = frame.mde_holm, frame.seeds
+    found["seeds"], found["would be seen from"] = frame.seeds, frame.mde_holm
     found["prediction"] = [_prediction(row) for row in frame.itertuples()]
     found["matters from"] = frame.threshold.where(frame.seeds > 0)  # a claim without a run is a row without a number
     found["p, alone"] = [summary.p_text(p) for p in frame.p]
@@ -235,20 +235,20 @@ def untestable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """How many claims of each paper, and of all, have each verdict, under the heads of `COUNTED`; a head that no claim
-    has is left out, but for the first two."""
-    found = pd.crosstab(frame.paper, frame.verdict.map(COUNTED))
-    heads = [x for x in dict.fromkeys(COUNTED.values()) if x in ("held", "opposite", *found)]
-    found = found.reindex(index=PAPERS, columns=heads, fill_value=0)
-    found.insert(0, "claims", found.sum(axis=1))
-    found.loc["all"] = found.sum()
-    return found.rename_axis("paper").rename_axis(None, axis=1).reset_index()
+    """How many claims of each paper, and of all, have each verdict, under the names of `COUNTED`, and in all; a verdict
+    that no claim has is left out, but for the first two."""
+    found = pd.crosstab(frame.verdict.map(COUNTED), frame.paper)
+    names = [x for x in dict.fromkeys(COUNTED.values()) if x in ("held", "opposite", *found.index)]
+    found = found.reindex(index=names, columns=PAPERS, fill_value=0)
+    found["all"] = found.sum(axis=1)
+    found.loc["claims"] = found.sum()
+    return found.rename_axis("verdict").rename_axis(None, axis=1).reset_index()
 
 
 def headline(frame: pd.DataFrame) -> str:
     """The verdicts of `tested`, counted, in two sentences whose numbers add up."""
-    n = counts(frame).set_index("paper").loc["all"]
-    rest = "; ".join(f"{n[head]} {head}" for head in n.index[3:] if n[head])
+    n = counts(frame).set_index("verdict")["all"]
+    rest = "; ".join(f"{n[name]} {name}" for name in n.index[2:-1])
     return (
         f"Of {n['claims']} claims of the three papers {n['held']} held and {n['opposite']} came out opposite. "
         f"The rest: {rest}."
@@ -257,11 +257,11 @@ def headline(frame: pd.DataFrame) -> str:
 
 def sentence(frame: pd.DataFrame, paper: str) -> str:
     """How many of a paper's claims (`tested`) held, and how many came out opposite."""
-    n = counts(frame).set_index("paper").loc[paper]
+    n = counts(frame).set_index("verdict")[paper]
     rest = n["claims"] - n["held"] - n["opposite"]
     return (
         f"Of the {n['claims']} claims of {paper} {n['held']} held and {n['opposite']} came out opposite; "
-        f"the other {rest} are open, alike or nothing that can be tested here."
+        f"the other {rest} are open, alike or cannot be tested here."
     )
 
 

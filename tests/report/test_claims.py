@@ -191,9 +191,9 @@ def test_verdicts_counted_by_paper_add_up(profile):
     runs = [] if profile is None else read_records(ROOT / "data" / "results" / profile / "runs.jsonl")
     newest = {(r["method"], r["seed"]): r for r in runs if r["kind"] == "run" and r["dataset"] == "testbed"}
     frame = claims.tested(list(newest.values()))
-    found = claims.counts(frame).set_index("paper")
-    assert (found.drop(columns="claims").sum(axis=1) == found["claims"]).all()
-    assert (found.iloc[:-1].sum() == found.loc["all"]).all() and found.loc["all", "claims"] == len(CLAIMS)
+    found = claims.counts(frame).set_index("verdict")
+    assert (found.drop(columns="all").sum(axis=1) == found["all"]).all()
+    assert (found.iloc[:-1].sum() == found.loc["claims"]).all() and found.loc["claims", "all"] == len(CLAIMS)
     total, *parts = map(int, re.findall(r"\b\d+\b", claims.headline(frame)))
     assert total == len(CLAIMS) == sum(parts), "what a reader adds up"
     assert len(claims.evidence(frame)) + len(claims.untestable(frame)) == len(CLAIMS)
