@@ -70,7 +70,7 @@ def sizes(of: dict[str, list[dict]]) -> pd.DataFrame:
         heads = {f"{heading}, true return (credit)": texts, f"seeds, {heading}": found.seeds}
         columns.append(pd.DataFrame(heads, index=found.index))
     both = pd.concat(columns, axis=1, join="inner")
-    both = both.loc[summary.order(both.index)]
+    both = both.loc[summary.order(both.index), sorted(both, key=lambda head: head.startswith("seeds"))]
     return both.rename(index=summary.label).rename_axis("method").reset_index()
 
 
