@@ -22,7 +22,9 @@ def catalogue(records: list[dict]) -> pd.DataFrame:
     seeds = defaultdict(set)
     for r in tables.alike(records):
         seeds[r["method"]].add(r["seed"])
-    return pd.DataFrame([_line(row) | {"seeds": len(seeds[name])} for name, row in METHODS.items()])
+    found = pd.DataFrame([_line(row) for row in METHODS.values()])
+    found.insert(2, "seeds", [len(seeds[name]) for name in METHODS])
+    return found
 
 
 def words(part: dict) -> str:

@@ -30,8 +30,11 @@ from study.identity import completed
 from study.records import ROOT, read_records
 from study.stats import ALPHA, detectable, holm, paired_contrast, within_p
 
-VERDICTS = ("held", "opposite", "alike", "open", "no record", "one seed", "no row", "no measure")
 FEW = "open (too few seeds)"
+COUNTED = {  # verdict: under what it is counted
+    **{verdict: verdict for verdict in ("held", "opposite", "alike", "open", FEW, "one seed", "no record")},
+    **dict.fromkeys(("no row", "no measure"), "no row or measure"),
+}
 _SFT = "sft"
 MEASURED = ROOT / "data" / "results" / "ledger.jsonl"
 PICKED = ROOT / "data" / "results" / "brief" / "best_of_n.jsonl"
@@ -41,7 +44,7 @@ def tested(runs: list[dict], kl: float | None = None, claims: tuple[Claim, ...] 
     """A line per claim: its fields; the difference with its 95% t interval (low, high), in the
     metric's unit; `p` and `holm`, adjusted for all claims of its paper that have one; `p_alike` and `holm_alike`, that
     the difference is smaller than the threshold; `mde`, the smallest difference that these seeds would show at .05
-    alone, and `mde_holm`, surely after the adjustment (`stats.detectable`); seeds; and a verdict of `VERDICTS`, `open`
+    alone, and `mde_holm`, surely after the adjustment (`stats.detectable`); seeds; and a verdict of `COUNTED`, `open`
     being `FEW` where `mde_holm` is above the threshold.
 
     With `kl`, claims of true return alone, read in training where each run first reached that KL (nats)."""
@@ -164,14 +167,16 @@ def _duels(answers: dict, claim: Claim) -> dict:
 
 
 def side_by_side(comparisons: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A line per claim of true return with its verdict, difference (credit) and Holm's p in each comparison, `tested`
-    by its heading; one in which nothing was run is left out."""
-    told = {heading: of_returns(found) for heading, found in comparisons.items()}
-    frame = next(iter(told.values()))[["paper", "place", "says"]].copy()
-    for heading, found in told.items():
+    """A line per claim of true return: its verdict, difference (credit) and Holm's p in each comparison, `tested` by
+    what follows these heads; one in which nothing was run is left out."""
+    told = {suffix: of_returns(found) for suffix, found in comparisons.items()}
+    frame = next(iter(told.values()))[["paper", "says"]].copy()
+    for suffix, found in told.items():
         if found.seeds.any():
-            frame[heading] = [_told(row) for row in found.itertuples()]
-    return frame
+            frame[f"verdict{suffix}"] = found.verdict.replace(FEW, "open")
+            frame[f"difference{suffix} (credit)"] = [_interval(row) for row in found.itertuples()]
+            frame[f"p{suffix}"] = [summary.p_text(p) for p in found.holm]
+    return frame.assign(place=next(iter(told.values())).place)
 
 
 def of_returns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -189,7 +194,8 @@ def win_rates(runs: list[dict]) -> pd.DataFrame:
         met = pair[pair.method == row.better]
         rates = [100 * float(met[x].iloc[0]) if len(met) else np.nan for x in ("rate", "low", "high")]
         lines.append((*rates, int(met.seeds.iloc[0]) if len(met) else 0))
-    return found.join(pd.DataFrame(lines, columns=["win rate", "win rate low", "win rate high", "seeds"]))
+    rates = pd.DataFrame(lines, columns=["win rate (%)", "win rate (%) low", "win rate (%) high", "seeds"])
+    return found.assign(row=found.better.map(summary.label), against=found.worse.map(summary.label)).join(rates)
 
 
 def evidence(frame: pd.DataFrame) -> pd.DataFrame:
@@ -199,11 +205,12 @@ def evidence(frame: pd.DataFrame) -> pd.DataFrame:
     found = frame[["paper", "says", "verdict"]].copy()
     found["difference"] = [_interval(row) for row in frame.itertuples()]
     found["unit"] = [METRICS[metric].unit for metric in frame.metric]
-    found["p (Holm)"], found["p"] = ([summary.p_text(p) for p in frame[name]] for name in ("holm", "p"))
+    found["p (Holm)"] = [summary.p_text(p) for p in frame.holm]
+    found["seeds"], found["would be seen from"] = frame.seeds, frame.mde_holm
     found["prediction"] = [_prediction(row) for row in frame.itertuples()]
     found["matters from"] = frame.threshold.where(frame.seeds > 0)  # a claim without a run is a row without a number
-    found["seen from, alone"], found["adjusted"] = frame.mde, frame.mde_holm
-    return found.assign(place=frame.place, seeds=frame.seeds)
+    found["p, alone"] = [summary.p_text(p) for p in frame.p]
+    return found.assign(**{"would be seen from, alone": frame.mde, "place": frame.place})
 
 
 def decided(frame: pd.DataFrame) -> pd.DataFrame:
@@ -224,36 +231,38 @@ def ran(runs: list[dict], paper: str) -> str:
 
 def untestable(frame: pd.DataFrame) -> pd.DataFrame:
     """The claims that nothing here can test, and why."""
-    return frame.loc[frame.lacks.notna(), ["paper", "place", "says", "verdict", "why"]].reset_index(drop=True)
+    return frame.loc[frame.lacks.notna(), ["paper", "says", "why", "verdict", "place"]].reset_index(drop=True)
 
 
 def counts(frame: pd.DataFrame) -> pd.DataFrame:
-    """How many claims of each paper, and of all, have each verdict; what is open for want of seeds counts as open, and
-    once more in the last column."""
-    plain = frame.verdict.replace(FEW, "open")
-    found = pd.crosstab(frame.paper, plain).reindex(index=PAPERS, columns=VERDICTS, fill_value=0)
-    found.insert(0, "claims", found.sum(axis=1))
-    found[FEW] = (frame.verdict == FEW).groupby(frame.paper).sum().reindex(PAPERS, fill_value=0)
-    found.loc["all"] = found.sum()
-    return found.rename_axis("paper").rename_axis(None, axis=1).reset_index()
+    """How many claims of each paper, and of all, have each verdict, under the names of `COUNTED`, and in all; a verdict
+    that no claim has is left out, but for the first two."""
+    found = pd.crosstab(frame.verdict.map(COUNTED), frame.paper)
+    names = [x for x in dict.fromkeys(COUNTED.values()) if x in ("held", "opposite", *found.index)]
+    found = found.reindex(index=names, columns=PAPERS, fill_value=0)
+    found["all"] = found.sum(axis=1)
+    found.loc["claims"] = found.sum()
+    return found.rename_axis("verdict").rename_axis(None, axis=1).reset_index()
 
 
 def headline(frame: pd.DataFrame) -> str:
-    """The verdicts of `tested`, counted, in a sentence."""
-    n = counts(frame).set_index("paper").loc["all"]
+    """The verdicts of `tested`, counted, in two sentences whose numbers add up."""
+    n = counts(frame).set_index("verdict")["all"]
+    rest = "; ".join(f"{n[name]} {name}" for name in n.index[2:-1])
     return (
-        f"Of {n['claims']} claims of the three papers {n['held']} held and {n['opposite']} came out opposite; "
-        f"{n[FEW] + n['one seed'] + n['no record']} lack runs or seeds."
+        f"Of {n['claims']} claims of the three papers {n['held']} held and {n['opposite']} came out opposite. "
+        f"The rest: {rest}."
     )
 
 
 def sentence(frame: pd.DataFrame, paper: str) -> str:
-    """The verdicts on a paper's claims (`tested`), counted, and how many intervals are clear of zero."""
-    mine = frame[frame.paper == paper]
-    part = mine.verdict.value_counts()
-    told = f"{paper}: of {part.sum()} claims, " + ", ".join(f"{n} {verdict}" for verdict, n in part.items())
-    alone = int(((mine.low > 0) | (mine.high < 0)).sum())
-    return f"{told} (adjusted for {mine.p.notna().sum()} tests; intervals clear of zero, each alone: {alone})."
+    """How many of a paper's claims (`tested`) held, and how many came out opposite."""
+    n = counts(frame).set_index("verdict")[paper]
+    rest = n["claims"] - n["held"] - n["opposite"]
+    return (
+        f"Of the {n['claims']} claims of {paper} {n['held']} held and {n['opposite']} came out opposite; "
+        f"the other {rest} are open, alike or cannot be tested here."
+    )
 
 
 def _prediction(row) -> str:
@@ -263,12 +272,4 @@ def _prediction(row) -> str:
 
 
 def _interval(row) -> str | None:
-    return summary.interval_text(row.difference, row.low, row.high) if row.seeds else None
-
-
-def _told(row) -> str | None:
-    if not row.seeds:
-        return None
-    few = f" ({row.seeds} seeds)" if row.seeds == 2 else ""
-    p = f", p {summary.p_text(row.holm)}" if row.seeds > 1 else ""
-    return f"{row.verdict}: {_interval(row)}{p}{few}"
+    return summary.interval_text(row.difference, row.low, row.high, seeds=row.seeds) if row.seeds else None

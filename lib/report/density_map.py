@@ -20,7 +20,7 @@ from study.density_cells import HORIZONS, LAMBDAS, METHODS_OF_MAP, PAIRS, PRICES
 from study.identity import of_testbed, same
 from study.methods import METHODS
 from study.profiles import profile
-from study.summary import label, pooled
+from study.summary import label, p_text, pooled
 
 LEVELS = {"horizon": range(1, len(HORIZONS) + 1), "pairs": PAIRS, "lam": LAMBDAS, "price": PRICES}
 AXES = list(LEVELS)
@@ -151,7 +151,7 @@ def foretold(frame: pd.DataFrame) -> pd.DataFrame:
         gap = gap.dropna()
         came = int((gap > least).sum())
         coin = scipy.stats.binom.sf(came - 1, len(gap), 0.5) if len(gap) and least == 0 else np.nan
-        found.append({"foretold": text, "cells": len(gap), "came": came, "by a coin": coin})
+        found.append({"foretold": text, "cells": len(gap), "came": came, "chance by a coin": p_text(coin)})
     return pd.DataFrame(found)
 
 

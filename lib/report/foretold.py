@@ -152,17 +152,17 @@ def _line(line) -> str:
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
-    """The lines of `verdicts` in words: what came out opposite first, what came last. Intervals are about the centre,
-    on the scale of `summary.pooled`."""
-    found = found.sort_values("verdict", key=lambda x: x.map(("opposite", "open", "came").index), kind="stable")
-    rows = list(found.itertuples())
+    """The lines of `verdicts` in words, part by part: what came out opposite first, what came last. Intervals are about
+    the centre, on the scale of `summary.pooled`."""
+    places = {name: i for i, name in enumerate([*found.about.unique(), "opposite", "open", "came"])}
+    rows = list(found.sort_values(["about", "verdict"], key=lambda x: x.map(places), kind="stable").itertuples())
     return pd.DataFrame(
         {
+            "about": [x.about for x in rows],
             "foretold": [_line(x) for x in rows],
             "verdict": [x.verdict for x in rows],
             "mean difference (credit)": [x.gain for x in rows],
             "centre on an asinh scale (credit)": [summary.interval_text(x.difference, x.low, x.high) for x in rows],
             "seeds": [x.seeds for x in rows],
-            "about": [x.about for x in rows],
         }
     )

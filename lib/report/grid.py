@@ -2,8 +2,8 @@
 below their heading, what does not fit side by side is folded, and all of it is there to download.
 
 Rows of methods are sorted by what the table is about (HEADLINES); the best is marked only where its interval is clear
-of the next one's. Rows of a printed table keep the paper's order. Rows of which nothing is measured are folded. A phone
-shows a row as a block (`book.css`)."""
+of the next one's. Rows of a printed table keep the paper's order. Rows of which nothing is measured are folded,
+and what all rows have is said once. A phone shows a row as a block, under what names it (`book.css`)."""
 
 import base64
 import html
@@ -14,24 +14,30 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-HEADLINES = ("true return (credit)", "difference", "win rate")
+HEADLINES = ("true return (credit)", "difference", "win rate")  # and what begins with "less "
+HEADS = {"wins": "seeds above"}  # names in code that a reader would take for something else
 COLUMNS, WIDTH = 7, 96  # what stands side by side: columns, and characters in a line
 ASIDE = ("seeds", "prompts", "pairs", "profile", "dataset", "dirty", "device", "cpu")  # said once where all rows agree
-NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))?)")
+NUMBER = re.compile(r"(-?[\d,]*\.?\d+)( ± [\d,.]+| \[[^]]*\])?((?: \([^)]*\))*)")
 HALF = re.compile(r"(-?[\d,.]+) ± ([\d,.]+)")
+SIDES = re.compile(r"-?[\d,.]+ \[")
 INTERVAL = re.compile(r"\d (?:± |\[)[-−\d]")  # what makes words a measurement
 WORDS, WRAPPED = 30, 20  # characters: a longer text may take several lines, of which each has so many
+BOTH = re.compile(r"\(\S+ to \S+\)")  # `summary.interval_text` of two seeds
+SAME = 3  # rows from which what they all say is said once
 PHONE = 50  # characters in a line of a phone
 
 
 def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
     """The HTML of a frame with one row or more, numbers with so many digits; `name` is that of its csv."""
     csv = data_url("text/csv", frame.to_csv(index=False, float_format="%.6g"))
-    cells = _texts(_joined(frame.rename(columns=lambda text: str(text).replace("_", " ")), digits), digits)
+    cells = _texts(
+        _joined(frame.rename(columns=lambda text: HEADS.get(text, str(text).replace("_", " "))), digits), digits
+    )
     empty, grouped = _empty(cells), _grouped(cells.iloc[:, 0])
     lacking = cells.loc[empty, [c for c in cells if not _measured(cells, c) and c not in ASIDE]]
     cells, best = _ranked(cells[~empty])
-    aside = [c for c in cells if c in ASIDE and c != cells.columns[0] and len(cells) > 1 and cells[c].nunique() == 1]
+    aside = [c for c in cells if _aside(cells[c])]
     said = [f"{html.escape(c)} {_cell(cells[c].iloc[0])}" for c in aside]
     groups = cells.iloc[:, 0] if grouped else None
     shown, rest = _fitting(cells.drop(columns=aside if groups is None else [*aside, cells.columns[0]]))
@@ -43,9 +49,17 @@ def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
         rows = _html(lacking.iloc[:, int(grouped) :], lacking.iloc[:, 0] if grouped else None)
         count = "1 row" if len(lacking) == 1 else f"{len(lacking)} rows"
         main += f"<details><summary>Nothing measured yet: {count}</summary>{rows}</details>"
-    said = f"In all rows: {', '.join(said)}. " if said else ""
+    said = f"In all rows: {'; '.join(said)}. " if said else ""
+    two = any(cells[c].str.contains(BOTH).any() for c in cells)
+    said += "In brackets, of two seeds, which have no interval: both. " if two else ""
     said += f'<a download="{html.escape(name)}.csv" href="{csv}">Numbers (csv)</a>'
     return f'<div class="grid">{main}<p class="under">{said}</p></div>'
+
+
+def _aside(column: pd.Series) -> bool:
+    """Whether a column says one thing, which is no finding of a few rows by chance, in all rows."""
+    alike = len(column) > 1 and column.nunique() == 1 and column.iloc[0] != ""
+    return alike and (column.name in ASIDE or (len(column) >= SAME and not INTERVAL.search(column.iloc[0])))
 
 
 def data_url(kind: str, text: str) -> str:
@@ -78,13 +92,21 @@ def _texts(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
         numbers = column.dropna() if pd.api.types.is_float_dtype(column) else pd.Series(dtype=float)
         whole = (numbers == numbers.round()).all() and numbers.abs().max() >= 10
         found[name] = ["" if pd.isna(x) else _text(x, 0 if whole else digits) for x in column]
-        if any(" ± " in text for text in found[name]):  # an interval without width can be written in two ways
+        if any(" ± " in text for text in found[name]):  # a column has one way to write an interval
             found[name] = [re.sub(r"^(\S+) \[\1, \1\]", _pointed, text) for text in found[name]]
+        if any(SIDES.match(text) for text in found[name]):
+            found[name] = [HALF.sub(_sided, text) for text in found[name]]
     return pd.DataFrame(found, index=frame.index)
 
 
 def _pointed(match: re.Match) -> str:
     return f"{match[1]} ± {0:.{len(match[1].partition('.')[2])}f}"
+
+
+def _sided(match: re.Match) -> str:
+    mean, half = (float(x.replace(",", "")) for x in match.groups())
+    digits = len(match[2].partition(".")[2])
+    return f"{match[1]} [{mean - half:.{digits}f}, {mean + half:.{digits}f}]"
 
 
 def _text(x, digits: int) -> str:
@@ -97,7 +119,8 @@ def _text(x, digits: int) -> str:
 
 def _ranked(cells: pd.DataFrame) -> tuple[pd.DataFrame, tuple | None]:
     """Rows of methods from the highest headline down, and where the best stands (row, column) if it is clear."""
-    column = next((c for c in HEADLINES if c in cells and cells.columns[0] == "method"), None)
+    heads = [*HEADLINES, *(c for c in cells if c.startswith("less "))]
+    column = next((c for c in heads if c in cells and cells.columns[0] == "method"), None)
     if column is None or not cells[column].map(lambda text: not text or NUMBER.fullmatch(text)).all():
         return cells, None
     means = cells[column].map(lambda text: float(NUMBER.match(text)[1].replace(",", "")) if text else -np.inf)
@@ -146,14 +169,16 @@ def _fitting(cells: pd.DataFrame) -> tuple[list, list]:
 
 
 def _keys(cells: pd.DataFrame, shown: list, groups: pd.Series | None) -> list:
-    """The first column shown, and the texts beside it that it takes to tell rows (of a group) apart."""
-    texts = itertools.takewhile(lambda c: not (_numeric(cells[c]) or _measured(cells, c)), shown[1:])
-    keys, group = shown[:1], [] if groups is None else [groups.name]
-    for name in texts:
-        if not cells.duplicated([*group, *keys]).any():
-            break
-        keys.append(name)
-    return keys
+    """The columns that name a row (of a group): the first shown, or as many beside it, names or plain numbers, as tell
+    rows apart; the names among them where none do."""
+    plain = itertools.takewhile(lambda c: (cells[c] != "").all() and not cells[c].str.contains(INTERVAL).any(), shown)
+    plain = list(plain) or shown[:1]
+    found = next((plain[:n] for n in range(1, len(plain) + 1) if _apart(cells[plain[:n]], groups)), None)
+    return found or [*shown[:1], *itertools.takewhile(lambda c: not _numeric(cells[c]), plain[1:])]
+
+
+def _apart(cells: pd.DataFrame, groups: pd.Series | None) -> bool:
+    return not pd.concat([cells] if groups is None else [groups, cells], axis=1).duplicated().any()
 
 
 def _list(names: list[str], shown: list[str]) -> str:
@@ -170,6 +195,8 @@ def _html(cells: pd.DataFrame, groups: pd.Series | None = None, best: tuple | No
     head = "".join(f'<th scope="col"{_class(kinds[c])}>{_heading(c)}</th>' for c in cells)
     rows = []
     last = None
+    heads = _keys(cells, list(cells), groups)
+    heads = heads[-1:] if _apart(cells[heads[-1:]], groups) and not _numeric(cells[heads[-1]]) else heads
     for index, row in cells.iterrows():
         line = []
         if groups is not None and groups[index] != last:
@@ -179,9 +206,10 @@ def _html(cells: pd.DataFrame, groups: pd.Series | None = None, best: tuple | No
         for c in cells:
             text = _cell(row[c], widths[c])
             text = f"<strong>{text}</strong>" if (index, c) == best else text
-            kind = kinds[c] if row[c] else f"{kinds[c]} blank".strip()
+            kind = " ".join(filter(None, (kinds[c], "blank" * (not row[c]), "head" * (c in heads))))
             line.append(f'<td{_class(kind)} data-label="{html.escape(c)}">{text}</td>')
-        rows.append(f"<tr>{''.join(line)}</tr>")
+        bare = len(row) > len(heads) and not any(row.drop(heads))
+        rows.append(f"<tr{_class('bare' * bare)}>{''.join(line)}</tr>")
     width = sum(max(cells[c].map(len).max(), *map(len, re.split(r"\s+", c))) + 2 for c in cells)
     stack = " stack" if len(cells.columns) > 3 or "t" in kinds.values() or width > PHONE else ""
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"

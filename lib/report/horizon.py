@@ -88,15 +88,16 @@ def slopes(gaps: pd.DataFrame, per: float = 2.0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "against", "mean", "low", "high", "seeds"])
 
 
-def sentence(found: pd.DataFrame, what: str, of: str = "the true return's gain") -> str:
-    """What `slopes` say of gains, in words: grows, shrinks, or cannot be told apart from no change."""
-    if found.empty:
-        return f"Whether gains change with {what} cannot be said yet: no seed has two settings."
-    parts = []
-    for row in found.dropna(subset="low").itertuples():
-        verdict = "grows" if row.low > 0 else "shrinks" if row.high < 0 else "does not clearly change"
-        gap = f"{summary.label(row.method)} over {summary.label(row.against)}"
-        parts.append(f"{gap} {verdict} ({summary.interval_text(row.mean, row.low, row.high)})")
-    if not parts:
-        return f"Whether {of} changes with {what} cannot be said yet: each has one seed."
-    return f"Change of {of} per doubling of {what}, t intervals over seeds: {'; '.join(parts)}."
+def changes(gaps: pd.DataFrame, what: str, unit: str = "credit") -> pd.DataFrame:
+    """`slopes` as a table: how each gain changes per doubling of `what`, and whether it clearly grows or shrinks; gains
+    of one seed are left out."""
+    rows = [
+        {
+            "gain": f"{summary.label(x.method)} over {summary.label(x.against)}",
+            f"change per doubling of {what} ({unit})": summary.interval_text(x.mean, x.low, x.high, seeds=x.seeds),
+            "verdict": "grows" if x.low > 0 else "shrinks" if x.high < 0 else "does not clearly change",
+            "seeds": x.seeds,
+        }
+        for x in slopes(gaps).dropna(subset="low").itertuples()
+    ]
+    return pd.DataFrame(rows)

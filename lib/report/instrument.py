@@ -101,7 +101,7 @@ def by_seed(records: list[dict], name: str, metric: str) -> dict[int, float]:
 def told(records: list[dict], name: str) -> str | None:
     """Mean, t interval and number of seeds of a row's true return, as text; None without a record."""
     found = [*by_seed(records, name, "return").values()]
-    return f"{summary.interval_text(*mean_interval(found))} ({len(found)})" if found else None
+    return f"{summary.interval_text(*mean_interval(found), seeds=len(found))} ({len(found)})" if found else None
 
 
 def headline(now: list[dict], before: list[dict]) -> pd.DataFrame:
@@ -174,8 +174,9 @@ def longer(records: list[dict]) -> pd.DataFrame:
     for name in summary.order({m for m, _ in shared}):
         gap = paired_contrast(*({s: found[m, s] for m, s in shared if m == name} for found in ends))
         of = summary.label(name)
-        line = {"method": of, "explained after the short one": first[0][of], "after the long one": first[1][of]}
-        rows.append(line | {x: gap[x] for x in ("difference", "low", "high", "seeds")})
+        line = {"method": of, "critic explains after the short one": first[0][of]}
+        line |= {"after the long one": first[1][of], "true return, long less short (credit)": gap["difference"]}
+        rows.append(line | {x: gap[x] for x in ("low", "high", "seeds")})
     return pd.DataFrame(rows)
 
 

@@ -134,7 +134,7 @@ def alpaca_rows(rates: list[dict]) -> pd.DataFrame:
         texts = {
             row.Index: f"{row.mean:.1f}" + " (one seed)" * (row.seeds == 1)
             if not row.low < row.high
-            else interval_text(row.mean, row.low, row.high, 1)
+            else interval_text(row.mean, row.low, row.high, 1, row.seeds)
             for row in found.itertuples()
         }
         shown[f"{column.split(' / ')[1]} here"] = [texts.get(methods[row]) for row in cells.index]
@@ -232,7 +232,7 @@ def tax_rows(records: list[dict]) -> pd.DataFrame:
     found = table(records, {f"tasks.{task}.accuracy": words for task, words in TASKS.items()}, 3)
     for task, words in TASKS.items():
         less = contrasts(records, f"tasks.{task}.accuracy", "sft").set_index("method")
-        texts = {row.Index: interval_text(row.difference, row.low, row.high, 3) for row in less.itertuples()}
+        texts = {row.Index: interval_text(row.difference, row.low, row.high, 3, row.seeds) for row in less.itertuples()}
         name = "difference" if words == "choice" else f"{words}, difference"
         found.insert(found.columns.get_loc(words) + 1, name, found.method.map(texts))
     return found

@@ -23,7 +23,12 @@ from study.stats import (
     sign_flip_p,
 )
 
-LEVEL = 3.2  # credit: two thirds of the way from the SFT model to where the causal oracle ends
+LEVEL = 3.2  # credit: most of the way from the SFT model to where the causal oracle ends
+REACHED = {  # columns of `reached`: their heads
+    "reached": f"seeds that reach {LEVEL:g} credits",
+    "median": "answers it took (median)",
+    "sooner": "sooner (share of seeds)",
+}
 NAMED = {  # outcomes in credit: heading
     "at_end": "at the end",
     "at_kl": "at 2 nats of KL",
@@ -137,9 +142,9 @@ def table(frame: pd.DataFrame, baseline: str, outcome: str = "at_end", digits: i
         {
             "method": [summary.label(m) for m in found.method],
             "seeds": found.seeds,
-            "IQM (bootstrap)": text("iqm"),
+            "interquartile mean (bootstrap)": text("iqm"),
             "mean (t)": text("mean"),
-            f"minus {summary.label(baseline)} (t)": text("difference"),
+            f"less {summary.label(baseline)} (t)": text("difference"),
             "p (Holm)": [summary.p_text(p) for p in found.holm],
             "p (sign flips)": [summary.p_text(p) for p in found.flips],
             "P(above, same seed)": text("better"),
@@ -174,4 +179,4 @@ def reached(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
             late = np.nan_to_num(np.array([of[baseline][shared], took[shared]]), posinf=frame.sampled.max() + 1)
             row["sooner"] = summary.interval_text(*improvement(*late, rng(0, "outcomes"), paired=True))
         rows.append(row)
-    return pd.DataFrame(rows, columns=["method", "seeds", "reached", "median", "sooner"])
+    return pd.DataFrame(rows, columns=["method", "seeds", *REACHED]).rename(columns=REACHED)

@@ -23,7 +23,7 @@ SYSTEMS = {  # heading: rows of `methods.py`
 }
 COLUMNS = {  # of the table of systems: dotted name of a record, heading
     "final.true_return": "true return (credit)",
-    "proxy_gain": "gain in what it is paid (its own units)",
+    "proxy_gain": "gain in pay (its own units)",
     "final.kl": "KL (nats per response)",
     "final.length": "length (tokens)",
     "final.repetition": "repetitions (spans)",

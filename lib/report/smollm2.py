@@ -178,7 +178,7 @@ def checks(records: list[dict], told=CHECKS) -> pd.DataFrame:
     rows = []
     for kind, text, check in told:
         measured, holds = check(records)
-        rows.append({"kind": kind, "prediction": text, "measured": measured, "holds": "yes" if holds else "NO"})
+        rows.append({"kind": kind, "prediction": text, "measured": measured, "holds": "yes" if holds else "no"})
     return pd.DataFrame(rows)
 
 

@@ -31,11 +31,11 @@ FOLLOWED = {  # rows that do what released code, or a reading of a paper, does, 
 RETURN = "final.true_return"
 SEVERAL = 6  # methods that a rank correlation needs
 SIGNS = {  # of a difference here against the printed one
-    "same": "same sign as printed, interval clear of zero",
-    "opposite": "opposite sign, interval clear of zero",
-    "open": "interval holds zero",
-    "same, one seed": "one seed, same sign",
-    "opposite, one seed": "one seed, opposite sign",
+    "same": "the printed sign, clear of zero",
+    "opposite": "the opposite sign, clear of zero",
+    "open": "an interval that holds zero",
+    "same, one seed": "the printed sign on one seed",
+    "opposite, one seed": "the opposite sign on one seed",
     "no record": "no record",
 }
 
@@ -66,10 +66,11 @@ def sizes(of: dict[str, list[dict]]) -> pd.DataFrame:
     columns = []
     for heading, runs in of.items():
         found = summary.intervals(summary.values(runs, RETURN), ["method"]).set_index("method")
-        texts = [summary.interval_text(row.mean, row.low, row.high) for row in found.itertuples()]
-        columns.append(pd.DataFrame({heading: texts, f"seeds, {heading}": found.seeds}, index=found.index))
+        texts = [summary.interval_text(row.mean, row.low, row.high, seeds=row.seeds) for row in found.itertuples()]
+        heads = {f"{heading}, true return (credit)": texts, f"seeds, {heading}": found.seeds}
+        columns.append(pd.DataFrame(heads, index=found.index))
     both = pd.concat(columns, axis=1, join="inner")
-    both = both.loc[summary.order(both.index)]
+    both = both.loc[summary.order(both.index), sorted(both, key=lambda head: head.startswith("seeds"))]
     return both.rename(index=summary.label).rename_axis("method").reset_index()
 
 
@@ -88,8 +89,9 @@ def followed(runs: list[dict]) -> pd.DataFrame:
     for name, plain in FOLLOWED.items():
         if name in ended and plain in ended and (shared := sorted(ended[name].index.intersection(ended[plain].index))):
             gap = paired_contrast(ended[name][shared], ended[plain][shared])
-            line = {"row": name, "less": plain, "which ends at": ended[plain][shared].mean()}
-            rows.append(line | {x: gap[x] for x in ("difference", "low", "high", "seeds")})
+            line = {"row": f"{summary.label(name)} ({name})", "less": summary.label(plain)}
+            line |= {"difference (credit)": gap["difference"], "low": gap["low"], "high": gap["high"]}
+            rows.append(line | {"the latter ends at (credit)": ended[plain][shared].mean(), "seeds": gap["seeds"]})
     return pd.DataFrame(rows)
 
 
@@ -117,12 +119,13 @@ def rows(runs: list[dict], methods) -> pd.DataFrame:
     reached it where not all did."""
     lines = []
     for row in ours(runs, methods).itertuples():
-        at = summary.interval_text(row.at_mean, row.at_low, row.at_high) if row.at_seeds else None
+        at = summary.interval_text(row.at_mean, row.at_low, row.at_high, seeds=row.at_seeds) if row.at_seeds else None
         reached = f" ({row.at_seeds} of {row.seeds})" if 0 < row.at_seeds < row.seeds else ""
+        ended = summary.interval_text(row.mean, row.low, row.high, seeds=row.seeds) if row.seeds else None
         lines.append(
             {
                 "here": summary.label(row.Index),
-                "true return (credit)": summary.interval_text(row.mean, row.low, row.high) if row.seeds else None,
+                "true return (credit)": ended,
                 "length (tokens)": f"{row.length:.1f}" if row.seeds else None,
                 f"at KL {KL:g} nats (credit)": at and at + reached,
                 "seeds": str(row.seeds),
@@ -146,7 +149,7 @@ def spent(runs: list[dict], methods) -> pd.DataFrame:
         spent_by = [effort.recorded(r) | {"updates": effort.updates(r)} for r in _of(runs, (method,))]
         used = pd.DataFrame(spent_by, columns=list(names)).mean()
         row = kl.loc[method] if method in kl.index else None
-        moved = None if row is None else summary.interval_text(row["mean"], row.low, row.high)
+        moved = None if row is None else summary.interval_text(row["mean"], row.low, row.high, seeds=row.seeds)
         counts = {text: None if np.isnan(used[name]) else f"{used[name]:,.0f}" for name, text in names.items()}
         lines.append({"here": summary.label(method), "KL (nats per response)": moved} | counts)
     return pd.DataFrame(lines)
@@ -242,7 +245,8 @@ def contrasts(
         line |= dict(here.loc[label]) if label in here.index else dict.fromkeys(here.columns, np.nan) | {"seeds": 0}
         lines.append(line | {"sign": _sign(line)})
     frame = pd.DataFrame(lines).astype({"seeds": int, "wins": object})
-    return frame.assign(wins=frame.wins.where(frame.seeds == 0, frame.wins.fillna(0).astype(int)))
+    frame = frame.assign(wins=frame.wins.where(frame.seeds == 0, frame.wins.fillna(0).astype(int)))
+    return frame[[*frame.columns.drop(["seeds", "wins"]), "seeds", "wins"]]
 
 
 def _sign(line: dict) -> str | float:
@@ -260,10 +264,12 @@ def verdicts(runs: list[dict], tables) -> pd.DataFrame:
     """How the printed differences from `segment` fare here: a line per table, how many of each of `SIGNS`."""
     counts = {f"Table {table}": contrasts(runs, table).sign.value_counts() for table in tables}
     frame = pd.DataFrame(counts).reindex(SIGNS).fillna(0).astype(int).T
+    frame = frame[[sign for i, sign in enumerate(SIGNS) if i < 3 or frame[sign].any()]]
     return frame.rename(columns=SIGNS).rename_axis("differences from segment").rename_axis(columns=None).reset_index()
 
 
 def verdict(frame: pd.DataFrame) -> str:
     """A sentence that counts the signs of `contrasts`."""
     counts = {words: (frame.sign == sign).sum() for sign, words in SIGNS.items()}
-    return f"Of {len(frame)} differences: " + "; ".join(f"{words}: {n}" for words, n in counts.items() if n) + "."
+    told = [f"{n} {'has' if n == 1 else 'have'} {words}" for words, n in counts.items() if n]
+    return f"Of {len(frame)} printed differences {'; '.join(told)}."

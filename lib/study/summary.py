@@ -221,7 +221,7 @@ def table(records: list[dict], columns: dict[str, str], digits: int = 2) -> pd.D
         rows[r["method"]]["seeds"] += 1
     for name, heading in columns.items():
         for row in intervals(values(records, name), ["method"]).itertuples():
-            rows[row.method][heading] = interval_text(row.mean, row.low, row.high, digits)
+            rows[row.method][heading] = interval_text(row.mean, row.low, row.high, digits, row.seeds)
     rows = [row for row in rows.values() if len(row) > 2]
     found = [heading for heading in columns.values() if any(heading in row for row in rows)]
     return pd.DataFrame(rows, columns=["method", "seeds", *found])
@@ -268,10 +268,14 @@ def round_cost(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def interval_text(mean: float, low: float, high: float, digits: int = 2) -> str:
-    """Text such as "1.23 ± 0.22", "1.23 [1.01, 1.55]" where the sides differ, or the mean alone without interval."""
+def interval_text(mean: float, low: float, high: float, digits: int = 2, seeds: int | None = None) -> str:
+    """Text such as "1.23 ± 0.22", "1.23 [1.01, 1.55]" where the sides differ, or the mean alone without interval. Of a
+    t interval over two `seeds`, which says next to nothing, the two values that it is of: "1.23 (1.01 to 1.45)"."""
     if np.isnan(low):
         return f"{mean:.{digits}f}"
+    if seeds == 2:
+        half = (high - low) / 2 / t.ppf(0.975, 1)
+        return f"{mean:.{digits}f} ({mean - half:.{digits}f} to {mean + half:.{digits}f})"
     if low < mean < high and np.isclose(high - mean, mean - low, rtol=1e-6):
         return f"{mean:.{digits}f} ± {high - mean:.{digits}f}"
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

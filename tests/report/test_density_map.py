@@ -1,6 +1,7 @@
 """What would break: a cell of the map that holds other runs than its own, an interval that claims what seeds do not."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from report import density_map
@@ -81,12 +82,12 @@ def test_one_seed_claims_nothing():
 def test_expectations_count_the_cells_they_speak_of():
     told = density_map.foretold(density_map.returns(made(bent), UNITS)).set_index("foretold")
     assert dict(told.cells)["1. truth in time above SFT"] == 16  # it learns from no pairs: each run counts once
-    assert np.isnan(told.loc["4. tokens level or behind", "by a coin"])  # a coin is no match for one side and a half
+    assert pd.isna(told.loc["4. tokens level or behind", "chance by a coin"])  # a coin has no side and a half
     level = told.loc["7. at λ 1 the truths are level on average"]  # half a credit apart here
-    assert (level.cells, level.came) == (1, 0) and np.isnan(level["by a coin"])
+    assert (level.cells, level.came) == (1, 0) and pd.isna(level["chance by a coin"])
     assert dict(told.cells)["7. truth at the end above the bandit at λ 1"] == 16
     assert (told.came <= told.cells).all() and told.loc["3. segments behind at −1", "came"] == 8
-    assert told.loc["3. segments behind at −1", "by a coin"] == pytest.approx(0.5**8)
+    assert told.loc["3. segments behind at −1", "chance by a coin"] == "0.004", "half to the power of eight"
     part = density_map.returns([r for r in made(bent) if r["method"] != "token"], UNITS)
     assert density_map.foretold(part).set_index("foretold").cells["4. tokens level or behind"] == 0
 

@@ -31,7 +31,7 @@ def test_a_difference_and_its_interval_are_one_cell():
     frame = pd.DataFrame(
         {"method": ["a", "b"], "difference": [-1.0, 2.0], "low": [-2.5, np.nan], "high": [0.5, np.nan], "wins": [0, 2]}
     )
-    assert cells(grid.table(frame))[0] == ["method", "difference", "wins"]
+    assert cells(grid.table(frame))[0] == ["method", "difference", "seeds above"]
     assert cells(grid.table(frame))[2] == ["a", "−1.00 ± 1.50", "0"]
     uneven = frame.assign(high=[1.5, np.nan]).rename(
         columns={"difference": "rate", "low": "rate_low", "high": "rate_high"}
@@ -44,6 +44,20 @@ def test_methods_stand_from_the_best_down_and_only_a_clear_best_is_marked(halves
     page = compared((1.0, 3.0, 2.5), halves)
     assert [row[0] for row in cells(page)[1:]] == ["b", "c", "a"]
     assert ("<strong>3.00" in page) == marked
+
+
+def test_two_seeds_are_both_said_where_an_interval_would_say_nothing():
+    texts = [
+        summary.interval_text(x, low, high, seeds=n)
+        for x, low, high, n in (
+            (1.0, 1 - 12.7062 / 2, 1 + 12.7062 / 2, 2),
+            (1.0, 0.5, 1.5, 3),
+            (1.0, np.nan, np.nan, 1),
+        )
+    ]
+    assert texts == ["1.00 (0.50 to 1.50)", "1.00 ± 0.50", "1.00"]
+    assert "In brackets, of two seeds" in grid.table(pd.DataFrame({"method": METHODS, "x": texts}))
+    assert "In brackets" not in grid.table(pd.DataFrame({"method": METHODS[1:], "x": texts[1:]}))
 
 
 def test_one_seed_is_never_the_clear_best():
@@ -86,10 +100,11 @@ def test_a_first_column_that_repeats_heads_its_rows():
     assert cells(grid.table(apart))[0] == ["paper", "says"], "what is not together is no group"
 
 
-def test_a_column_keeps_both_kinds_of_intervals():
+def test_a_column_has_one_way_to_write_intervals():
     """A bootstrap interval is even by chance only; one even row must not hide the others' bounds."""
     page = grid.table(pd.DataFrame({"scorer": ["a", "b", "c"], "x": ["0.60 ± 0.05", "0.57 [0.51, 0.64]", "0.50"]}))
-    assert "0.57 [0.51, 0.64]" in page and "0.60 ± 0.05" in page
+    assert [row[1] for row in cells(page)[1:]] == ["0.60 [0.55, 0.65]", "0.57 [0.51, 0.64]", "0.50"]
+    page = grid.table(pd.DataFrame({"scorer": ["a", "b"], "x": ["0.60 ± 0.05", "0.50"]}))
     assert '<span class="none" aria-hidden="true">' in page, "what only takes room is not read out"
 
 
@@ -128,7 +143,7 @@ def test_a_row_with_a_measurement_in_words_is_measured_whatever_another_column_l
 
 
 def test_a_fold_repeats_what_tells_its_rows_apart_and_no_more():
-    long = {f"measure {i} (tokens)": [i + 0.5] * 4 for i in range(10)}
+    long = {f"measure {i} (tokens)": [i + 0.5, i, i, i] for i in range(10)}
     frame = pd.DataFrame({"row": ["token", "token", "segment", "segment"], "fit": ["huber", "ols"] * 2} | long)
     folded = grid.table(frame).split("<details>")[1]
     assert cells(folded)[0][:2] == ["row", "fit"] and [row[1] for row in cells(folded)[1:]] == ["huber", "ols"] * 2
@@ -153,3 +168,22 @@ def test_what_is_folded_is_named_so_that_no_two_names_are_alike():
     ]
     page = grid.table(pd.DataFrame([["a", *range(11)]], columns=names))
     assert "Also: in (calls); win rate, error; out (x); out (y); g</summary>" in page
+
+
+def test_what_all_rows_say_is_said_once_and_a_measurement_is_not():
+    frame = pd.DataFrame({"method": list("abc"), "ceiling": 0.92, "gain": "1.00 ± 0.50", "in, of a run": [0, 0, 0]})
+    page = grid.table(frame)
+    assert cells(page)[0] == ["method", "gain"] and "In all rows: ceiling 0.92; in, of a run 0. <a" in page
+    assert cells(grid.table(frame[:2]))[0] == list(frame), "two rows agree by chance"
+
+
+def test_a_card_of_a_phone_is_headed_by_what_names_it_and_hidden_where_it_says_nothing():
+    frame = pd.DataFrame({"place": ["Table 1"] * 2 + ["Table 2"], "row": list("abc"), "x": [1.5, 2.5, 3.5]})
+    assert re.findall(r'class="head" data-label="(\w+)"', grid.table(frame)) == ["row"] * 3
+    at = pd.DataFrame([(p, x) for p in (500, 4000) for x in (0.8, 1.0)], columns=["pairs", "λ"])
+    folded = grid.table(at.assign(**{f"measure {i} (tokens)": [1.5, 2.5, 3.5, 4.5] for i in range(8)}))
+    for part in folded.split("<details>"):
+        assert cells(part)[0][:2] == ["pairs", "λ"], "numbers that name a row are repeated too"
+        assert set(re.findall(r'head" data-label="([^"]+)"', part)) == {"pairs", "λ"}
+    blank = {f"x {i}": [None, 1.5] for i in range(6)} | {"y": [2.5, 1.5]}
+    assert grid.table(pd.DataFrame({"method": list("ab"), **blank})).count('<tr class="bare">') == 1

@@ -114,7 +114,7 @@ def test_a_longer_warm_up_is_set_against_the_short_one_seed_by_seed():
     found = instrument.longer([*short, *(warmed("token", s, s + 1 + 0.1 * s, 0.4, **more) for s in range(3))])
     (token,) = found.itertuples(index=False)
     assert token[:3] == ("Token", pytest.approx(0.1), pytest.approx(0.4)) and token.seeds == 3
-    assert token.difference == pytest.approx(1.1) and token.low < 1.1 < token.high
+    assert token[3] == pytest.approx(1.1) and token.low < 1.1 < token.high
 
 
 def test_a_control_that_fails_stands_first_and_version_01_beside_it():

@@ -63,7 +63,7 @@ def test_win_rates_stand_beside_those_that_table_1_prints_each_against_the_basel
     rows = j.alpaca_rows(rates).set_index("here")
     assert rows["AlpacaEval 2.0 / WR (%)"]["Segment (entropy)"] == "34.53"
     assert rows["AlpacaEval 2.0 / LC (%)"]["Token"] == "27.82"
-    assert rows["WR (%) here"]["Token"].startswith("56.2 ± ") and rows.seeds["Token"] == "2"
+    assert rows["WR (%) here"]["Token"] == "56.2 (25.0 to 87.5)" and rows.seeds["Token"] == "2"
     assert rows["WR (%) here"]["SFT (no RL)"] == rows["LC (%) here"]["SFT (no RL)"] == "50.0"
     assert rows["WR (%) here"]["Segment (entropy)"] == "50.0 (one seed)"
     assert pd.isna(rows["WR (%) here"]["Bandit (sequence)"]) and rows.seeds["Bandit (sequence)"] == "0"

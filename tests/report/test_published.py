@@ -122,7 +122,7 @@ def test_segment_ppo_agrees_with_itself():
 def test_contradictions_are_complete():
     with open(PUBLISHED / "contradictions.csv", newline="", encoding="utf-8") as text:
         rows = list(csv.DictReader(text))
-    assert list(rows[0]) == ["paper", "where_a", "says_a", "where_b", "says_b", "our_choice"]
+    assert list(rows[0]) == ["one place", "says", "another place", "says there", "our choice", "paper"]
     assert {row["paper"] for row in rows} == set(PAPERS)
     assert all(cell for row in rows for cell in row.values())
 

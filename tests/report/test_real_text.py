@@ -80,7 +80,7 @@ def broken(letter: str) -> list[dict]:
 def test_each_expectation_can_fail_and_fails_alone(letter):
     made = broken(letter) if letter else runs(accuracy=0.55)
     found = smollm2.checks(made, real_text.CHECKS)
-    assert list(found.prediction[found.holds == "NO"].str[0]) == ([letter] if letter else [])
+    assert list(found.prediction[found.holds == "no"].str[0]) == ([letter] if letter else [])
 
 
 def test_the_gold_score_is_drawn_against_kl():

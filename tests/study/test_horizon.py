@@ -123,7 +123,9 @@ def test_a_planted_slope_is_found_whatever_seeds_have_in_common(slope, verdict):
     gaps = horizon.gains(planted(slope))
     found = horizon.slopes(gaps)
     assert found["mean"].tolist() == pytest.approx([slope]) and found.seeds.tolist() == [3]
-    assert f"Token over Bandit (sequence) {verdict}" in horizon.sentence(found, "length")
+    told = horizon.changes(gaps, "length").iloc[0]
+    assert (told.gain, told.verdict, told.seeds) == ("Token over Bandit (sequence)", verdict, 3)
+    assert told["change per doubling of length (credit)"].startswith(f"{slope:.2f} ")
 
 
 def test_a_seed_without_its_partner_has_no_gain():
@@ -131,7 +133,7 @@ def test_a_seed_without_its_partner_has_no_gain():
     frame = frame[~((frame.method == "bandit") & (frame.seed == 2))]
     assert set(horizon.gains(frame).seed) == {0, 1}
     one = horizon.gains(frame[frame["at"] == 25.0])
-    assert "cannot be said yet" in horizon.sentence(horizon.slopes(one), "length")
+    assert horizon.changes(one, "length").empty
 
 
 def test_lengths_go_from_words_to_letters_and_limits_cut_next_to_nothing():

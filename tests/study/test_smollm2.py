@@ -87,7 +87,7 @@ def test_every_record_is_made_and_every_check_reads_it(tiny, tmp_path, monkeypat
     same = [[r["accuracy"] for r in of if r["kind"] == "reward model"] for of in (made, scorers)]
     assert same[0] == same[1], "scorers alone are the scorers of the whole"
     foretold = report.checks(scorers, report.THOUSAND)
-    assert foretold.holds[0] == "NO" and len(foretold) == len(report.THOUSAND), "six pairs are no thousand"
+    assert foretold.holds[0] == "no" and len(foretold) == len(report.THOUSAND), "six pairs are no thousand"
     assert "Entropy before each token" in report.strip(next(r for r in made if r["kind"] == "strip")).data
     again = list(smollm2.measured(SAMPLE, tmp_path / "model", 0, tmp_path / "runs", **small))
     drop = ("provenance", "curves")

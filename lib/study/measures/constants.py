@@ -142,7 +142,7 @@ def against(runs: list[dict], base: str = "segment") -> pd.DataFrame:
     frames = []
     for name, text in TRAINED.items():
         found = contrasts(runs, name, base).set_index(["method", "seeds"])
-        texts = [interval_text(row.difference, row.low, row.high) for row in found.itertuples()]
+        texts = [interval_text(x.difference, x.low, x.high, seeds=x.Index[1]) for x in found.itertuples()]
         head = " ".join(text.split()).replace(" (", f" less {label(base).split(' (')[0]}'s (")
         frames.append(pd.Series(texts, index=found.index, name=head, dtype=object))
     return pd.concat(frames, axis=1).reset_index()
