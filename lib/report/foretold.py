@@ -30,6 +30,7 @@ AGAINST = {  # parts that set two settings against each other: what follows the 
     "lambda 0.8 against 1": (" at lambda 0.8", " at 1"),
     "lambda 0.95 against 1": (" at lambda 0.95", " at 1"),
     "a quarter of the pairs against all": (", a quarter of the pairs,", ", all pairs"),
+    "own settings against one for all": (" at its own setting", " at that of all"),
 }
 SAYS, VERDICTS = ("ahead", "behind", "level"), ("came", "opposite", "open")
 
