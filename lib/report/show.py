@@ -13,6 +13,7 @@ from IPython.display import HTML, Markdown, display
 
 from report import grid, look
 from study.records import git_state, to_frame
+from study.words import minus
 
 HIDDEN = "application/papermill.record/"  # before the type of an output that a page does not show
 PREVIEW = f"{HIDDEN}image/png"
@@ -77,7 +78,7 @@ def banner(text: str) -> None:
 
 def note(text: str) -> None:
     """A paragraph of Markdown."""
-    display(Markdown(text))
+    display(Markdown(minus(text)))
 
 
 def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = None) -> None:
@@ -90,7 +91,7 @@ def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = No
         source += f" Made at commit {here['commit'][:7]}{', with uncommitted changes' if here['dirty'] else ''}."
     csv = grid.data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
     link = f'<a download="{key or "figure"}.csv" href="{csv}">Numbers of this figure (csv)</a>.'
-    caption = f"<figcaption>{html.escape(f'{caption} {source.strip()}')} {link}</figcaption>"
+    caption = f"<figcaption>{html.escape(minus(f'{caption} {source.strip()}'))} {link}</figcaption>"
     page = f'<figure class="plate">{look.drawing(picture, alt)}{caption}</figure>'
     _put({"text/html": page, "text/plain": alt}, key)
 
@@ -104,6 +105,7 @@ def table(frame: pd.DataFrame, digits: int = 2, key: str | None = None) -> None:
 
 def sentence(text: str, key: str) -> None:
     """A sentence that was computed, in plain text, that other pages show by its key."""
+    text = minus(text)
     _put({"text/html": f'<p class="sentence">{html.escape(text)}</p>', "text/plain": text}, key)
 
 

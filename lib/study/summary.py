@@ -271,10 +271,10 @@ def round_cost(records: list[dict]) -> pd.DataFrame:
 def interval_text(mean: float, low: float, high: float, digits: int = 2) -> str:
     """Text such as "1.23 ± 0.22", "1.23 [1.01, 1.55]" where the sides differ, or the mean alone without interval."""
     if np.isnan(low):
-        return f"{mean:.{digits}f}"
+        return f"{mean:z.{digits}f}"
     if low < mean < high and np.isclose(high - mean, mean - low, rtol=1e-6):
-        return f"{mean:.{digits}f} ± {high - mean:.{digits}f}"
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{mean:z.{digits}f} ± {high - mean:.{digits}f}"
+    return f"{mean:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def p_text(p: float) -> str | None:
