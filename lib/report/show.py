@@ -30,7 +30,7 @@ def origin(run, *folders) -> str:
     """Whether scorers were committed or trained by this run."""
     if run.committed and all(folder.is_relative_to(run.committed) for folder in folders):
         return (
-            f"Committed scorers of profile {run.profile.committed_models}, data/models/{run.profile.committed_models}."
+            f"Committed models of profile {run.profile.committed_models}, data/models/{run.profile.committed_models}."
         )
     return f"Trained with profile {run.profile.name}, seed {run.seed}."
 
@@ -64,9 +64,9 @@ def have(records: list[dict], name: str) -> bool:
 
 
 def there(found: bool, why: str, *keys: str) -> bool:
-    """`found`; where it is false, says why in place of each key by which other pages show this part."""
+    """`found`; where it is false, says why: here once, on other pages in place of each key."""
     for key in () if found else keys:
-        sentence(f"Left out: {why}", key)
+        sentence(f"Left out: {why}", key, hidden=key != keys[0])
     return found
 
 
@@ -103,10 +103,10 @@ def table(frame: pd.DataFrame, digits: int = 2, key: str | None = None) -> None:
         _put({"text/html": page, "text/plain": frame.to_string(index=False)}, key)
 
 
-def sentence(text: str, key: str) -> None:
-    """A sentence that was computed, in plain text, that other pages show by its key."""
-    text = minus(text)
-    _put({"text/html": f'<p class="sentence">{html.escape(text)}</p>', "text/plain": text}, key)
+def sentence(text: str, key: str, hidden: bool = False) -> None:
+    """A sentence that was computed, in plain text, that other pages show by its key; `hidden`: they alone."""
+    text, before = minus(text), HIDDEN if hidden else ""
+    _put({"text/html": f'<p class="sentence">{html.escape(text)}</p>', "text/plain": text}, key, before)
 
 
 def live(page: str, text: str, key: str) -> None:
@@ -116,8 +116,7 @@ def live(page: str, text: str, key: str) -> None:
 
 def number(key: str, value: float) -> None:
     """A number that prose on other pages quotes as {glue:text}`../notebooks/NAME.ipynb::key:.2f`; nothing is shown."""
-    metadata = {"scrapbook": {"name": key, "mime_prefix": HIDDEN}}
-    display({f"{HIDDEN}text/plain": repr(float(value))}, metadata=metadata, raw=True)
+    _put({"text/plain": repr(float(value))}, key, HIDDEN)
 
 
 def preview(figure) -> None:
@@ -126,8 +125,7 @@ def preview(figure) -> None:
     figure.set_size_inches(10, 5.25)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
-    metadata = {"scrapbook": {"name": "preview", "mime_prefix": HIDDEN}}
-    display({PREVIEW: base64.b64encode(file.getvalue()).decode()}, metadata=metadata, raw=True)
+    _put({"image/png": base64.b64encode(file.getvalue()).decode()}, "preview", HIDDEN)
 
 
 def provenance(record: dict) -> None:
@@ -140,6 +138,6 @@ def provenance(record: dict) -> None:
     _put({"text/html": "".join(folds), "text/plain": f"{origin}\n{params}"}, None)
 
 
-def _put(bundle: dict, key: str | None) -> None:
-    metadata = {"scrapbook": {"name": key, "mime_prefix": ""}} if key else {}
-    display(bundle, metadata=metadata, raw=True)
+def _put(bundle: dict, key: str | None, before: str = "") -> None:
+    metadata = {"scrapbook": {"name": key, "mime_prefix": before}} if key else {}
+    display({before + kind: x for kind, x in bundle.items()}, metadata=metadata, raw=True)
