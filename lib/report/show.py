@@ -81,17 +81,18 @@ def note(text: str) -> None:
     display(Markdown(minus(text)))
 
 
-def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = None) -> None:
+def figure(drawn, alt: str, caption: str, source: str | None = "", key: str | None = None) -> None:
     """A figure with its description, caption and numbers (csv, in the page itself). `drawn` is (matplotlib figure,
-    frame); `source` says where the data lie (`made_by` which commit they are of; without one they were made here);
-    `key` names it for `{glue:}` on other pages."""
+    frame); `source` says where the data lie (`made_by` which commit they are of; without one they were made here; None:
+    they are made up); `key` names it for `{glue:}` on other pages."""
     picture, numbers = drawn
-    if not re.search(r"commits? [0-9a-f]{7}", source):
+    if source is not None and not re.search(r"commits? [0-9a-f]{7}", source):
         here = git_state()
         source += f" Made at commit {here['commit'][:7]}{', with uncommitted changes' if here['dirty'] else ''}."
     csv = grid.data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
     link = f'<a download="{key or "figure"}.csv" href="{csv}">Numbers of this figure (csv)</a>.'
-    caption = f"<figcaption>{html.escape(minus(f'{caption} {source.strip()}'))} {link}</figcaption>"
+    caption = html.escape(minus(f"{caption} {(source or '').strip()}").strip())
+    caption = f"<figcaption>{caption} {link}</figcaption>"
     page = f'<figure class="plate">{look.drawing(picture, alt)}{caption}</figure>'
     _put({"text/html": page, "text/plain": alt}, key)
 
