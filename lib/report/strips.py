@@ -89,8 +89,8 @@ def values(name: str, tokens: list[str], numbers, ids: list[int] | None = None, 
     cells = zip(
         tokens, (tint(x, limit) for x in numbers), (minus(f"{x:+.3f}{unit}") for x in numbers), first, strict=True
     )
-    name = minus(f"{name} (strongest colour: ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit})")
-    return _row(name, [_span(*cell) for cell in cells], "tokens")
+    scale = minus(f"full colour at ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit}") if limit else "all 0"
+    return _row(f"{name} ({scale})", [_span(*cell) for cell in cells], "tokens")
 
 
 def masked(name: str, tokens: list[str], kept, states) -> str:
