@@ -77,9 +77,9 @@ def length_gaps(pairs: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     ax = axes[0, 0]
     ax.bar(edges[:-1], counts, 19, align="edge", color=np.where(edges[:-1] < 0, ORANGE, BLUE))
     share, error = longer / (longer + shorter), 0.5 / (longer + shorter) ** 0.5
-    ax.set_title(
-        f"the longer answer is preferred in {longer} of {longer + shorter} pairs ({share:.3f}, ±{2 * error:.3f})"
-    )
+    even = len(pairs) - longer - shorter
+    said = f"the longer answer is preferred in {longer} of {longer + shorter} pairs ({share:.3f}, ±{2 * error:.3f})"
+    ax.set_title(f"{said}; {even} are equally long" if even else said)
     ax.set_xlabel("length of the preferred answer minus that of the other (characters)")
     ax.set_ylabel("pairs")
     return figure, pd.DataFrame({"from": edges[:-1], "to": edges[1:], "pairs": counts})

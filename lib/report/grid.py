@@ -14,6 +14,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from study.words import minus
+
 HEADLINES = ("true return (credit)", "difference", "win rate")  # and what begins with "less "
 HEADS = {"wins": "seeds above"}  # names in code that a reader would take for something else
 COLUMNS, WIDTH = 7, 96  # what stands side by side: columns, and characters in a line
@@ -235,8 +237,8 @@ def _cell(text: str, width: int = 0) -> str:
         mean, interval, rest = match.groups()
         if half := HALF.match(text):
             interval = f" ± {half[2].rjust(width, chr(0x2007))}"
-        mean, interval = (part.replace("-", "−") for part in (mean, interval or ""))
+        mean, interval = (minus(part) for part in (mean, interval or ""))
         if width and not interval:  # none in a column of intervals: the number stays below the others
             interval = f'<span class="none" aria-hidden="true"> ± {"0" * (width - 1)}.</span>'
-        return mean + interval + html.escape(rest).replace("-", "−")
-    return html.escape(text)
+        return mean + interval + html.escape(minus(rest))
+    return html.escape(minus(text))

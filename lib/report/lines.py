@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
 
+from study.words import minus
+
 NAME, HEIGHT = "name", 10.5  # the mark of a name at an end; points per line of its text
 OTHER = "#b5b5b5"  # the colour of lines without a name of their own
 SETTINGS = "settings"  # the mark of an axis on which lines stand a little apart at each tick
@@ -102,4 +104,4 @@ def _values(axis, numbers) -> list[str]:
     texts = axis.get_major_formatter().format_ticks(at)
     if axis.get_gid() == SETTINGS or not all(map(NUMBER.fullmatch, texts)):
         return [texts[np.abs(at - number).argmin()] for number in numbers]
-    return [f"{number:.4g}" for number in numbers]
+    return [minus(f"{number:.4g}") for number in numbers]

@@ -17,6 +17,7 @@ from matplotlib.transforms import Bbox
 from report import lines, phone
 from study.methods import METHODS
 from study.summary import label
+from study.words import minus
 
 STYLE = {  # method: colour, marker, line; no two of one figure of lines share a colour
     "sft": ("#000000", "|", ":"),
@@ -210,6 +211,7 @@ def _svg(figure: Figure, alt: str) -> str:
     figure.savefig(file, format="svg", metadata={"Date": None})
     svg = lines.told(figure, file.getvalue())
     svg = re.sub(r"<(style|metadata)\b.*?</\1>\s*", "", svg, flags=re.S)  # a style would reach all the page
+    svg = re.sub(r">[^<]+<", lambda m: minus(m[0]), svg)
     size = re.search(r'viewBox="[^"]*"', svg)[0]
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     name = "f" + hashlib.sha256(body.encode()).hexdigest()[:6]

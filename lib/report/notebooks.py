@@ -52,6 +52,11 @@ QUIET = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's bars are text where ipywidgets is not installed
 }
+LOG = re.compile(  # lines of stages, of data of which nothing was left out, of libraries
+    r"^(?:stage [\w-]+ \w{12}: (?:reused|built in [\d.]+ s)|data: (?:read (\d+), kept \1|kept 0)"
+    r"|\[[\d :,-]+\] \[[A-Z]+\] .*)\n?",
+    re.M,
+)
 NOT_IN_BOOK = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.safetensors", ".ipynb_checkpoints")
 
 
@@ -102,17 +107,22 @@ def run_notebook(source: Path, target: Path, parameters: dict, cwd: Path, say=pr
 
 
 def clean(path: Path, made: dict) -> None:
-    """Takes what `progress` drew out of an executed notebook, where there is one, and says in it what it was `made`
-    of."""
+    """Takes out of an executed notebook, where there is one, what no page shows: what `progress` drew, `LOG`, the cell
+    that papermill writes, folded cells that made nothing. Says in it what it was `made` of."""
     if not path.exists():
         return
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream" and output.name == "stderr":
-                output.text = progress.shown(output.text)
-        if "outputs" in cell:
-            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+        if cell.cell_type != "code":
+            continue
+        tags = cell.metadata.setdefault("tags", [])
+        streams = [o for o in cell.outputs if o.output_type == "stream"]
+        for output in streams:
+            output.text = progress.shown(output.text) if output.name == "stderr" else LOG.sub("", output.text)
+        dropped = [o for o in streams if not o.text.strip() or f"remove-{o.name}" in tags]
+        cell.outputs = [o for o in cell.outputs if o not in dropped]
+        idle = "hide-input" in tags and not cell.outputs and "def " not in cell.source
+        tags += ["remove-cell"] if idle or "injected-parameters" in tags else []
     notebook.metadata[manifest.STAMP] = made
     nbformat.write(notebook, path)
 

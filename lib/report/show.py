@@ -13,6 +13,7 @@ from IPython.display import HTML, Markdown, display
 
 from report import grid, look
 from study.records import git_state, to_frame
+from study.words import minus
 
 HIDDEN = "application/papermill.record/"  # before the type of an output that a page does not show
 PREVIEW = f"{HIDDEN}image/png"
@@ -29,7 +30,7 @@ def origin(run, *folders) -> str:
     """Whether scorers were committed or trained by this run."""
     if run.committed and all(folder.is_relative_to(run.committed) for folder in folders):
         return (
-            f"Committed scorers of profile {run.profile.committed_models}, data/models/{run.profile.committed_models}."
+            f"Committed models of profile {run.profile.committed_models}, data/models/{run.profile.committed_models}."
         )
     return f"Trained with profile {run.profile.name}, seed {run.seed}."
 
@@ -63,9 +64,9 @@ def have(records: list[dict], name: str) -> bool:
 
 
 def there(found: bool, why: str, *keys: str) -> bool:
-    """`found`; where it is false, says why in place of each key by which other pages show this part."""
+    """`found`; where it is false, says why: here once, on other pages in place of each key."""
     for key in () if found else keys:
-        sentence(f"Left out: {why}", key)
+        sentence(f"Left out: {why}", key, hidden=key != keys[0])
     return found
 
 
@@ -77,15 +78,15 @@ def banner(text: str) -> None:
 
 def note(text: str) -> None:
     """A paragraph of Markdown."""
-    display(Markdown(text))
+    display(Markdown(minus(text)))
 
 
-def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = None) -> None:
+def figure(drawn, alt: str, caption: str, source: str | None = "", key: str | None = None) -> None:
     """A figure with its description, caption and numbers (csv, in the page itself). `drawn` is (matplotlib figure,
-    frame); `source` says where the data lie (`made_by` which commit they are of; without one they were made here);
-    `key` names it for `{glue:}` on other pages."""
+    frame); `source` says where the data lie (`made_by` which commit they are of; without one they were made here; None:
+    they are made up); `key` names it for `{glue:}` on other pages."""
     picture, numbers = drawn
-    if not re.search(r"commits? [0-9a-f]{7}", source):
+    if source is not None and not re.search(r"commits? [0-9a-f]{7}", source):
         here = git_state()
         source += f" Made at commit {here['commit'][:7]}{', with uncommitted changes' if here['dirty'] else ''}."
     csv = grid.data_url("text/csv", numbers.to_csv(index=False, float_format="%.6g"))
@@ -93,8 +94,8 @@ def figure(drawn, alt: str, caption: str, source: str = "", key: str | None = No
     drawing, order = look.drawing(picture, alt), ""
     if 'class="phone"' in drawing and re.search(r"\b(Left|Right)\b", caption):
         order = ' <span class="phone">Panels stand below each other here, left ones first.</span>'
-    caption = f"<figcaption>{html.escape(f'{caption} {source.strip()}')}{order} {link}</figcaption>"
-    page = f'<figure class="plate">{drawing}{caption}</figure>'
+    caption = html.escape(minus(f"{caption} {(source or '').strip()}").strip())
+    page = f'<figure class="plate">{drawing}<figcaption>{caption}{order} {link}</figcaption></figure>'
     _put({"text/html": page, "text/plain": alt}, key)
 
 
@@ -105,9 +106,10 @@ def table(frame: pd.DataFrame, digits: int = 2, key: str | None = None) -> None:
         _put({"text/html": page, "text/plain": frame.to_string(index=False)}, key)
 
 
-def sentence(text: str, key: str) -> None:
-    """A sentence that was computed, in plain text, that other pages show by its key."""
-    _put({"text/html": f'<p class="sentence">{html.escape(text)}</p>', "text/plain": text}, key)
+def sentence(text: str, key: str, hidden: bool = False) -> None:
+    """A sentence that was computed, in plain text, that other pages show by its key; `hidden`: they alone."""
+    text, before = minus(text), HIDDEN if hidden else ""
+    _put({"text/html": f'<p class="sentence">{html.escape(text)}</p>', "text/plain": text}, key, before)
 
 
 def live(page: str, text: str, key: str) -> None:
@@ -117,8 +119,7 @@ def live(page: str, text: str, key: str) -> None:
 
 def number(key: str, value: float) -> None:
     """A number that prose on other pages quotes as {glue:text}`../notebooks/NAME.ipynb::key:.2f`; nothing is shown."""
-    metadata = {"scrapbook": {"name": key, "mime_prefix": HIDDEN}}
-    display({f"{HIDDEN}text/plain": repr(float(value))}, metadata=metadata, raw=True)
+    _put({"text/plain": repr(float(value))}, key, HIDDEN)
 
 
 def preview(figure) -> None:
@@ -128,8 +129,7 @@ def preview(figure) -> None:
     figure.set_size_inches(10, 5.25)
     figure.savefig(file, format="png", dpi=120)
     figure.set_size_inches(size)
-    metadata = {"scrapbook": {"name": "preview", "mime_prefix": HIDDEN}}
-    display({PREVIEW: base64.b64encode(file.getvalue()).decode()}, metadata=metadata, raw=True)
+    _put({"image/png": base64.b64encode(file.getvalue()).decode()}, "preview", HIDDEN)
 
 
 def provenance(record: dict) -> None:
@@ -142,6 +142,6 @@ def provenance(record: dict) -> None:
     _put({"text/html": "".join(folds), "text/plain": f"{origin}\n{params}"}, None)
 
 
-def _put(bundle: dict, key: str | None) -> None:
-    metadata = {"scrapbook": {"name": key, "mime_prefix": ""}} if key else {}
-    display(bundle, metadata=metadata, raw=True)
+def _put(bundle: dict, key: str | None, before: str = "") -> None:
+    metadata = {"scrapbook": {"name": key, "mime_prefix": before}} if key else {}
+    display({before + kind: x for kind, x in bundle.items()}, metadata=metadata, raw=True)

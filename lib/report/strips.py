@@ -13,6 +13,7 @@ from IPython.display import HTML
 
 from densereward.text.offsets import token_offsets
 from report.look import variable
+from study.words import minus
 from testbed import oracle
 
 INK, PAPER = "#1b1b1b", "#ffffff"
@@ -85,9 +86,10 @@ def values(name: str, tokens: list[str], numbers, ids: list[int] | None = None, 
     numbers = [float(x) for x in numbers][: len(tokens)]
     limit = max(map(abs, numbers))
     first = [bool(ids) and (i == 0 or ids[i] != ids[i - 1]) for i in range(len(tokens))]
-    cells = zip(tokens, (tint(x, limit) for x in numbers), (f"{x:+.3f}{unit}" for x in numbers), first, strict=True)
-    name += f" (colours up to ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit})".replace("-", "−")
-    return _row(name, [_span(*cell) for cell in cells], "tokens")
+    shades = (tint(x, limit) for x in numbers)
+    cells = zip(tokens, shades, (minus(f"{x:+.3f}{unit}") for x in numbers), first, strict=True)
+    scale = minus(f"full colour at ±{limit:.2g}{unit}, sum {sum(numbers):+.2f}{unit}") if limit else "all 0"
+    return _row(f"{name} ({scale})", [_span(*cell) for cell in cells], "tokens")
 
 
 def masked(name: str, tokens: list[str], kept, states) -> str:
@@ -106,14 +108,14 @@ def spans(prompt: str, text: str, parsed, head: str = "answer") -> str:
     cells = []
     for s in parsed:
         colour, mark = SPANS[s.kind]
-        title = f"{s.kind.replace('_', ' ')}{', misspelt' if s.misspelt else ''}: credit {s.credit:+g}"
+        title = minus(f"{s.kind.replace('_', ' ')}{', misspelt' if s.misspelt else ''}: credit {s.credit:+g}")
         cells += [_span(text[s.start : s.end], colour, title), f"<sub>{mark}{_signed(s.credit)}</sub>"]
     total = sum(s.credit for s in parsed)
     return _row(f"prompt: {prompt}", []) + _row(f"{head}, true return {_signed(total)}", cells)
 
 
 def _signed(x: float) -> str:
-    return f"{round(x, 2):+g}".replace("-", "−") if round(x, 2) else "0"
+    return minus(f"{round(x, 2):+g}") if round(x, 2) else "0"
 
 
 def legend(kinds=tuple(SPANS)) -> str:

@@ -272,13 +272,13 @@ def interval_text(mean: float, low: float, high: float, digits: int = 2, seeds: 
     """Text such as "1.23 ± 0.22", "1.23 [1.01, 1.55]" where the sides differ, or the mean alone without interval. Of a
     t interval over two `seeds`, which says next to nothing, the two values that it is of: "1.23 (1.01 to 1.45)"."""
     if np.isnan(low):
-        return f"{mean:.{digits}f}"
+        return f"{mean:z.{digits}f}"
     if seeds == 2:
         half = (high - low) / 2 / t.ppf(0.975, 1)
-        return f"{mean:.{digits}f} ({mean - half:.{digits}f} to {mean + half:.{digits}f})"
+        return f"{mean:z.{digits}f} ({mean - half:z.{digits}f} to {mean + half:z.{digits}f})"
     if low < mean < high and np.isclose(high - mean, mean - low, rtol=1e-6):
-        return f"{mean:.{digits}f} ± {high - mean:.{digits}f}"
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{mean:z.{digits}f} ± {high - mean:.{digits}f}"
+    return f"{mean:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def p_text(p: float) -> str | None:

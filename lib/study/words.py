@@ -1,4 +1,7 @@
-"""What tables and figures call the things that are measured: shared by what measures and what draws. No code."""
+"""What tables and figures call the things that are measured, and how their numbers are written: shared by what measures
+and what draws."""
+
+import re
 
 SIDES = ("chosen", "rejected")
 TRUTH = "true return"  # stands among the ways to pay an answer
@@ -18,3 +21,9 @@ PARTITIONS = {  # name: how figures print it
     "spans": "True spans",
     "optimal": "Optimal (Eq. 12)",
 }
+
+
+def minus(text: str) -> str:
+    """The text with a true minus before its numbers, and none before a zero; for readers, not for files."""
+    text = re.sub(r"(?<![\w.-])[-−](?=0*\.?0+(?![.\d]))", "", text)
+    return re.sub(r"(?<![\w.-])-(?=\.?\d)", "−", text)

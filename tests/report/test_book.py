@@ -146,6 +146,16 @@ def test_the_papers_chapters_have_one_shape():
             assert f"{{glue}} {key}\n" in text, f"{chapter} does not show {key}"
 
 
+def test_every_notebook_opens_with_words_leads_to_a_chapter_and_has_a_name_of_its_own():
+    heads = {path: nbformat.read(path, as_version=4).cells[0].source for path in (ROOT / "notebooks").glob("*.ipynb")}
+    for path, text in heads.items():
+        title, found, rest = text.split("\n\n", 2)
+        assert title.startswith("# ") and re.search(r"\.\s", found) and "](../book/" in rest, path.name
+    titles = [text.partition("\n")[0] for text in heads.values()]
+    titles += [path.read_text().partition("\n")[0] for path in (ROOT / "book").glob("*.md")]
+    assert len(set(titles)) == len(titles)
+
+
 def test_links_to_record_files_are_resolved_by_the_book():
     """Sphinx reads an output's markdown only where the cell says that it is MyST; else a link stays a dead path."""
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):

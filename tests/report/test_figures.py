@@ -485,7 +485,8 @@ def test_strips_hold_the_whole_text_and_each_number():
 def test_spans_show_each_credit_of_the_oracle():
     prompt, text = "please name three fruits.", "sure: apple, hammer, zzz."
     page = strips.spans(prompt, text, oracle.parse(prompt, text))
-    assert [float(x) for x in re.findall(r"credit (\S+?)\"", page)] == [s.credit for s in oracle.parse(prompt, text)]
+    said = [float(x.replace("−", "-")) for x in re.findall(r"credit (\S+?)\"", page)]
+    assert said == [s.credit for s in oracle.parse(prompt, text)]
 
 
 def test_how_many_scorers_pass_the_gate_is_said_of_those_it_judges():

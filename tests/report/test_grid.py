@@ -10,6 +10,7 @@ import pytest
 
 from report import grid
 from study import summary
+from study.words import minus
 
 
 def cells(page: str) -> list[list[str]]:
@@ -37,6 +38,16 @@ def test_a_difference_and_its_interval_are_one_cell():
         columns={"difference": "rate", "low": "rate_low", "high": "rate_high"}
     )
     assert cells(grid.table(uneven))[1][1] == "−1.00 [−2.50, 1.50]", "a bootstrap's sides differ and are both said"
+
+
+def test_numbers_have_a_true_minus_for_readers_and_a_hyphen_in_files():
+    """No zero is negative, and names, ranges and dates keep their hyphens."""
+    said = "-0.51 [-0.43, -.14] -0.00 −0.000 ± 0.1 cpu-0.1 2026-11-27 1e-07 --jobs 2 segment - bandit"
+    kept = "cpu-0.1 2026-11-27 1e-07 --jobs 2 segment - bandit"
+    assert minus(said) == f"−0.51 [−0.43, −.14] 0.00 0.000 ± 0.1 {kept}"
+    page = grid.table(pd.DataFrame({"row": ["a"], "measured": [f"{kept} -0.51"]}))
+    assert cells(page)[1] == ["a", f"{kept} −0.51"]
+    assert "-0.51" in base64.b64decode(re.search(r'base64,([^"]*)', page)[1]).decode()
 
 
 @pytest.mark.parametrize("halves, marked", [((0.1, 0.1, 0.1), True), ((0.1, 0.6, 1.0), False)])

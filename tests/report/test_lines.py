@@ -61,8 +61,8 @@ def test_a_page_says_each_point_that_was_drawn_and_titles_the_last():
     page = look.drawing(figure, "alt").split('class="phone"')[0]
     units, points = said(page)["A & B"]
     assert units == ["rollout batches", "true return (credit)"]
-    assert [point[2:] for point in points] == [["0", "1"], ["2", "-2.543"]], "a gap has no value"
-    assert "<title>A &amp; B: rollout batches 2, true return (credit) -2.543</title>" in page
+    assert [point[2:] for point in points] == [["0", "1"], ["2", "−2.543"]], "a gap has no value"
+    assert "<title>A &amp; B: rollout batches 2, true return (credit) −2.543</title>" in page
     svg = ElementTree.fromstring(page.removesuffix("<svg ").replace("xlink:", ""))
     path = next(group for group in svg.iter() if group.get("data-line"))[1].get("d")
     drawn = [tuple(map(float, spot)) for spot in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)]

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from densereward.text.models import build_tokenizer, tiny_llama
-from report import parameters
-from report.notebooks import ROOT, run_all, run_notebook, sources
+from report import parameters, show
+from report.notebooks import ROOT, clean, run_all, run_notebook, sources
 from study.records import read_records, write_record
 from test_figures import records
 from test_llm import END, START, completion
@@ -164,6 +164,36 @@ def test_a_language_model_revises_and_judges_where_one_is_named(tree, endpoint):
     assert "Asked: 0 requests" in page(executed(tree, "judging", **asked)) and len(endpoint.requests) == 2
     shown = page(executed(tree, "labels", profile="smoke", dataset=SAMPLES, llm="m", shown=2))
     assert "Revised by model m: read 2, kept 2" in shown and "Left out: where flaws lie" in shown
+
+
+def test_a_page_keeps_no_log_no_cell_of_papermill_and_no_folded_cell_that_made_nothing(tmp_path):
+    log = "stage ppo 0123456789ab: built in 5.1 s\ndata: read 20, kept 20\n[2026-11-27 03:08:45,533] [WARNING] [x] y\n"
+    told = "data: read 20, kept 18, identical 2\n"
+    cells = [
+        nbformat.v4.new_code_cell(
+            source, metadata={"tags": tags}, outputs=[nbformat.v4.new_output("stream", text=x) for x in texts]
+        )
+        for source, tags, texts in (
+            ("rounds = 2", ["injected-parameters"], []),
+            ("run.of(row)", ["hide-output"], [log, told]),
+            ("if records:\n    show.table(records)", ["hide-input"], [log]),
+            ("def of(name):\n    pass", ["hide-input"], []),
+        )
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
+    clean(tmp_path / "one.ipynb", {})
+    found = nbformat.read(tmp_path / "one.ipynb", as_version=4).cells
+    assert [[o.text for o in cell.outputs] for cell in found] == [[], [told], [], []]
+    assert ["remove-cell" in cell.metadata.tags for cell in found] == [True, False, True, False]
+
+
+def test_what_is_left_out_is_said_once_here_and_under_each_key_elsewhere(monkeypatch):
+    said = []
+    monkeypatch.setattr(show, "display", lambda bundle, **given: said.append((given["metadata"]["scrapbook"], bundle)))
+    assert not show.there(False, "no record.", "figure", "table")
+    assert [note["name"] for note, _ in said] == ["figure", "table"]
+    assert ["text/html" in bundle for _, bundle in said] == [True, False]
+    assert said[1][0]["mime_prefix"] + "text/html" in said[1][1]
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------

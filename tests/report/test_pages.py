@@ -157,13 +157,13 @@ def test_a_strip_shows_one_row_at_a_time_and_reads_its_values_to_keys(site):
     shown = card.locator(".row.tokens:visible .name")
     assert shown.count() == 2, "few rows stand below each other"
     card.get_by_role("radio", name="rewards").check()
-    assert shown.all_inner_texts() == ["rewards (colours up to ±1, sum +0.50)"]
+    assert shown.all_inner_texts() == ["rewards (full colour at ±1, sum +0.50)"]
     tab.keyboard.press("ArrowRight")
-    assert shown.all_inner_texts() == ["advantages (colours up to ±2, sum −3.00)"]
+    assert shown.all_inner_texts() == ["advantages (full colour at ±2, sum −3.00)"]
     card.locator(".row.tokens:visible .strip").focus()
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowRight")
-    assert card.locator(".said").inner_text() == "right : -1.000"
+    assert card.locator(".said").inner_text() == "right : −1.000"
     card.get_by_role("radio", name="all").check()
     assert shown.count() == 2 and not errors
     tab.close()
@@ -191,10 +191,10 @@ def test_one_answer_is_shown_under_the_method_and_the_view_that_a_reader_chooses
             view.get_by_role("radio", name=shown).check()
             read[name, shown] = said.inner_text().removeprefix("wrong : ")
             assert strip.get_attribute("aria-label").startswith(f"{name}: {shown} ("), "software reads which row it is"
-    assert [*read.values()] == ["-3.000", "-6.000", "bad: kept", "-1.000", "-2.000", "bad: kept"]
+    assert [*read.values()] == ["−3.000", "−6.000", "bad: kept", "−1.000", "−2.000", "bad: kept"]
     view.get_by_role("radio", name="mask").focus()
     tab.keyboard.press("ArrowRight")
-    assert said.inner_text() == "wrong : -1.000" and strip.count() == 1
+    assert said.inner_text() == "wrong : −1.000" and strip.count() == 1
     assert method.get_by_role("radio").first.is_disabled(), "edits are of no method"
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowRight")
@@ -212,7 +212,7 @@ def test_without_script_every_view_of_the_answer_stands_below_its_method(site):
     card = tab.locator(".strips:has(.of)")
     assert card.locator(".row.tokens:visible").count() == 8 and card.get_by_role("radio").count() == 0
     told = card.locator(".of", has_text="TLCR").locator(".row").nth(1)
-    assert told.is_visible() and told.locator("span").first.get_attribute("title") == "-6.000"
+    assert told.is_visible() and told.locator("span").first.get_attribute("title") == "−6.000"
     tab.context.close()
 
 

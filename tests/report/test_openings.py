@@ -1,0 +1,32 @@
+"""What notebooks open with is in words; here it is held against the committed records."""
+
+import pytest
+
+from report import claims, controls, instrument, tables
+from study import summary
+from study.records import ROOT, read_records
+
+LEARNED = {"Sentence", "Token", "Bandit as segment", "Segment (entropy)", "TLCR", "APPO", "Random segments"}
+TRUTH = {"Oracle, sequence", "Oracle, per span"}
+
+
+@pytest.fixture(scope="module")
+def brief():
+    return read_records(ROOT / "data" / "results" / "brief")
+
+
+def test_most_claims_are_open_and_more_of_the_decided_came_out_opposite_than_held(brief):
+    verdicts = claims.tested(claims.joined(tables.alike(brief))).verdict.value_counts()
+    assert verdicts[claims.FEW] > verdicts.sum() / 2 and verdicts["opposite"] > verdicts["held"]
+
+
+def test_the_truth_is_ahead_of_the_bandit_and_nothing_learned_inside_the_answer_is(brief):
+    found = summary.contrasts(summary.study(brief)).set_index("method")
+    assert (found.low[list(TRUTH)] > 0).all() and (found.low[list(LEARNED)] < 0).all()
+    assert found.difference.drop(index="Normaliser: none").idxmin() == "Segment (entropy)", "last of the paper's seven"
+
+
+def test_one_control_fails_and_time_is_open(brief):
+    found = controls.tested(instrument.runs(brief)).set_index(["metric", "row", "less"]).verdict
+    assert list(found[found == "fails"].index.get_level_values("metric")) == ["headroom"]
+    assert found["return", "Oracle, per span", "Oracle, sequence"] == "open"
