@@ -292,6 +292,6 @@ def test_seconds_are_those_of_all_stages_of_a_system():
 def test_a_mean_beyond_the_zoom_is_written_at_its_edge():
     runs = [run("bandit", s, 2.0 + s / 10) for s in range(3)] + [run("sentence", s, -11.8) for s in range(3)]
     figure, numbers = overview.returns(runs)
-    assert [t.get_text().strip() for t in figure.axes[1].texts] == ["◂ -11.8"]
+    assert [t.get_text().strip() for t in figure.axes[1].texts] == ["◂ −11.8"]
     names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert names == ["segment-ppo", "Bandit (sequence)", "Sentence"] and len(numbers) == 2
