@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from report.look import canvas
 from study.density_cells import HORIZONS, LAMBDAS, METHODS_OF_MAP, PAIRS, PRICES, cells, changes, learned, methods
@@ -27,8 +27,8 @@ AXES = list(LEVELS)
 GRID = list(itertools.product(*LEVELS.values()))
 KINDS = {1: "one kind", 2: "two kinds"}
 PANELS = {  # of the figure: a row, and what it is less
+    "Truth in time, less at the end": ("oracle-dense", "oracle-sequence"),
     "Truth at the end, less bandit": ("oracle-sequence", "bandit"),
-    "Truth: in time, less at the end": ("oracle-dense", "oracle-sequence"),
     "Tokens, less bandit": ("token", "bandit"),
     "Segments, less bandit": ("segment", "bandit"),
 }
@@ -200,4 +200,6 @@ def figure(frame: pd.DataFrame, column: str = "value") -> tuple[Figure, pd.DataF
         ax.set_xlabel("price of an item too many (credit)")
     for ax in axes[:, 0]:
         ax.set_yticks(range(len(rows)), [f"{KINDS[h]}, {pairs:,} pairs, λ {lam:g}" for h, pairs, lam in rows])
+    patches = [Patch(facecolor=ground, label=name) for name, ground in GROUND.items()]
+    figure.legend(handles=patches, loc="outside upper left", ncols=5, frameon=False, fontsize=8)
     return figure, pd.concat(numbers)

@@ -181,7 +181,9 @@ def cost_rows(rows: list[dict], price_in: float, price_out: float) -> pd.DataFra
         found[side] = found[side].fillna(guess[side])
         found[f"of a run, {side}"] = found.calls * found[side]
     found["price of a run"] = (found["of a run, in"] * price_in + found["of a run, out"] * price_out) / 1e6
-    return found.rename(columns={"of a run": "calls of a run"}).drop(columns="calls")
+    found = found.rename(columns={"of a run": "calls of a run"}).drop(columns="calls")
+    first = ["judge", "calls of a run", "of a run, in", "of a run, out", "price of a run", "estimated"]
+    return found[[*first, *found.columns.drop(first)]]
 
 
 WIN_RATES = ["model", "win rate", "published", "length-controlled", "published, controlled", "standard error"]

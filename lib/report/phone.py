@@ -7,7 +7,7 @@ import textwrap
 
 from matplotlib.figure import Figure
 
-WIDTH, FITS = 4.6, 4.8  # inches: letters of 9 points keep 9 pixels on a phone; what fits as it is
+WIDTH, FITS, LINE = 4.6, 4.8, 0.17  # inches: letters of 9 points keep 9 pixels on a phone; what fits as it is; a line
 
 
 def stack(figure: Figure) -> bool:
@@ -22,10 +22,14 @@ def stack(figure: Figure) -> bool:
     at = {ax: ax.get_subplotspec() for ax in axes}
     first = {spec.rowspan.start: ax for ax, spec in at.items() if spec.is_first_col()}
     axes.sort(key=lambda ax: (at[ax].colspan.start, at[ax].rowspan.start))
+    last = {at[ax].colspan.start: ax.get_xlabel() for ax in axes}
+    units = {ax: ax.get_xlabel() or last[at[ax].colspan.start] for ax in axes}
+    more = sum(len(unit.splitlines()) for ax, unit in units.items() if not ax.get_xlabel())
     tall = figure.get_figheight() / at[axes[0]].get_gridspec().nrows
-    figure.set_size_inches(WIDTH, tall * len(axes))
+    figure.set_size_inches(WIDTH, tall * len(axes) + LINE * more)
     for place, ax in zip(figure.add_gridspec(len(axes), 1), axes):
         ax.tick_params(labelleft=True, labelbottom=True)
+        ax.set_xlabel(units[ax])
         ax.set_ylabel(ax.get_ylabel() or first[at[ax].rowspan.start].get_ylabel())
         for text, other in zip(ax.get_yticklabels(), first[at[ax].rowspan.start].get_yticklabels()):
             text.set_fontweight(other.get_fontweight())
@@ -48,7 +52,8 @@ def _fold(figure: Figure, legend) -> None:
     if legend._ncols > 1:
         share = figure.bbox.width / legend.get_window_extent().width
         words = [text.get_text() for text in legend.get_texts()]
-        look = {"ncols": max(1, int(share * legend._ncols)), "title": legend.get_title().get_text() or None}
+        rows = -(-len(words) // max(1, int(share * legend._ncols)))
+        look = {"ncols": -(-len(words) // rows), "title": legend.get_title().get_text() or None, "prop": legend.prop}
         legend.remove()
         figure.legend(legend.legend_handles, words, loc="outside upper left", frameon=False, **look)
 

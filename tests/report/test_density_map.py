@@ -65,7 +65,7 @@ def test_verdicts_follow_the_gains_and_collapse_does_not_hide_small_ones():
     assert set(found[-1.0]) == {"behind"} and set(found[0.2]) == {"ahead"} and "ahead" not in set(found[-0.2])
     told = density_map.counts(frame).set_index("gain").ahead
     assert told["Truth in time, less bandit"] == told["Truth at the end, less bandit"] == 32
-    assert told["Truth: in time, less at the end"] == 16, "what learns from no pairs counts once"
+    assert told["Truth in time, less at the end"] == 16, "what learns from no pairs counts once"
 
 
 def test_the_kl_penalty_is_in_the_unit_of_the_rewards():

@@ -521,11 +521,13 @@ def test_a_parameter_that_is_none_is_none_and_no_gap_in_measuring(monkeypatch):
 def test_a_phone_has_each_panel_below_the_other_with_the_ticks_that_they_share():
     figure, axes = look.canvas(2, 2, sharey="row", sharex=True)
     axes[0, 0].set_yticks([0, 1], ["one", "two"])
+    axes[1, 0].set_xlabel("rounds")
     axes[0, 0].set_ylabel("share (of all)")
     axes[0, 1].set_title("a title that is far too long for half a page, and for a phone in one line as well")
     page, phone = look.drawing(figure, "alt").split("<svg")[1:]
     assert ' class="page"' in page and ' class="phone"' in phone and page.count('aria-label="alt"') == 1
     assert page.count(">two<") == 1 and phone.count(">two<") == 2 and phone.count(">share (of all)<") == 2
+    assert page.count(">rounds<") == 1 and phone.count(">rounds<") == 2
     heights = [ax.get_position().y0 for ax in axes.T.flat]
     assert heights == sorted(heights, reverse=True), "column after column"
     outer = figure.bbox.expanded(1.01, 1.01)

@@ -127,7 +127,7 @@ def test_the_table_of_the_tax_holds_the_committed_records_and_what_the_page_says
     assert generate["sft"] == 1 and (generate[list(failed)] < 1).all()
     less = numbers[numbers.task == "generation"].pivot(index="seed", columns="method", values="accuracy")
     assert (less[["tlcr", "appo"]] < 1).all(axis=None), "less in every seed"
-    tax = [rows["generation, difference"][label(m)].replace("0.", ".").replace("-", "") for m in ("tlcr", "appo")]
+    tax = [rows["generation, difference"][label(m)].replace("-", "") for m in ("tlcr", "appo")]
     page = " ".join((ROOT / "book" / "judging.md").read_text().split())
     assert f"TLCR names {tax[0]} less and APPO {tax[1]}: less in every seed, and neither mean is clear" in page
     assert f"the SFT model and {len(names) - 1} trained rows" in page

@@ -121,5 +121,4 @@ def test_the_labels_page_says_what_the_record_of_their_cost_holds():
     assert (record["pairs"], record["report"]["kept"]) == (1000, 1000)
     seconds = record["seconds"]
     assert f"takes {seconds['tokenise']:.1f} seconds" in page
-    peak = record["provenance"]["peak_rss_mib"]
-    assert f"comparing and labelling {seconds['label']:.1f}, with {peak:.0f} MiB at its peak" in page
+    assert f"comparing and labelling {seconds['label']:.1f} (" in page

@@ -84,9 +84,9 @@ def left_over(scores: torch.Tensor, mask: torch.Tensor, fitted: Normaliser) -> d
 def tables(forms: dict[tuple[str, str], dict[str, float]]) -> dict[str, pd.DataFrame]:
     """`form` of each (method, estimator) as tables to show: Mean(p), Std(p), and limits."""
     r2 = {
-        "r2": "R2, each location once",
+        "r2": "R², each location once",
         "ceiling": "at most",
-        "r2_weighted": "R2, by scores",
+        "r2_weighted": "R², by scores",
         "ceiling_weighted": "at most, by scores",
         "in_log_p": "best line in log p",
         "in_p": "best line in p",
