@@ -39,6 +39,8 @@ def table(frame: pd.DataFrame, digits: int = 2, name: str = "table") -> str:
     empty, grouped = _empty(cells), _grouped(cells.iloc[:, 0])
     lacking = cells.loc[empty, [c for c in cells if not _measured(cells, c) and c not in ASIDE]]
     cells, best = _ranked(cells[~empty])
+    if cells.columns[0] == "here":  # beside no paper's column
+        cells, lacking = (x.rename(columns={"here": "method"}) for x in (cells, lacking))
     aside = [c for c in cells if _aside(cells[c])]
     said = [f"{html.escape(c)} {_cell(cells[c].iloc[0])}" for c in aside]
     groups = cells.iloc[:, 0] if grouped else None
@@ -238,7 +240,7 @@ def _cell(text: str, width: int = 0) -> str:
         if half := HALF.match(text):
             interval = f" ± {half[2].rjust(width, chr(0x2007))}"
         mean, interval = (minus(part) for part in (mean, interval or ""))
-        if width and not interval:  # none in a column of intervals: the number stays below the others
+        if width and not interval and not BOTH.search(rest):  # the number stays below the others
             interval = f'<span class="none" aria-hidden="true"> ± {"0" * (width - 1)}.</span>'
         return mean + interval + html.escape(minus(rest))
     return html.escape(minus(text))

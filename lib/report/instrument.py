@@ -130,7 +130,7 @@ def headroom(of: dict[str, list[dict]]) -> pd.DataFrame:
         way = [x for x in way if x is not None]
         if way:
             answers = max(outcomes.of_runs([r for r in found if r["method"] == "oracle-dense"]).sampled)
-            told = summary.interval_text(*mean_interval(way))
+            told = summary.interval_text(*mean_interval(way), seeds=len(way))
             rows.append({"size": name, "answers": int(answers), "of the way (share)": told, "seeds": len(way)})
     return pd.DataFrame(rows).sort_values("answers") if rows else pd.DataFrame()
 
@@ -151,7 +151,7 @@ def warmup(now: list[dict]) -> pd.DataFrame:
             {
                 "method": summary.label(name),
                 "seeds": len(seen),
-                "warm-up (rounds)": np.nan if None in used else np.mean(used),
+                "warm-up (rounds)": np.nan if None in used else used[0] if len(set(used)) == 1 else np.mean(used),
                 "explained at first (share)": np.mean([x.iloc[0] for x in after]) if after else np.nan,
                 "explained after (share)": np.mean([x.mean() for x in after]) if after else np.nan,
             }

@@ -111,7 +111,7 @@ def _one_start(runs):
     for seed in {r["seed"] for r in trained}:
         starts = [[row["heldout_proxy"] for row in r["curves"][: _warm(r) + 1]] for r in trained if r["seed"] == seed]
         gap = max(gap, *(max(batch) - min(batch) for batch in zip(*starts, strict=True)))
-    return f"largest difference {gap:.1e}", gap == 0
+    return f"largest difference {gap:.2g}", gap == 0
 
 
 def _paid(runs):

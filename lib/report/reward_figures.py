@@ -99,7 +99,7 @@ def foretold(numbers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ax.plot([row.low, row.high], [row.repetition] * 2, color=drawn["color"], linewidth=1.5)
         ax.plot([row.wage], [row.repetition], **drawn | {"linestyle": "none", "markersize": 7})
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_ylim(-0.1, max(30, 1.5 * numbers.repetition.max()))
+    ax.set_ylim(-0.3, max(30, 1.5 * numbers.repetition.max()))
     ax.set_yticks([0, 0.5, 1, 3, 10, 30], ["0", "0.5", "1", "3", "10", "30"])
     ax.margins(x=0.18)
     ax.set_xlabel("what a segment of a good answer earns (deviations of totals), before training")

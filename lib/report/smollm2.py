@@ -47,7 +47,7 @@ def _random_cuts(records):
 
 def _whole(records):
     gap = max(one(records, "whole model")["gap"].values())
-    return f"{gap:.1e}", gap < 1e-3
+    return f"{gap:.2g}", gap < 1e-3
 
 
 def _shuffled(records):
@@ -57,7 +57,7 @@ def _shuffled(records):
 
 def _first_round(records):
     kl = one(records, "ppo")["curves"][0]["kl"]
-    return f"{kl:.1e} nats", abs(kl) < 1e-2
+    return f"{kl:.2g} nats", abs(kl) < 1e-2
 
 
 def _short(records):
@@ -189,7 +189,8 @@ def gaps(records: list[dict], of=PAIRS) -> pd.DataFrame:
     for a, b in of:
         each = right[a] - right[b]
         half = 1.96 * each.std(ddof=1) / len(each) ** 0.5
-        rows.append({"pair": f"{a} - {b}", "gap": each.mean(), "low": each.mean() - half, "high": each.mean() + half})
+        gap = each.mean()
+        rows.append({"pair": f"{a} less {b}", "gap": gap, "low": gap - half, "high": gap + half})
     return pd.DataFrame(rows)
 
 

@@ -79,6 +79,8 @@ def test_one_seed_is_never_the_clear_best():
 def test_a_printed_tables_rows_keep_the_papers_order():
     frame = pd.DataFrame({"in the paper": ["x", "y"], "here": ["a", "b"], "true return (credit)": ["1.00", "2.00"]})
     assert [row[0] for row in cells(grid.table(frame))[1:]] == ["x", "y"]
+    alone = cells(grid.table(frame.drop(columns="in the paper")))
+    assert [row[0] for row in alone] == ["method", "a", "b"]
 
 
 def test_what_does_not_fit_is_folded_and_nothing_is_lost():
