@@ -189,7 +189,8 @@ def gaps(records: list[dict], of=PAIRS) -> pd.DataFrame:
     for a, b in of:
         each = right[a] - right[b]
         half = 1.96 * each.std(ddof=1) / len(each) ** 0.5
-        rows.append({"pair": f"{a} - {b}", "gap": each.mean(), "low": each.mean() - half, "high": each.mean() + half})
+        gap = each.mean()
+        rows.append({"pair": f"{a} less {b}", "gap": gap, "low": gap - half, "high": gap + half})
     return pd.DataFrame(rows)
 
 
