@@ -49,6 +49,7 @@ def _fold(figure: Figure, legend) -> None:
         share = figure.bbox.width / legend.get_window_extent().width
         words = [text.get_text() for text in legend.get_texts()]
         look = {"ncols": max(1, int(share * legend._ncols)), "title": legend.get_title().get_text() or None}
+        look["fontsize"] = legend.get_texts()[0].get_fontsize()
         legend.remove()
         figure.legend(legend.legend_handles, words, loc="outside upper left", frameon=False, **look)
 
