@@ -60,7 +60,7 @@ def _line(row: Method) -> dict[str, str]:
     return {
         "name": row.name,
         "label": row.label,
-        "source": row.source,
+        "source": row.source.replace("`", ""),
         "scorer": scorer,
         "segmentation": words(row.segmentation) + spread if scored else "-",
         "normaliser": words(row.normaliser) + centred if scored else "-",

@@ -41,7 +41,7 @@ def returns_by_quality(answers: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ax.stairs(density, edges, color=colour, linestyle=line, linewidth=1.8, label=text)
     ax.set_xlabel("true return (credit)")
     ax.set_ylabel("share of answers\nper unit of credit")
-    ax.legend(frameon=False, loc="upper left")
+    figure.legend(frameon=False, loc="outside upper left")
     return figure, answers.groupby("quality").return_additive.describe().reset_index()
 
 

@@ -240,7 +240,7 @@ def _cell(text: str, width: int = 0) -> str:
         if half := HALF.match(text):
             interval = f" ± {half[2].rjust(width, chr(0x2007))}"
         mean, interval = (minus(part) for part in (mean, interval or ""))
-        if width and not interval and not BOTH.search(rest):  # the number stays below the others
+        if width and not interval and not rest:  # none in a column of intervals: the number stays below the others
             interval = f'<span class="none" aria-hidden="true"> ± {"0" * (width - 1)}.</span>'
         return mean + interval + html.escape(minus(rest))
     return html.escape(minus(text))
