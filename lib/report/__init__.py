@@ -2,6 +2,7 @@
 
 lines.py               names at the ends of lines, values at their points
 look.py                how every figure looks, and each method in it
+phone.py               a figure once more, its panels below each other
 ideas.py               what each paper pays one answer's tokens, drawn
 grid.py                tables: one line a cell, sorted, folded
 show.py                figures, tables and notes as notebooks show them
