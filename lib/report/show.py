@@ -119,7 +119,7 @@ def live(page: str, text: str, key: str) -> None:
 
 def number(key: str, value: float, form: str = "") -> None:
     """A number that prose on other pages quotes as {glue:text}`../notebooks/NAME.ipynb::key:.2f`; nothing is shown.
-    One that may be below zero has its format here in place of there, for a true minus."""
+    One that may be below zero has its format here, `key:s` there, for a true minus."""
     _put({"text/plain": minus(format(value, form)) if form else repr(float(value))}, key, HIDDEN)
 
 
