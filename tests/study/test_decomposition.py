@@ -357,12 +357,15 @@ def test_sentences_and_table_say_what_was_measured(measured):
     assert "explain 25.0%" in said and "correlates by 0.50" in said
 
 
-def test_figures_name_every_partition_and_mark_the_winners(measured):
+def test_figures_name_or_count_every_partition_and_mark_the_winners(measured):
     frame, numbers = measured
     best = G.winners(frame, np.random.default_rng(0)).assign(clear=[True, False, True])
     labels = {D.PARTITIONS[name] for name in set(numbers.partition)}
     figure, _ = partition_figures.over_noise({"one": (numbers, {"best": best}), "two": (numbers, {"best": best})})
-    assert labels <= {" ".join(text.get_text().split()) for ax in figure.axes for text in ax.texts}
+    for ax in figure.axes:
+        named = {" ".join(text.get_text().split()) for text in ax.texts}
+        (others,) = (int(name.split()[0]) for name in named if name.endswith(" others"))
+        assert len(labels & named) + others == len(labels) and "Token" in named
     marks = [line for line in figure.axes[0].lines if line.get_label().startswith("_") and len(line.get_xdata()) == 1]
     assert [line.get_xdata()[0] for line in marks] == list(best.c)
     colours = [partition_figures.STYLE[name][0] for name in best.partition]

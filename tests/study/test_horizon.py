@@ -236,7 +236,7 @@ def test_best_of_n_is_drawn_with_every_reader_and_pooled_over_seeds():
     assert np.allclose(values["bandit"], (records[0]["values"]["bandit"] + records[1]["values"]["bandit"]) / 2)
     numbers = best_of_n.summed(values, ns, "bandit", np.random.default_rng(1))
     figure, drawn = process_figures.over_n({"a": numbers, "b": numbers}, "right (share)")
-    assert figure.axes[0].get_ylabel() == "right (share)" and len(drawn) == 8
+    assert figure.axes[0].get_ylabel().split() == ["right", "(share)"] and len(drawn) == 8
     assert process_figures.words("process-1-sum") == "process, sum, label noise 1"
     lead = best_of_n.over_seeds(records, "bandit")
     assert lead.reader.tolist() == ["process-1-sum"] and lead.low.iloc[0] < lead.lead.iloc[0] < lead.high.iloc[0]
