@@ -173,7 +173,7 @@ def side_by_side(comparisons: dict[str, pd.DataFrame]) -> pd.DataFrame:
     frame = next(iter(told.values()))[["paper", "says"]].copy()
     for suffix, found in told.items():
         if found.seeds.any():
-            frame[f"verdict{suffix}"] = found.verdict.replace(FEW, "open")
+            frame[f"verdict{suffix}"] = found.verdict.replace(FEW, "open").where(found.seeds > 0)
             frame[f"difference{suffix} (credit)"] = [_interval(row) for row in found.itertuples()]
             frame[f"p{suffix}"] = [summary.p_text(p) for p in found.holm]
     return frame.assign(place=next(iter(told.values())).place)
