@@ -56,7 +56,7 @@ def over_n(
         ax.set_xticks(ns, [str(n) for n in ns])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_gid(lines.SETTINGS)
-        lines.ends(ax, title, 30)
+        lines.ends(ax, title, 32)
         ax.set_ylabel(text.replace(" (", "\n("))
     ax.set_xlabel("to choose from, n (log)")
     return figure, pd.concat([numbers.assign(panel=title) for title, numbers in panels.items()])
