@@ -15,6 +15,7 @@ from report.notebooks import ROOT, toc_files
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: the pages were not opened in a browser")
+of_stand_ins = pytest.mark.skipif("BOOK" in os.environ, reason="asks for what the stand-ins say, not an executed book")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 Site = namedtuple("Site", "browser url")
@@ -149,6 +150,7 @@ AUDITED += ("notebooks/segment_ppo", "notebooks/side_by_side")  # strips
 
 @pytest.mark.browser
 @in_browser
+@of_stand_ins
 def test_a_strip_shows_one_row_at_a_time_and_reads_its_values_to_keys(site):
     errors = []
     tab = opened(site, errors)
@@ -174,6 +176,7 @@ VIEWS = ("rewards", "advantages", "mask", "edit labels", "true credit")
 
 @pytest.mark.browser
 @in_browser
+@of_stand_ins
 def test_one_answer_is_shown_under_the_method_and_the_view_that_a_reader_chooses(site):
     errors = []
     tab = opened(site, errors)
@@ -206,6 +209,7 @@ def test_one_answer_is_shown_under_the_method_and_the_view_that_a_reader_chooses
 
 @pytest.mark.browser
 @in_browser
+@of_stand_ins
 def test_without_script_every_view_of_the_answer_stands_below_its_method(site):
     tab = site.browser.new_context(java_script_enabled=False).new_page()
     tab.goto(f"{site.url}/notebooks/side_by_side.html", wait_until="load")
@@ -218,6 +222,7 @@ def test_without_script_every_view_of_the_answer_stands_below_its_method(site):
 
 @pytest.mark.browser
 @in_browser
+@of_stand_ins
 def test_a_curve_reads_its_nearest_point_to_pointer_and_keys(site):
     errors = []
     tab = opened(site, errors)
@@ -243,6 +248,7 @@ def test_a_curve_reads_its_nearest_point_to_pointer_and_keys(site):
 
 @pytest.mark.browser
 @in_browser
+@of_stand_ins
 def test_the_map_is_shown_by_the_axes_that_a_reader_chooses(site):
     errors = []
     tab = opened(site, errors)
@@ -336,6 +342,7 @@ FONTS = """document.fonts.ready.then(
 
 @pytest.mark.browser
 @in_browser
+@of_stand_ins
 def test_text_strips_tables_and_figures_are_legible(site):
     tab = opened(site, [])
     tab.goto(f"{site.url}/notebooks/comparison.html", wait_until="load")
