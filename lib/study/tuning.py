@@ -39,7 +39,10 @@ SEEDS = (1000, 1001, 1002)  # reward models: the first
 GRANULARITIES = "bandit,token,segment"
 REWARD_MODELS = {"rm_learning_rate": (5e-4, 1e-3, 2e-3), "rm_scale": (4.0, 16.0, 64.0)}
 PAIRS = 8_000  # trials of reward models are shorter than the study's runs
-_SAMPLING = {"kl_coef": (0.02, 0.05, 0.1, 0.2, 0.5, 1.5), "actor_learning_rate": (2.5e-4, 5e-4)}
+_SAMPLING = {
+    "kl_coef": (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5),
+    "actor_learning_rate": (2.5e-4, 5e-4, 1e-3, 2e-3),
+}
 POLICIES = {
     **dict.fromkeys(("ppo", "rloo", "grpo", "gtpo", "dense-grpo", "dense-rloo", "remax", "vine"), _SAMPLING),
     **dict.fromkeys(("dpo", "kto"), {"dpo_beta": (0.02, 0.05, 0.2, 0.8), "dpo_learning_rate": (3e-5, 1e-4, 3e-4)}),
