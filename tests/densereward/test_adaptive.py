@@ -597,7 +597,7 @@ def test_twins_differ_in_the_mask_alone_and_all_get_as_many_trials():
     for masked, twin in {"appo": "bandit", "adpo": "online-dpo", "ars": "rs", "dpo-masked": "dpo"}.items():
         named = {name: getattr(METHODS[twin], name) for name in ("name", "label", "source", "mask")}
         assert replace(METHODS[masked], **named) == METHODS[twin] and METHODS[masked].mask and not named["mask"]
-    assert {len(tuning.settings(grid)) for grid in tuning.POLICIES.values()} == {12}
+    assert {len(tuning.settings(grid)) for grid in tuning.POLICIES.values()} == {32}
     assert {METHODS[name].trainer for name in METHODS} - {"none"} <= tuning.POLICIES.keys()
 
 

@@ -572,7 +572,7 @@ def test_settings_are_chosen_by_the_held_out_proxy_over_seeds_and_twice_made_tri
     [
         ({"part": "1/0"}, "part is '1/0'; give i/n with 0 <= i < n"),
         ({"part": "a"}, "part is 'a'; give i/n"),
-        ({"part": "98/99"}, "of 36 trials: none is left to do"),
+        ({"part": "98/99"}, "of 96 trials: none is left to do"),
         ({"methods": "magic"}, "unknown method 'magic'"),
         ({"methods": "sft"}, "none of them is trained, so there is nothing to tune"),
         ({"profile": "huge"}, "unknown profile 'huge'"),
