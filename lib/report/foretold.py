@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from report.tables import alike
-from study import summary
+from study import summary, tuning
 from study.methods import METHODS
 from study.records import ROOT
 from study.sweeps import SPANS, WHOLE
@@ -89,6 +89,7 @@ def again(records: list[dict]) -> pd.DataFrame:
         "only the whole counts": (otherwise(records, WHOLE), None),
         "own settings": (own, None),
         "own settings against one for all": (own, runs),
+        "own settings by the truth": (by_truth(records), None),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])
 
@@ -104,6 +105,17 @@ def otherwise(records: list[dict], changes: dict) -> list[dict]:
         return reduce(lambda part, key: part[key], name.split("."), r["params"]["profile"])
 
     return [r for r in found if all(value(r, name) == x for name, x in flat.items())]
+
+
+def by_truth(records: list[dict]) -> list[dict]:
+    """Runs of each method with all its trials (`study.tuning`) at the setting that the truth chooses of them, and of
+    the model that is not trained."""
+    chosen, own = tuning.choices(records), alike(records, tuned=True)
+    runs = [r for r in own if METHODS[r["method"]].trainer == "none"]
+    for name, changes in chosen["by_truth"].items():
+        same = changes == chosen["choices"][name]
+        runs += [r for r in (own if same else otherwise(records, changes)) if r["method"] == name]
+    return runs
 
 
 def replicated(runs: list[dict]) -> str:

@@ -154,28 +154,40 @@ def policies(
 
 
 def choose(folder: Path) -> None:
-    """Write `choices.json` beside the trials: for each method with all its trials, the setting with the highest mean
-    score of the held-out proxy over seeds (`choices`), that with the highest mean true return (`by_truth`), and which
-    fields of its choice are the least or the largest of its grid (`edges`). A trial that was made twice counts once,
-    one of a row that has changed since not at all."""
+    """Write the `choices` of a folder's trials beside them, with the grids that they are of."""
+    grids = {name: {field: list(values) for field, values in grid.items()} for name, grid in POLICIES.items()}
+    made = choices(read_records(folder / "tuning.jsonl", check_record))
+    save_json(folder / "choices.json", made | {"seeds": list(SEEDS), "grids": grids})
+
+
+def choices(records: list[dict]) -> dict[str, dict]:
+    """For each method with all its trials, the setting with the highest mean score of the held-out proxy over seeds
+    (`choices`), that with the highest mean true return (`by_truth`), and which fields of its choice are the least or
+    the largest of its grid (`edges`). A trial that was made twice counts once, one of a row that has changed since not
+    at all."""
+    made: dict[str, dict] = {"choices": {}, "by_truth": {}, "edges": {}}
+    for method_name, trials in sorted(complete(records).items()):
+        for name, metric in (("choices", "heldout_proxy"), ("by_truth", "true_return")):
+            made[name][method_name] = max(trials, key=lambda of: np.mean([t[metric] for t in of]))[0]["changes"]
+        chosen, grid = made["choices"][method_name], POLICIES[METHODS[method_name].trainer]
+        made["edges"][method_name] = [x for x, values in grid.items() if chosen[x] in (min(values), max(values))]
+    return made
+
+
+def complete(records: list[dict]) -> dict[str, list[list[dict]]]:
+    """The trials of each method that has all of its grid: a list per setting, in the grid's order, of a trial per
+    seed."""
     found: dict[str, dict[str, dict[int, dict]]] = {}
-    for r in read_records(folder / "tuning.jsonl", check_record):
+    for r in records:
         row = METHODS.get(r["method"])
         if r["kind"] == "policy trial" and row and same_method(r["params"]["method"], asdict(row)):
             found.setdefault(r["method"], {}).setdefault(canonical(r["changes"]), {})[r["seed"]] = r
-    made: dict[str, dict] = {"choices": {}, "by_truth": {}, "edges": {}}
-    for method_name, by_setting in sorted(found.items()):
-        grid = POLICIES[next(iter(next(iter(by_setting.values())).values()))["params"]["method"]["trainer"]]
-        wanted = [by_setting.get(canonical(changes), {}) for changes in settings(grid)]
-        if any(set(trials) < set(SEEDS) for trials in wanted):
-            continue
-        for name, metric in (("choices", "heldout_proxy"), ("by_truth", "true_return")):
-            means = [np.mean([trials[seed][metric] for seed in SEEDS]) for trials in wanted]
-            made[name][method_name] = settings(grid)[int(np.argmax(means))]
-        chosen = made["choices"][method_name]
-        made["edges"][method_name] = [x for x, values in grid.items() if chosen[x] in (min(values), max(values))]
-    grids = {name: {field: list(values) for field, values in grid.items()} for name, grid in POLICIES.items()}
-    save_json(folder / "choices.json", made | {"seeds": list(SEEDS), "grids": grids})
+    whole = {}
+    for name, by_setting in found.items():
+        wanted = [by_setting.get(canonical(changes), {}) for changes in settings(POLICIES[METHODS[name].trainer])]
+        if all(set(trials) >= set(SEEDS) for trials in wanted):
+            whole[name] = [[trials[seed] for seed in SEEDS] for trials in wanted]
+    return whole
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""A setting for each row: equal trials (`study.tuning`), and what a held-out proxy and the truth choose of them.
+
+The proxy is a reward model of other pairs, so what it chooses is what somebody without the truth would; the truth's
+choice shows what the row could do. Left out: an interval of the best of many trials, which flatters itself; other seeds
+say what a choice is worth."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from report import lines
+from report.look import canvas, style
+from study import tuning
+from study.summary import label, order
+
+KL, RATE = "kl_coef", "actor_learning_rate"
+JUDGES = {"heldout_proxy": "the proxy", "true_return": "the truth"}
+
+
+def means(trials: list[dict]) -> pd.DataFrame:
+    """A line per setting of PPO's grid, of methods with all their trials: method, KL, RATE, and means over the trials'
+    seeds of JUDGES (nats, credit), repetition (spans an answer)."""
+    of = [x for name, found in tuning.complete(trials).items() if KL in found[0][0]["changes"] for x in found]
+    rows = [
+        {"method": x[0]["method"], **x[0]["changes"]}
+        | {name: float(np.mean([t[name] for t in x])) for name in (*JUDGES, "repetition")}
+        for x in of
+    ]
+    return pd.DataFrame(rows, columns=["method", KL, RATE, *JUDGES, "repetition"])
+
+
+def picked(found: pd.DataFrame, judge: str, by: tuple[str, ...] = ("method",)) -> pd.DataFrame:
+    """Of `means` the lines that a judge of JUDGES likes best, one for each of `by`."""
+    return found.loc[found.groupby(list(by), sort=False)[judge].idxmax()]
+
+
+def trials(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """`means` over the KL coefficient, at the rate that the proxy prefers there: the proxy's score left, true return
+    right, below the bounds of the others cut off. A ring is what each chooses."""
+    best = picked(found, "heldout_proxy", ("method", KL))
+    levels = sorted(set(best[KL]))
+    figure, axes = canvas(1, 2, 3.2)
+    for ax, (judge, name) in zip(axes[0], JUDGES.items()):
+        for method in order(best.method):
+            part = best[best.method == method].sort_values(KL)
+            ax.plot(part[KL].map(levels.index), part[judge], **style(method))
+            at = part.loc[part[judge].idxmax()]
+            ring = {"markersize": 12, "markerfacecolor": "none", "color": style(method)["color"], "label": "_"}
+            ax.plot([levels.index(at[KL])], [at[judge]], "o", **ring)
+        ax.set_xticks(range(len(levels)), [f"{x:g}" for x in levels])
+        ax.set_xlabel("KL coefficient")
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], -1))
+        lines.ends(ax, f"as {name} has it")
+    axes[0, 0].set_ylabel("score of the held-out proxy (nats)")
+    axes[0, 1].set_ylabel("true return (credit)")
+    return figure, best
+
+
+def chosen(found: pd.DataFrame) -> pd.DataFrame:
+    """A line per method: the setting that each judge chooses of `means` and where the trials at it end."""
+    rows = {}
+    for judge, name in JUDGES.items():
+        for x in picked(found, judge).itertuples():
+            rows.setdefault(x.method, {"method": label(x.method)}).update(
+                {
+                    f"{name}: KL coefficient": f"{x.kl_coef:g}",
+                    f"{name}: learning rate": f"{x.actor_learning_rate:g}",
+                    f"{name}: true return (credit)": x.true_return,
+                }
+            )
+    return pd.DataFrame([rows[name] for name in order(rows)])

@@ -1,0 +1,68 @@
+"""What would break: a page that shows a choice that tuning did not make, of trials that are not all there, or runs at
+another setting than the one it names."""
+
+from dataclasses import asdict
+
+import pytest
+
+from report import foretold, own_settings
+from study import tuning
+from study.methods import METHODS
+from test_figures import record
+
+GRID = {"kl_coef": (0.1, 0.3, 1.0), "actor_learning_rate": (5e-4, 1e-3)}
+PROXY = {0.1: 3.0, 0.3: 2.0, 1.0: 1.0}
+TRUTH = {0.1: -9.0, 0.3: 2.0, 1.0: 1.0}
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """Trials of bandit and token, three seeds a setting, one of token's missing; the bandit's proxy likes KL .1 and the
+    lower rate, the truth KL .3."""
+    monkeypatch.setattr(tuning, "POLICIES", {"ppo": GRID})
+    made = [
+        {"kind": "policy trial", "method": name, "changes": changes, "seed": seed, "profile": "smoke"}
+        | {"params": {"method": asdict(METHODS[name])}, "repetition": 0.5}
+        | {"heldout_proxy": PROXY[changes["kl_coef"]] - 100 * changes["actor_learning_rate"]}
+        | {"true_return": TRUTH[changes["kl_coef"]] + 100 * changes["actor_learning_rate"] + (seed - 1001)}
+        for name in ("bandit", "token")
+        for changes in tuning.settings(GRID)
+        for seed in tuning.SEEDS
+    ]
+    return made[:-1]
+
+
+def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_has_none(trials):
+    found = own_settings.means(trials)
+    assert set(found.method) == {"bandit"} and len(found) == 6
+    (row,) = own_settings.chosen(found).to_dict("records")
+    made = tuning.choices(trials)
+    assert made["choices"] == {"bandit": {"kl_coef": 0.1, "actor_learning_rate": 5e-4}}
+    assert row["the proxy: KL coefficient"] == "0.1" and row["the proxy: learning rate"] == "0.0005"
+    assert row["the proxy: true return (credit)"] == pytest.approx(-8.95)
+    assert made["by_truth"] == {"bandit": {"kl_coef": 0.3, "actor_learning_rate": 1e-3}}
+    assert row["the truth: KL coefficient"] == "0.3" and row["the truth: true return (credit)"] == pytest.approx(2.1)
+
+
+def test_the_figure_has_the_rate_that_the_proxy_prefers_and_a_ring_on_each_best(trials):
+    figure, numbers = own_settings.trials(own_settings.means(trials))
+    assert set(numbers.actor_learning_rate) == {5e-4}, "the truth has no say in the rate"
+    rings = [
+        line.get_xydata()[0]
+        for ax in figure.axes
+        for line in ax.lines
+        if line.get_marker() == "o"
+        if len(line.get_xydata()) == 1
+    ]
+    assert [list(map(float, x)) for x in rings] == [pytest.approx([0, 2.95]), pytest.approx([1, 2.05])]
+    assert figure.axes[1].get_ylim()[0] == -1, "what loops does not flatten the others"
+
+
+def test_runs_by_the_truth_are_those_at_its_setting(trials):
+    def ended(**changes):
+        return [record("bandit", seed, changes=changes) for seed in (0, 1)]
+
+    plain, chosen = ended(), ended(kl_coef=0.3, actor_learning_rate=1e-3)
+    records = plain + ended(kl_coef=0.1, actor_learning_rate=5e-4) + chosen + trials
+    assert foretold.by_truth(records) == chosen
+    assert foretold.by_truth(plain + chosen) == [], "without trials there is no choice"
