@@ -14,6 +14,7 @@ from study import tuning
 from study.summary import label, order
 
 KL, RATE = "kl_coef", "actor_learning_rate"
+CUT = -1.0  # credit, nats
 JUDGES = {"heldout_proxy": "the proxy", "true_return": "the truth"}
 
 
@@ -35,25 +36,30 @@ def picked(found: pd.DataFrame, judge: str, by: tuple[str, ...] = ("method",)) -
 
 
 def trials(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """`means` over the KL coefficient, at the rate that the proxy prefers there: the proxy's score left, true return
-    right, below the bounds of the others cut off. A ring is what each chooses."""
-    best = picked(found, "heldout_proxy", ("method", KL))
-    levels = sorted(set(best[KL]))
+    """`means` over the KL coefficient, at the rate that is best there: by the proxy left, by the truth right. A ring is
+    what each chooses; a cross at the right is where the proxy's choice ends. Below CUT lines are cut off."""
+    levels, numbers = sorted(set(found[KL])), []
     figure, axes = canvas(1, 2, 3.2)
     for ax, (judge, name) in zip(axes[0], JUDGES.items()):
+        best, rings = picked(found, judge, ("method", KL)).sort_values(KL), picked(found, judge)
+        marks = [(rings, "o", 12)] + [(picked(found, "heldout_proxy"), "x", 9)] * (judge == "true_return")
         for method in order(best.method):
-            part = best[best.method == method].sort_values(KL)
-            ax.plot(part[KL].map(levels.index), part[judge], **style(method))
-            at = part.loc[part[judge].idxmax()]
-            ring = {"markersize": 12, "markerfacecolor": "none", "color": style(method)["color"], "label": "_"}
-            ax.plot([levels.index(at[KL])], [at[judge]], "o", **ring)
+            part, look = best[best.method == method], style(method)
+            ax.plot(part[KL].map(levels.index), part[judge], **look)
+            for of, marker, size in marks:
+                at = of[of.method == method].iloc[0]
+                mark = {"markersize": size, "markerfacecolor": "none", "markeredgewidth": 1.5, "label": "_"}
+                ax.plot(
+                    [levels.index(at[KL])], [max(at[judge], CUT)], marker, color=look["color"], clip_on=False, **mark
+                )
         ax.set_xticks(range(len(levels)), [f"{x:g}" for x in levels])
         ax.set_xlabel("KL coefficient")
-        ax.set_ylim(bottom=max(ax.get_ylim()[0], -1))
-        lines.ends(ax, f"as {name} has it")
+        ax.set_ylim(max(best[judge].min() - 0.2, CUT), best[judge].max() + 0.2)
+        lines.ends(ax, f"by {name}")
+        numbers.append(best.assign(by=name))
     axes[0, 0].set_ylabel("score of the held-out proxy (nats)")
     axes[0, 1].set_ylabel("true return (credit)")
-    return figure, best
+    return figure, pd.concat(numbers)
 
 
 def chosen(found: pd.DataFrame) -> pd.DataFrame:

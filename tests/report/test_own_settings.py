@@ -44,18 +44,17 @@ def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_
     assert row["the truth: KL coefficient"] == "0.3" and row["the truth: true return (credit)"] == pytest.approx(2.1)
 
 
-def test_the_figure_has_the_rate_that_the_proxy_prefers_and_a_ring_on_each_best(trials):
-    figure, numbers = own_settings.trials(own_settings.means(trials))
-    assert set(numbers.actor_learning_rate) == {5e-4}, "the truth has no say in the rate"
-    rings = [
-        line.get_xydata()[0]
+def test_the_figure_rings_what_each_judge_chooses_and_crosses_where_the_proxys_choice_ends(trials):
+    figure, _ = own_settings.trials(own_settings.means(trials))
+    marks = [
+        [(line.get_marker(), line.get_xydata()[0]) for line in ax.lines if len(line.get_xydata()) == 1]
         for ax in figure.axes
-        for line in ax.lines
-        if line.get_marker() == "o"
-        if len(line.get_xydata()) == 1
     ]
-    assert [list(map(float, x)) for x in rings] == [pytest.approx([0, 2.95]), pytest.approx([1, 2.05])]
-    assert figure.axes[1].get_ylim()[0] == -1, "what loops does not flatten the others"
+    (left,), (ring, cross) = marks
+    assert left[0] == ring[0] == "o" and cross[0] == "x"
+    assert list(left[1]) == pytest.approx([0, 2.95]) and list(ring[1]) == pytest.approx([1, 2.1])
+    assert list(cross[1]) == [0, own_settings.CUT], "an end far below stands at the edge"
+    assert figure.axes[1].get_ylim()[0] == own_settings.CUT, "what loops does not flatten the others"
 
 
 def test_runs_by_the_truth_are_those_at_its_setting(trials):
