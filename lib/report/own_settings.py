@@ -52,7 +52,7 @@ def trials(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 ax.plot(
                     [levels.index(at[KL])], [max(at[judge], CUT)], marker, color=look["color"], clip_on=False, **mark
                 )
-        ax.set_xticks(range(len(levels)), [f"{x:g}" for x in levels])
+        ax.set_xticks(range(len(levels)), [f"{x:g}".replace("0.", ".") for x in levels], fontsize=8)
         ax.set_xlabel("KL coefficient")
         ax.set_ylim(max(best[judge].min() - 0.2, CUT), best[judge].max() + 0.2)
         lines.ends(ax, f"by {name}")
