@@ -69,9 +69,9 @@ def chosen(found: pd.DataFrame) -> pd.DataFrame:
         for x in picked(found, judge).itertuples():
             rows.setdefault(x.method, {"method": label(x.method)}).update(
                 {
-                    f"{name}: KL coefficient": f"{x.kl_coef:g}",
-                    f"{name}: learning rate": f"{x.actor_learning_rate:g}",
-                    f"{name}: true return (credit)": x.true_return,
+                    f"KL coefficient, by {name}": f"{x.kl_coef:g}",
+                    f"learning rate, by {name}": f"{x.actor_learning_rate:g}",
+                    f"true return, by {name}'s choice (credit)": x.true_return,
                 }
             )
     return pd.DataFrame([rows[name] for name in order(rows)])

@@ -38,10 +38,12 @@ def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_
     (row,) = own_settings.chosen(found).to_dict("records")
     made = tuning.choices(trials)
     assert made["choices"] == {"bandit": {"kl_coef": 0.1, "actor_learning_rate": 5e-4}}
-    assert row["the proxy: KL coefficient"] == "0.1" and row["the proxy: learning rate"] == "0.0005"
-    assert row["the proxy: true return (credit)"] == pytest.approx(-8.95)
+    assert row["KL coefficient, by the proxy"] == "0.1" and row["learning rate, by the proxy"] == "0.0005"
+    assert row["true return, by the proxy's choice (credit)"] == pytest.approx(-8.95)
     assert made["by_truth"] == {"bandit": {"kl_coef": 0.3, "actor_learning_rate": 1e-3}}
-    assert row["the truth: KL coefficient"] == "0.3" and row["the truth: true return (credit)"] == pytest.approx(2.1)
+    assert row["KL coefficient, by the truth"] == "0.3" and row[
+        "true return, by the truth's choice (credit)"
+    ] == pytest.approx(2.1)
 
 
 def test_the_figure_rings_what_each_judge_chooses_and_crosses_where_the_proxys_choice_ends(trials):
