@@ -21,6 +21,7 @@ claims.py              what the papers claim, against our records
 twins.py               masked methods less their twins without a mask
 wins.py                win rates on the same prompts, most preferred answers
 foretold.py            what every row was foretold to end like, against records
+own_settings.py        equal trials, and what the proxy and the truth choose of them
 foretells.py           which measurement before PPO foretells its end
 density_map.py         where density pays, cell by cell
 axes.py                the same, by axes that readers choose

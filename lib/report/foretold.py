@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from report.tables import alike
-from study import summary, tuning
+from study import choosing, summary
 from study.methods import METHODS
 from study.records import ROOT
 from study.sweeps import SPANS, WHOLE
@@ -108,9 +108,9 @@ def otherwise(records: list[dict], changes: dict) -> list[dict]:
 
 
 def by_truth(records: list[dict]) -> list[dict]:
-    """Runs of each method with all its trials (`study.tuning`) at the setting that the truth chooses of them, and of
+    """Runs of each method with all its trials (`study.choosing`) at the setting that the truth chooses of them, and of
     the model that is not trained."""
-    chosen, own = tuning.choices(records), alike(records, tuned=True)
+    chosen, own = choosing.choices(records), alike(records, tuned=True)
     runs = [r for r in own if METHODS[r["method"]].trainer == "none"]
     for name, changes in chosen["by_truth"].items():
         same = changes == chosen["choices"][name]

@@ -1,4 +1,4 @@
-"""A setting for each row: equal trials (`study.tuning`), and what a held-out proxy and the truth choose of them.
+"""A setting for each row: equal trials (`study.choosing`), and what a held-out proxy and the truth choose of them.
 
 The proxy is a reward model of other pairs, so what it chooses is what somebody without the truth would; the truth's
 choice shows what the row could do. Left out: an interval of the best of many trials, which flatters itself; other seeds
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from report import lines
 from report.look import canvas, style
-from study import tuning
+from study import choosing
 from study.summary import label, order
 
 KL, RATE = "kl_coef", "actor_learning_rate"
@@ -21,7 +21,7 @@ JUDGES = {"heldout_proxy": "the proxy", "true_return": "the truth"}
 def means(trials: list[dict]) -> pd.DataFrame:
     """A line per setting of PPO's grid, of methods with all their trials: method, KL, RATE, and means over the trials'
     seeds of JUDGES (nats, credit), repetition (spans an answer)."""
-    of = [x for name, found in tuning.complete(trials).items() if KL in found[0][0]["changes"] for x in found]
+    of = [x for name, found in choosing.complete(trials).items() if KL in found[0][0]["changes"] for x in found]
     rows = [
         {"method": x[0]["method"], **x[0]["changes"]}
         | {name: float(np.mean([t[name] for t in x])) for name in (*JUDGES, "repetition")}

@@ -34,5 +34,6 @@ What reads records needs no torch: `summary.py` and all above it but `effort.py`
     command_line.py  command lines whose errors are plain lines
     runner.py        methods x seeds, one record each; resumes
     tuning.py        equal trials for reward models and policies
+    choosing.py      their grids, and what is chosen of them
     export.py        the models that data/models holds
 """

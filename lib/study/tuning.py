@@ -21,58 +21,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 
-from densereward.canonical import canonical
-from study import command_line, runner
+from study import choosing, command_line, runner
 from study.cache import save_json
 from study.identity import check_record, same_method
 from study.measures import measure
-from study.methods import CORE, METHODS, method
+from study.methods import CORE, method
 from study.profiles import profile as profile_row
 from study.records import ROOT, provenance, read_records, write_record
 from study.run import Run
 
-SEEDS = (1000, 1001, 1002)  # reward models: the first
 GRANULARITIES = "bandit,token,segment"
 REWARD_MODELS = {"rm_learning_rate": (5e-4, 1e-3, 2e-3), "rm_scale": (4.0, 16.0, 64.0)}
 PAIRS = 8_000  # trials of reward models are shorter than the study's runs
-_SAMPLING = {
-    "kl_coef": (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5),
-    "actor_learning_rate": (2.5e-4, 5e-4, 1e-3, 2e-3),
-}
-POLICIES = {  # as many settings for each
-    **dict.fromkeys(("ppo", "rloo", "grpo", "gtpo", "dense-grpo", "dense-rloo", "remax", "vine"), _SAMPLING),
-    **dict.fromkeys(
-        ("dpo", "kto"),
-        {
-            "dpo_beta": (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
-            "dpo_learning_rate": (3e-5, 1e-4, 3e-4, 1e-3),
-        },
-    ),
-    "online-dpo": {
-        "online_dpo_beta": (0.01, 0.03, 0.1, 0.2, 0.3, 0.6, 1.0, 3.0),
-        "online_learning_rate": (5e-5, 1e-4, 3e-4, 1e-3),
-    },
-    "rs": {
-        "kl_coef": (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 2.0),
-        "online_learning_rate": (5e-5, 1e-4, 3e-4, 1e-3),
-    },
-    "figa": {"dpo_learning_rate": tuple(float(f"{x:.1e}") for x in np.geomspace(1e-6, 1e-3, 32))},
-}
 
 app = command_line.application()
 ProfileName = Annotated[str, typer.Option(help="smoke, brief, small, cpu or gpu")]
 Part = Annotated[str, typer.Option(help="i/n: every n-th trial from the i-th only, to share them among processes")]
 Runs = Annotated[Path, typer.Option(help="where stages keep their artifacts")]
 Out = Annotated[Path | None, typer.Option(help="folder of the records; default data/results/PROFILE")]
-
-
-def settings(grid: dict) -> list[dict]:
-    """Every combination of a grid, as fields of a profile."""
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def share_of(trials: list, part: str) -> list:
@@ -122,11 +91,11 @@ def reward_models(
     """Trials of learning rate and score scale for bandit, token and segment reward models."""
     with command_line.asking():
         rows = map(method, GRANULARITIES.split(","))
-        trials = share_of(list(itertools.product(rows, settings(REWARD_MODELS))), part)
+        trials = share_of(list(itertools.product(rows, choosing.settings(REWARD_MODELS))), part)
         base = replace(profile_row(profile), committed_models=None)
     for row, changes in trials:
         p = replace(base, pairs=min(PAIRS, base.pairs), **changes)
-        run = Run(p, SEEDS[0], root=runs, row=row)
+        run = Run(p, choosing.SEEDS[0], root=runs, row=row)
         trial("reward model", changes, run, out or runner.RESULTS / profile, of_scorer)
 
 
@@ -144,7 +113,8 @@ def policies(
         rows = [row for row in runner.rows_of(methods) if row.trainer != "none"]
         if not rows:
             raise ValueError(f"methods is {methods!r}: none of them is trained, so there is nothing to tune")
-        trials = [(row, seed, changes) for row in rows for seed in SEEDS for changes in settings(POLICIES[row.trainer])]
+        grids = {row.name: choosing.settings(choosing.POLICIES[row.trainer]) for row in rows}
+        trials = [(row, seed, changes) for row in rows for seed in choosing.SEEDS for changes in grids[row.name]]
         trials = share_of(trials, part)
         for row, seed, changes in trials:
             runner.check(Run(replace(base, **changes), seed, root=runs, row=row))
@@ -155,39 +125,9 @@ def policies(
 
 def choose(folder: Path) -> None:
     """Write the `choices` of a folder's trials beside them, with the grids that they are of."""
-    grids = {name: {field: list(values) for field, values in grid.items()} for name, grid in POLICIES.items()}
-    made = choices(read_records(folder / "tuning.jsonl", check_record))
-    save_json(folder / "choices.json", made | {"seeds": list(SEEDS), "grids": grids})
-
-
-def choices(records: list[dict]) -> dict[str, dict]:
-    """For each method with all its trials, the setting with the highest mean score of the held-out proxy over seeds
-    (`choices`), that with the highest mean true return (`by_truth`), and which fields of its choice are the least or
-    the largest of its grid (`edges`). A trial that was made twice counts once, one of a row that has changed since not
-    at all."""
-    made: dict[str, dict] = {"choices": {}, "by_truth": {}, "edges": {}}
-    for method_name, trials in sorted(complete(records).items()):
-        for name, metric in (("choices", "heldout_proxy"), ("by_truth", "true_return")):
-            made[name][method_name] = max(trials, key=lambda of: np.mean([t[metric] for t in of]))[0]["changes"]
-        chosen, grid = made["choices"][method_name], POLICIES[METHODS[method_name].trainer]
-        made["edges"][method_name] = [x for x, values in grid.items() if chosen[x] in (min(values), max(values))]
-    return made
-
-
-def complete(records: list[dict]) -> dict[str, list[list[dict]]]:
-    """The trials of each method that has all of its grid: a list per setting, in the grid's order, of a trial per
-    seed."""
-    found: dict[str, dict[str, dict[int, dict]]] = {}
-    for r in records:
-        row = METHODS.get(r["method"])
-        if r["kind"] == "policy trial" and row and same_method(r["params"]["method"], asdict(row)):
-            found.setdefault(r["method"], {}).setdefault(canonical(r["changes"]), {})[r["seed"]] = r
-    whole = {}
-    for name, by_setting in found.items():
-        wanted = [by_setting.get(canonical(changes), {}) for changes in settings(POLICIES[METHODS[name].trainer])]
-        if all(set(trials) >= set(SEEDS) for trials in wanted):
-            whole[name] = [[trials[seed] for seed in SEEDS] for trials in wanted]
-    return whole
+    grids = {name: {field: list(values) for field, values in grid.items()} for name, grid in choosing.POLICIES.items()}
+    made = choosing.choices(read_records(folder / "tuning.jsonl", check_record))
+    save_json(folder / "choices.json", made | {"seeds": list(choosing.SEEDS), "grids": grids})
 
 
 if __name__ == "__main__":

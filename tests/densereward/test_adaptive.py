@@ -18,7 +18,7 @@ from densereward.training.appo import MaskedPPOTrainer
 from densereward.training.ppo import DensePPOConfig, DensePPOTrainer
 from densereward.training.preference import TokenisedDPOTrainer
 from densereward.training.settings import common
-from study import deciding, identity, plan, tuning
+from study import choosing, deciding, identity, plan
 from study.methods import ADAPTIVE, METHODS, method
 from study.profiles import profile
 from study.record import record as recorded
@@ -597,8 +597,8 @@ def test_twins_differ_in_the_mask_alone_and_all_get_as_many_trials():
     for masked, twin in {"appo": "bandit", "adpo": "online-dpo", "ars": "rs", "dpo-masked": "dpo"}.items():
         named = {name: getattr(METHODS[twin], name) for name in ("name", "label", "source", "mask")}
         assert replace(METHODS[masked], **named) == METHODS[twin] and METHODS[masked].mask and not named["mask"]
-    assert {len(tuning.settings(grid)) for grid in tuning.POLICIES.values()} == {32}
-    assert {METHODS[name].trainer for name in METHODS} - {"none"} <= tuning.POLICIES.keys()
+    assert {len(choosing.settings(grid)) for grid in choosing.POLICIES.values()} == {32}
+    assert {METHODS[name].trainer for name in METHODS} - {"none"} <= choosing.POLICIES.keys()
 
 
 @pytest.fixture(scope="module")

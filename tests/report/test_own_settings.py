@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from report import foretold, own_settings
-from study import tuning
+from study import choosing
 from study.methods import METHODS
 from test_figures import record
 
@@ -19,15 +19,15 @@ TRUTH = {0.1: -9.0, 0.3: 2.0, 1.0: 1.0}
 def trials(monkeypatch):
     """Trials of bandit and token, three seeds a setting, one of token's missing; the bandit's proxy likes KL .1 and the
     lower rate, the truth KL .3."""
-    monkeypatch.setattr(tuning, "POLICIES", {"ppo": GRID})
+    monkeypatch.setattr(choosing, "POLICIES", {"ppo": GRID})
     made = [
         {"kind": "policy trial", "method": name, "changes": changes, "seed": seed, "profile": "smoke"}
         | {"params": {"method": asdict(METHODS[name])}, "repetition": 0.5}
         | {"heldout_proxy": PROXY[changes["kl_coef"]] - 100 * changes["actor_learning_rate"]}
         | {"true_return": TRUTH[changes["kl_coef"]] + 100 * changes["actor_learning_rate"] + (seed - 1001)}
         for name in ("bandit", "token")
-        for changes in tuning.settings(GRID)
-        for seed in tuning.SEEDS
+        for changes in choosing.settings(GRID)
+        for seed in choosing.SEEDS
     ]
     return made[:-1]
 
@@ -36,7 +36,7 @@ def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_
     found = own_settings.means(trials)
     assert set(found.method) == {"bandit"} and len(found) == 6
     (row,) = own_settings.chosen(found).to_dict("records")
-    made = tuning.choices(trials)
+    made = choosing.choices(trials)
     assert made["choices"] == {"bandit": {"kl_coef": 0.1, "actor_learning_rate": 5e-4}}
     assert row["KL coefficient, by the proxy"] == "0.1" and row["learning rate, by the proxy"] == "0.0005"
     assert row["true return, by the proxy's choice (credit)"] == pytest.approx(-8.95)

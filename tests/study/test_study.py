@@ -19,7 +19,7 @@ from densereward.reward import shaping
 from densereward.text import data
 from densereward.text.models import load_causal_lm
 from densereward.text.tokens import tokenize_prompt
-from study import export, identity, plan, profiles, runner, tuning
+from study import choosing, export, identity, plan, profiles, runner, tuning
 from study.cache import load_json
 from study.measures import measure, process_outcome
 from study.methods import METHODS, method
@@ -530,8 +530,8 @@ def test_an_older_record_counts_settings_that_came_later_as_their_defaults():
 
 def test_equal_trials_choose_for_each_method_and_the_study_uses_the_choice(tmp_path, monkeypatch, root):
     monkeypatch.setitem(profiles.PROFILES, "smoke", profile("smoke", **TINY))
-    monkeypatch.setattr(tuning, "POLICIES", {"ppo": {"kl_coef": (0.1, 3.0), "actor_learning_rate": (3e-4,)}})
-    monkeypatch.setattr(tuning, "SEEDS", (1000, 1001))
+    monkeypatch.setattr(choosing, "POLICIES", {"ppo": {"kl_coef": (0.1, 3.0), "actor_learning_rate": (3e-4,)}})
+    monkeypatch.setattr(choosing, "SEEDS", (1000, 1001))
     for _ in range(2):  # the second start finds every trial
         tuning.policies("smoke", "sft,oracle-dense", "0/1", root, tmp_path / "smoke")
     trials = read_records(tmp_path / "smoke" / "tuning.jsonl")
@@ -550,9 +550,11 @@ def test_equal_trials_choose_for_each_method_and_the_study_uses_the_choice(tmp_p
 
 def test_settings_are_chosen_by_the_held_out_proxy_over_seeds_and_twice_made_trials_count_once(tmp_path, monkeypatch):
     """One lucky seed, a duplicate, or the truth in place of the proxy would choose another setting."""
-    monkeypatch.setattr(tuning, "POLICIES", {"ppo": {"kl_coef": (0.1, 0.3, 1.0), "actor_learning_rate": (3e-4, 1e-3)}})
-    monkeypatch.setattr(tuning, "SEEDS", (1, 2))
-    for changes in tuning.settings(tuning.POLICIES["ppo"]):
+    monkeypatch.setattr(
+        choosing, "POLICIES", {"ppo": {"kl_coef": (0.1, 0.3, 1.0), "actor_learning_rate": (3e-4, 1e-3)}}
+    )
+    monkeypatch.setattr(choosing, "SEEDS", (1, 2))
+    for changes in choosing.settings(choosing.POLICIES["ppo"]):
         for seed in (1, 1, 2):
             middle = changes == {"kl_coef": 0.3, "actor_learning_rate": 3e-4}
             lucky = seed == 1 and changes == {"kl_coef": 1.0, "actor_learning_rate": 1e-3}
@@ -597,8 +599,8 @@ def test_trials_are_shared_among_processes_measured_on_validation_prompts_and_ch
         asked.append((run.seed, run.profile.kl_coef, split))
         return {"true_return": -run.profile.kl_coef, "heldout_proxy": run.profile.kl_coef}
 
-    monkeypatch.setattr(tuning, "POLICIES", {"ppo": {"kl_coef": (0.1, 0.3, 1.0)}})
-    monkeypatch.setattr(tuning, "SEEDS", (1, 2))
+    monkeypatch.setattr(choosing, "POLICIES", {"ppo": {"kl_coef": (0.1, 0.3, 1.0)}})
+    monkeypatch.setattr(choosing, "SEEDS", (1, 2))
     monkeypatch.setattr(tuning.measure, "evaluate", evaluate)
     for part in ("0/2", "1/2"):
         tuning.policies("smoke", "bandit", part, tmp_path / "runs", tmp_path / "out")
