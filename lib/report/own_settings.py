@@ -1,8 +1,7 @@
 """A setting for each row: equal trials (`study.choosing`), and what a held-out proxy and the truth choose of them.
 
 The proxy is a reward model of other pairs, so what it chooses is what somebody without the truth would; the truth's
-choice shows what the row could do. Left out: an interval of the best of many trials, which flatters itself; other seeds
-say what a choice is worth."""
+choice shows what the row could do."""
 
 import numpy as np
 import pandas as pd
