@@ -64,7 +64,9 @@ def sizes(of: dict[str, list[dict]]) -> pd.DataFrame:
     """A line per method that several groups of runs hold, by the group's heading: the final true return with its 95%
     t interval, and seeds."""
     columns = []
-    for heading, runs in ((heading, runs) for heading, runs in of.items() if runs):
+    for heading, runs in of.items():
+        if not runs:
+            continue
         found = summary.intervals(summary.values(runs, RETURN), ["method"]).set_index("method")
         texts = [summary.interval_text(row.mean, row.low, row.high, seeds=row.seeds) for row in found.itertuples()]
         heads = {f"{heading}, true return (credit)": texts, f"seeds, {heading}": found.seeds}
