@@ -21,18 +21,18 @@ sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "benchmarks")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What is measured at other sizes than the functions' own: on a GPU, and cut down, to see that everything starts.
-BIG = {"model": [32_000, 1024, 8], "dtype": "bfloat16", "batch": 64, "micro": 16, "length": 512, "full": True}
+BIG = {"model": [32_000, 1024, 8], "dtype": "bfloat16", "batch": 64, "micro": 16, "length": 256, "full": True}
 TINY = {"batch": 8, "micro": 4, "length": 16}
 SIZES = {
     "cpu": {},
     "gpu": {
-        "step": {"turns": 3, **BIG},
+        "step": {"turns": 2, **BIG},
         "against_trl": {"turns": 2, "testbed": {"batch": 256, "micro": 64}, "large": BIG},
         "growth": {"turns": 1, **BIG, "batch": 16, "lengths": (128, 512, 1024), "batches": (16, 64)},
         "logprobs": {"width": 1024, "batch": 8, "length": 512, "dtype": "bfloat16"},
         "segments": {"turns": 1},
         "sampling": {"turns": 2, "rows": 256},
-        "half": {"turns": 2, **BIG},
+        "half": {"turns": 1, **BIG},
     },
     "rehearsal": {
         "step": {"turns": 1, **TINY},

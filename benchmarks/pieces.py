@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from turns import CUDA, DEVICE, Baton, Child, in_turns, of, ratios, row, seconds
 
 # --- log-probabilities and entropies ---------------------------------------------------------------------------------
@@ -48,7 +49,8 @@ def logprobs_round(spec: dict):
     mask = torch.ones_like(ids)
 
     def plain():
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=length + 1).logits[:, :-1].float()
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, -length - 1 : -1]
+        logits = F.linear(hidden.float(), model.lm_head.weight.float())  # as ours: float32, whatever the model is
         logps = logits.log_softmax(-1)  # [B, T, V]
         entropies = -(logps.exp() * logps).sum(-1).detach()
         return logps.gather(2, ids[:, -length:, None])[..., 0], entropies

@@ -94,7 +94,8 @@ def made(model):
     config = {"num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": 4096}
     config |= {"intermediate_size": (inner or [2 * width])[0], "num_hidden_layers": layers, "hidden_size": width}
     config |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=words, tie_word_embeddings=True, **config)), tokenizer
+    with torch.device(DEVICE):  # half a billion weights are drawn for half a minute on a CPU
+        return LlamaForCausalLM(LlamaConfig(vocab_size=words, tie_word_embeddings=True, **config)), tokenizer
 
 
 def prompts(count: int, longest: int | None = None) -> list[list[dict]]:
