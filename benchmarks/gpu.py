@@ -19,6 +19,7 @@ import sys
 import tarfile
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,8 +58,10 @@ def command(part: str, out: Path, rehearse: bool) -> list[str]:
 
 
 def installed() -> None:
-    """The wheels of .whl, where there are any, in folders of their own."""
+    """The wheels of .whl, where there are any and this Python lacks TRL, in folders of their own."""
     for folder, target in {WHEELS: SITE, WHEELS / "trl-1.5.0": LAST}.items():
+        if find_spec("trl") and folder == WHEELS:
+            continue
         if (wheels := sorted(map(str, folder.glob("*.whl")))) and not target.exists():
             pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
             subprocess.run([*pip, "--target", str(target), *wheels], check=True)
