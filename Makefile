@@ -73,6 +73,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
 	.venv/bin/python -m study.tuning policies --profile brief --methods $(TUNED)
+	.venv/bin/python -m study.tuning proxies --profile brief --methods $(TUNED)
 	$(BRIEF) --tuned --methods $(TUNED) --seeds $(TEN)
 	$(BRIEF) --methods bandit --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'  # by the truth
 	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 1e-3}'

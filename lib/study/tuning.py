@@ -2,6 +2,7 @@
 
     python -m study.tuning reward-models --profile cpu
     python -m study.tuning policies --profile cpu --methods bandit,token,segment
+    python -m study.tuning proxies --profile cpu --methods bandit,token,segment
 
 Reward models: learning rate and score scale, scored by label accuracy on validation pairs. One setting serves all
 granularities: the one with the best mean over them, so that none is favoured. The choice stands in `profiles.py`.
@@ -12,7 +13,10 @@ score that the held-out proxy (`watched.py`) gives to sampled answers to validat
 chosen stands beside it, and which choices lie on the edge of their grid, where a wider one might choose otherwise. The
 choices stand in data/results/<profile>/choices.json, and `study --tuned` uses them; test prompts are not touched.
 
-Both append to data/results/<profile>/tuning.jsonl and skip what is there.
+Proxies: the same answers of the same policies, scored by held-out reward models of other kinds and of other pairs.
+The proxy above is a bandit's, and may share the bandit's blind spots; a judge of another kind does not.
+
+All append to data/results/<profile>/tuning.jsonl and skip what is there.
 """
 
 import itertools
@@ -24,10 +28,12 @@ from typing import Annotated
 import torch
 import typer
 
+from densereward.text.models import TokenScorer, load_causal_lm, to_device
 from study import choosing, command_line, runner
 from study.cache import save_json
 from study.identity import check_record, same_method
 from study.measures import measure
+from study.measures.process_outcome import read_outcomes
 from study.methods import CORE, method
 from study.profiles import profile as profile_row
 from study.records import ROOT, provenance, read_records, write_record
@@ -36,9 +42,18 @@ from study.run import Run
 GRANULARITIES = "bandit,token,segment"
 REWARD_MODELS = {"rm_learning_rate": (5e-4, 1e-3, 2e-3), "rm_scale": (4.0, 16.0, 64.0)}
 PAIRS = 8_000  # trials of reward models are shorter than the study's runs
+PROXIES = {  # the row whose reward model it is, and how many seeds further its pairs are; the first is the choices'
+    "bandit": ("bandit", 1),
+    "another bandit": ("bandit", 2),
+    "segment": ("segment", 1),
+    "token": ("token", 1),
+}
+
+CORE_ROWS = ",".join(CORE)
 
 app = command_line.application()
 ProfileName = Annotated[str, typer.Option(help="smoke, brief, small, cpu or gpu")]
+Methods = Annotated[str, typer.Option(help="comma-separated rows of methods.py")]
 Part = Annotated[str, typer.Option(help="i/n: every n-th trial from the i-th only, to share them among processes")]
 Runs = Annotated[Path, typer.Option(help="where stages keep their artifacts")]
 Out = Annotated[Path | None, typer.Option(help="folder of the records; default data/results/PROFILE")]
@@ -65,6 +80,17 @@ def of_scorer(run: Run) -> dict:
 def of_policy(run: Run) -> dict:
     final = measure.evaluate(run, split="validation")
     return {name: final.get(name) for name in ("heldout_proxy", "true_return", "kl", "length", "repetition")}
+
+
+def of_proxies(run: Run) -> dict:
+    """The mean score that each of PROXIES gives to the answers of `of_policy`."""
+    nets = {}
+    for name, (row, further) in PROXIES.items():
+        folder = replace(run, row=method(row), seed=run.seed + further).scorer
+        nets[name] = (method(row), to_device(TokenScorer.from_pretrained(folder, dtype=torch.float32)).eval())
+    found, reference = measure.sampled(run, "validation"), to_device(load_causal_lm(run.sft)[0]).eval()
+    scores = read_outcomes(nets, reference, found.tokenizer, found.prompts, found.answers)
+    return {"proxies": {name: float(x.mean()) for name, x in scores.items()}}
 
 
 def trial(kind: str, changes: dict, run: Run, folder: Path, measured) -> None:
@@ -102,25 +128,48 @@ def reward_models(
 @app.command()
 def policies(
     profile: ProfileName = "cpu",
-    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py")] = ",".join(CORE),
+    methods: Methods = CORE_ROWS,
     part: Part = "0/1",
     runs: Runs = ROOT / "runs",
     out: Out = None,
 ) -> None:
     """Trials of learning rate and KL coefficient for each method, and the choices made of them."""
+    folder, trials = asked(profile, methods, part, runs, out)
+    for run, changes in trials:
+        trial("policy", changes, run, folder, of_policy)
+    choose(folder)
+
+
+@app.command()
+def proxies(
+    profile: ProfileName = "cpu",
+    methods: Methods = CORE_ROWS,
+    part: Part = "0/1",
+    runs: Runs = ROOT / "runs",
+    out: Out = None,
+) -> None:
+    """What held-out reward models of other kinds say of the answers of `policies`' trials."""
+    folder, trials = asked(profile, methods, part, runs, out)
+    for run, changes in trials:
+        trial("proxy", changes, run, folder, of_proxies)
+
+
+def asked(profile: str, methods: str, part: str, runs: Path, out: Path | None) -> tuple[Path, list[tuple[Run, dict]]]:
+    """(folder of the records, the part's trials of policies with what each changes), checked."""
     with command_line.asking():
-        folder, base = out or runner.RESULTS / profile, profile_row(profile, heldout_proxy=True)
+        base = profile_row(profile, heldout_proxy=True)
         rows = [row for row in runner.rows_of(methods) if row.trainer != "none"]
         if not rows:
             raise ValueError(f"methods is {methods!r}: none of them is trained, so there is nothing to tune")
         grids = {row.name: choosing.settings(choosing.POLICIES[row.trainer]) for row in rows}
         trials = [(row, seed, changes) for row in rows for seed in choosing.SEEDS for changes in grids[row.name]]
-        trials = share_of(trials, part)
-        for row, seed, changes in trials:
-            runner.check(Run(replace(base, **changes), seed, root=runs, row=row))
-    for row, seed, changes in trials:
-        trial("policy", changes, Run(replace(base, **changes), seed, root=runs, row=row), folder, of_policy)
-    choose(folder)
+        made = [
+            (Run(replace(base, **changes), seed, root=runs, row=row), changes)
+            for row, seed, changes in share_of(trials, part)
+        ]
+        for run, _ in made:
+            runner.check(run)
+        return out or runner.RESULTS / profile, made
 
 
 def choose(folder: Path) -> None:
