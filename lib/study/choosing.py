@@ -57,13 +57,13 @@ def choices(records: list[dict]) -> dict[str, dict]:
     return made
 
 
-def complete(records: list[dict]) -> dict[str, list[list[dict]]]:
-    """The trials of each method that has all of its grid: a list per setting, in the grid's order, of a trial per
-    seed."""
+def complete(records: list[dict], kind: str = "policy trial") -> dict[str, list[list[dict]]]:
+    """The trials of a kind of each method that has all of its grid: a list per setting, in the grid's order, of a trial
+    per seed."""
     found: dict[str, dict[str, dict[int, dict]]] = {}
     for r in records:
         row = METHODS.get(r["method"])
-        if r["kind"] == "policy trial" and row and same_method(r["params"]["method"], asdict(row)):
+        if r["kind"] == kind and row and same_method(r["params"]["method"], asdict(row)):
             found.setdefault(r["method"], {}).setdefault(canonical(r["changes"]), {})[r["seed"]] = r
     whole = {}
     for name, by_setting in found.items():

@@ -45,6 +45,21 @@ def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_
     assert row["true return, by the truth's choice (credit)"] == pytest.approx(2.1)
 
 
+def test_what_a_proxys_choice_costs_is_read_off_the_truth_of_the_same_settings(trials):
+    def scored(trial):
+        other = {key: trial[key] for key in ("method", "changes", "seed", "profile", "params")}
+        scores = {"bandit": trial["heldout_proxy"], "segment": trial["true_return"]}
+        return other | {"kind": "proxy trial", "proxies": scores}
+
+    records = trials + [scored(t) for t in trials]
+    frame = own_settings.by_proxies(records)
+    (row,) = frame.to_dict("records")
+    assert row["by segment"] == "0.00 (1.00)", "a judge that agrees with the truth costs nothing"
+    assert row["by bandit"].startswith("11.05 (-0.")
+    assert frame.attrs["repeated"] == 0
+    assert own_settings.by_proxies(trials).empty
+
+
 def test_the_figure_rings_what_each_judge_chooses_and_crosses_where_the_proxys_choice_ends(trials):
     figure, _ = own_settings.trials(own_settings.means(trials))
     marks = [

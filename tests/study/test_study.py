@@ -538,6 +538,11 @@ def test_equal_trials_choose_for_each_method_and_the_study_uses_the_choice(tmp_p
     assert [(t["seed"], t["changes"]["kl_coef"]) for t in trials] == [
         (s, kl) for s in (1000, 1001) for kl in (0.1, 3.0)
     ]
+    tuning.proxies("smoke", "oracle-dense", "0/1", root, tmp_path / "smoke")
+    again = [r["proxies"] for r in read_records(tmp_path / "smoke" / "tuning.jsonl") if r["kind"] == "proxy trial"]
+    assert [p["bandit"] for p in again] == pytest.approx([t["heldout_proxy"] for t in trials], abs=1e-4)
+    others = ("bandit", "another bandit", "token")  # an SFT model this small doubts every token: each is a segment
+    assert all(len({p[name] for name in others}) == 3 for p in again)
     scores = {kl: sum(t["heldout_proxy"] for t in trials if t["changes"]["kl_coef"] == kl) for kl in (0.1, 3.0)}
     best = {"kl_coef": max(scores, key=scores.get)}
     monkeypatch.setattr(runner, "RESULTS", tmp_path)
