@@ -45,7 +45,7 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 	.venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 # What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
-TUNED = bandit,segment,oracle-dense,tlcr
+TUNED = bandit,sentence,token,segment,oracle-dense,tlcr
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
@@ -77,6 +77,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --tuned --methods $(TUNED) --seeds $(TEN)
 	$(BRIEF) --methods bandit --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'  # by the truth
 	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 1e-3}'
+	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods tlcr --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 2.5e-4}'
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(FIVE)

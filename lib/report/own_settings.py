@@ -80,16 +80,16 @@ def by_proxies(records: list[dict]) -> pd.DataFrame:
     """A line per method whose trials held-out reward models have scored (`tuning.py proxies`): for each of these, what
     its choice costs (the true return of the method's best trials less that of the chosen ones, credit) and, in
     brackets, the rank correlation of its scores with true returns over the settings. `repeated` has the largest
-    difference (nats) between the first proxy's scores and those that the trials themselves hold."""
+    difference (nats) between the bandit's scores and those that the trials themselves hold."""
     rows, found, repeated = {}, means(records), 0.0
     for name, scored in choosing.complete(records, "proxy trial").items():
         truth = found[found.method == name]
         if len(truth) != len(scored):
             continue
         told = pd.DataFrame([pd.DataFrame([t["proxies"] for t in x]).mean() for x in scored], index=truth.index)
-        repeated = max(repeated, (told.iloc[:, 0] - truth.heldout_proxy).abs().max())
+        repeated = max(repeated, (told["bandit"] - truth.heldout_proxy).abs().max())
         rows[name] = {"method": label(name)}
-        for proxy in told:
+        for proxy in sorted(told, key=lambda name: (name != "bandit", name)):
             cost = truth.true_return.max() - truth.true_return[told[proxy].idxmax()]
             rank = told[proxy].rank().corr(truth.true_return.rank())
             rows[name][f"by {proxy}"] = f"{cost:.2f} ({rank:.2f})"
