@@ -25,11 +25,13 @@ import numpy as np
 import torch
 import typer
 
+from densereward.text.models import TokenScorer, load_causal_lm, to_device
 from densereward.canonical import canonical
 from study import command_line, runner
 from study.cache import save_json
 from study.identity import check_record, same_method
 from study.measures import measure
+from study.measures.process_outcome import read_outcomes
 from study.methods import CORE, METHODS, method
 from study.profiles import profile as profile_row
 from study.records import ROOT, provenance, read_records, write_record
@@ -51,8 +53,18 @@ POLICIES = {
     "figa": {"dpo_learning_rate": tuple(float(f"{x:.1e}") for x in np.geomspace(1e-6, 1e-3, 12))},
 }
 
+PROXIES = {  # the row whose reward model it is, and how many seeds further its pairs are; the first is the choices'
+    "bandit": ("bandit", 1),
+    "another bandit": ("bandit", 2),
+    "segment": ("segment", 1),
+    "token": ("token", 1),
+}
+
+CORE_ROWS = ",".join(CORE)
+
 app = command_line.application()
 ProfileName = Annotated[str, typer.Option(help="smoke, brief, small, cpu or gpu")]
+Methods = Annotated[str, typer.Option(help="comma-separated rows of methods.py")]
 Part = Annotated[str, typer.Option(help="i/n: every n-th trial from the i-th only, to share them among processes")]
 Runs = Annotated[Path, typer.Option(help="where stages keep their artifacts")]
 Out = Annotated[Path | None, typer.Option(help="folder of the records; default data/results/PROFILE")]
@@ -84,6 +96,17 @@ def of_scorer(run: Run) -> dict:
 def of_policy(run: Run) -> dict:
     final = measure.evaluate(run, split="validation")
     return {name: final.get(name) for name in ("heldout_proxy", "true_return", "kl", "length", "repetition")}
+
+
+def of_proxies(run: Run) -> dict:
+    """The mean score that each of PROXIES gives to the answers of `of_policy`."""
+    nets = {}
+    for name, (row, further) in PROXIES.items():
+        folder = replace(run, row=method(row), seed=run.seed + further).scorer
+        nets[name] = (method(row), to_device(TokenScorer.from_pretrained(folder, dtype=torch.float32)).eval())
+    found, reference = measure.sampled(run, "validation"), to_device(load_causal_lm(run.sft)[0]).eval()
+    scores = read_outcomes(nets, reference, found.tokenizer, found.prompts, found.answers)
+    return {"proxies": {name: float(x.mean()) for name, x in scores.items()}}
 
 
 def trial(kind: str, changes: dict, run: Run, folder: Path, measured) -> None:
@@ -121,24 +144,48 @@ def reward_models(
 @app.command()
 def policies(
     profile: ProfileName = "cpu",
-    methods: Annotated[str, typer.Option(help="comma-separated rows of methods.py")] = ",".join(CORE),
+    methods: Methods = CORE_ROWS,
     part: Part = "0/1",
     runs: Runs = ROOT / "runs",
     out: Out = None,
 ) -> None:
     """Trials of learning rate and KL coefficient for each method, and the choices made of them."""
+    folder, trials = asked(profile, methods, part, runs, out)
+    for run, changes in trials:
+        trial("policy", changes, run, folder, of_policy)
+    choose(folder)
+
+
+@app.command()
+def proxies(
+    profile: ProfileName = "cpu",
+    methods: Methods = CORE_ROWS,
+    part: Part = "0/1",
+    runs: Runs = ROOT / "runs",
+    out: Out = None,
+) -> None:
+    """What held-out reward models of other kinds say of the answers of `policies`' trials."""
+    folder, trials = asked(profile, methods, part, runs, out)
+    for run, changes in trials:
+        trial("proxy", changes, run, folder, of_proxies)
+
+
+def asked(profile: str, methods: str, part: str, runs: Path, out: Path | None) -> tuple[Path, list[tuple[Run, dict]]]:
+    """(folder of the records, the part's trials of policies with what each changes), checked."""
     with command_line.asking():
-        folder, base = out or runner.RESULTS / profile, profile_row(profile, heldout_proxy=True)
+        base = profile_row(profile, heldout_proxy=True)
         rows = [row for row in runner.rows_of(methods) if row.trainer != "none"]
         if not rows:
             raise ValueError(f"methods is {methods!r}: none of them is trained, so there is nothing to tune")
-        trials = [(row, seed, changes) for row in rows for seed in SEEDS for changes in settings(POLICIES[row.trainer])]
-        trials = share_of(trials, part)
-        for row, seed, changes in trials:
-            runner.check(Run(replace(base, **changes), seed, root=runs, row=row))
-    for row, seed, changes in trials:
-        trial("policy", changes, Run(replace(base, **changes), seed, root=runs, row=row), folder, of_policy)
-    choose(folder)
+        grids = {row.name: settings(POLICIES[row.trainer]) for row in rows}
+        trials = [(row, seed, changes) for row in rows for seed in SEEDS for changes in grids[row.name]]
+        made = [
+            (Run(replace(base, **changes), seed, root=runs, row=row), changes)
+            for row, seed, changes in share_of(trials, part)
+        ]
+        for run, _ in made:
+            runner.check(run)
+        return out or runner.RESULTS / profile, made
 
 
 def choose(folder: Path) -> None:

@@ -22,14 +22,21 @@ from study.stages import reward, watched
 from testbed import build, monte_carlo, oracle, truth, world
 
 
-def evaluate(run: Run, split: str = "test") -> dict:
-    """Samples one answer of the trained policy per evaluation prompt of the split: length (tokens), KL to the SFT model
-    (nats per response, from the samples), the score of the held-out proxy where there is one, and on the testbed the
-    oracle's means, over ordinary and held-out combinations together and apart, and what perfect answers would be worth
-    (`perfect`). `answers` has length and true return of each, in the order of the prompts. Random: `run.seed`."""
+class Sampled(NamedTuple):
+    """A policy, on its device, its tokenizer, and of each evaluation prompt the conversation, its ids, and an answer's
+    ids."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    conversations: list
+    prompts: list[list[int]]
+    answers: list[list[int]]
+
+
+def sampled(run: Run, split: str) -> Sampled:
+    """One answer of the trained policy per evaluation prompt of the split. Random: `run.seed`."""
     p = run.profile
     model, tokenizer = load_causal_lm(run.policy.path / "policy" if run.policy else run.sft)
-    reference = to_device(load_causal_lm(run.sft)[0]).eval()
     if run.testbed:
         conversations = [build.messages(text) for text in world.few_prompts(p.world, split, p.eval_prompts)]
     else:
@@ -37,6 +44,16 @@ def evaluate(run: Run, split: str = "test") -> dict:
     prompts = [tokens.tokenize_prompt(tokenizer, c)[-p.max_prompt_length :] for c in conversations]
     model = to_device(model).eval()
     answers = sampling.sample(model, tokenizer, prompts, p.max_completion_length, derive(run.seed, "evaluation"))
+    return Sampled(model, tokenizer, conversations, prompts, answers)
+
+
+def evaluate(run: Run, split: str = "test") -> dict:
+    """What `sampled` answers are like: length (tokens), KL to the SFT model
+    (nats per response, from the samples), the score of the held-out proxy where there is one, and on the testbed the
+    oracle's means, over ordinary and held-out combinations together and apart, and what perfect answers would be worth
+    (`perfect`). `answers` has length and true return of each, in the order of the prompts. Random: `run.seed`."""
+    p, (model, tokenizer, conversations, prompts, answers) = run.profile, sampled(run, split)
+    reference = to_device(load_causal_lm(run.sft)[0]).eval()
     kl, lengths = [], [len(a) for a in answers]
     for start in progress("KL, batches", range(0, len(prompts), 64)):
         part = slice(start, start + 64)
