@@ -14,6 +14,15 @@ from study.summary import label, order
 
 KL, RATE = "kl_coef", "actor_learning_rate"
 CUT = -1.0  # credit, nats
+ANSWERS = {  # of a record's `final`: heading
+    "true_return": "true return (credit)",
+    "correct": "right items",
+    "wrong": "wrong items",
+    "repetition": "repetitions (spans)",
+    "junk": "junk (spans)",
+    "finished": "ended (share)",
+    "kl": "KL (nats)",
+}
 JUDGES = {"heldout_proxy": "the proxy", "true_return": "the truth"}
 
 
@@ -74,6 +83,19 @@ def chosen(found: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame([rows[name] for name in order(rows)])
+
+
+def answers(by: dict[str, list[dict]], method: str = "bandit") -> pd.DataFrame:
+    """A line per choice of settings in `by`: what a method's answers to test prompts are like there, means over its
+    runs."""
+    ends = {name: [r["final"] for r in runs if r["method"] == method] for name, runs in by.items()}
+    return pd.DataFrame(
+        [
+            {"setting": name, **{head: float(np.mean([end[x] for end in of])) for x, head in ANSWERS.items()}}
+            for name, of in ends.items()
+            if of
+        ]
+    )
 
 
 def by_proxies(records: list[dict]) -> pd.DataFrame:

@@ -81,3 +81,12 @@ def test_runs_by_the_truth_are_those_at_its_setting(trials):
     records = plain + ended(kl_coef=0.1, actor_learning_rate=5e-4) + chosen + trials
     assert foretold.by_truth(records) == chosen
     assert foretold.by_truth(plain + chosen) == [], "without trials there is no choice"
+
+
+def test_answers_are_described_per_choice_and_a_choice_without_runs_has_no_line():
+    by = {"one for all": [record("bandit", seed) for seed in (0, 1)], "by the proxy": [record("token", 0)]}
+    for name in own_settings.ANSWERS:
+        for seed, r in enumerate(by["one for all"]):
+            r["final"][name] = seed + 1.0
+    (row,) = own_settings.answers(by).to_dict("records")
+    assert row.pop("setting") == "one for all" and set(row.values()) == {1.5}
