@@ -33,7 +33,7 @@ LIMITS = {  # seconds at most, by what an H200 took where it ended there; the mo
     "sampling": 75,
     "step": 70,
     "half": 50,
-    "engines": 110,
+    "engines": 150,
     "growth": 50,
     "segments": 25,
     "comparison": 480,  # and no less than its share, which no other part may take

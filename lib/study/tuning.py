@@ -48,7 +48,6 @@ PROXIES = {  # the row whose reward model it is, and how many seeds further its 
     "segment": ("segment", 1),
     "token": ("token", 1),
 }
-
 CORE_ROWS = ",".join(CORE)
 
 app = command_line.application()

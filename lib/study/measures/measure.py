@@ -48,10 +48,10 @@ def sampled(run: Run, split: str) -> Sampled:
 
 
 def evaluate(run: Run, split: str = "test") -> dict:
-    """What `sampled` answers are like: length (tokens), KL to the SFT model
-    (nats per response, from the samples), the score of the held-out proxy where there is one, and on the testbed the
-    oracle's means, over ordinary and held-out combinations together and apart, and what perfect answers would be worth
-    (`perfect`). `answers` has length and true return of each, in the order of the prompts. Random: `run.seed`."""
+    """What `sampled` answers are like: length (tokens), KL to the SFT model (nats per response, from the samples), the
+    score of the held-out proxy where there is one, and on the testbed the oracle's means, over ordinary and held-out
+    combinations together and apart, and what perfect answers would be worth (`perfect`). `answers` has length and true
+    return of each, in the order of the prompts. Random: `run.seed`."""
     p, (model, tokenizer, conversations, prompts, answers) = run.profile, sampled(run, split)
     reference = to_device(load_causal_lm(run.sft)[0]).eval()
     kl, lengths = [], [len(a) for a in answers]
