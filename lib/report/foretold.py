@@ -31,6 +31,7 @@ AGAINST = {  # parts that set two settings against each other: what follows the 
     "lambda 0.95 against 1": (" at lambda 0.95", " at 1"),
     "a quarter of the pairs against all": (", a quarter of the pairs,", ", all pairs"),
     "own settings against one for all": (" at its own setting", " at that of all"),
+    "own settings by caution against the proxy's": (" by caution", " by the proxy"),
 }
 SAYS, VERDICTS = ("ahead", "behind", "level"), ("came", "opposite", "open")
 
@@ -89,7 +90,9 @@ def again(records: list[dict]) -> pd.DataFrame:
         "only the whole counts": (otherwise(records, WHOLE), None),
         "own settings": (own, None),
         "own settings against one for all": (own, runs),
-        "own settings by the truth": (by_truth(records), None),
+        "own settings by the truth": (at_choices(records, "by_truth"), None),
+        "own settings by caution": (careful := at_choices(records, "cautious"), None),
+        "own settings by caution against the proxy's": (careful, own),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])
 
@@ -107,12 +110,12 @@ def otherwise(records: list[dict], changes: dict) -> list[dict]:
     return [r for r in found if all(value(r, name) == x for name, x in flat.items())]
 
 
-def by_truth(records: list[dict]) -> list[dict]:
-    """Runs of each method with all its trials (`study.choosing`) at the setting that the truth chooses of them, and of
-    the model that is not trained."""
+def at_choices(records: list[dict], by: str) -> list[dict]:
+    """Runs of each method with all its trials at the setting that is chosen of them `by` a name of
+    `study.choosing.choices`, and of the model that is not trained."""
     chosen, own = choosing.choices(records), alike(records, tuned=True)
     runs = [r for r in own if METHODS[r["method"]].trainer == "none"]
-    for name, changes in chosen["by_truth"].items():
+    for name, changes in chosen[by].items():
         same = changes == chosen["choices"][name]
         runs += [r for r in (own if same else otherwise(records, changes)) if r["method"] == name]
     return runs

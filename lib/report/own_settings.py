@@ -1,15 +1,17 @@
 """A setting for each row: equal trials (`study.choosing`), and what a held-out proxy and the truth choose of them.
 
-The proxy is a reward model of other pairs, so what it chooses is what somebody without the truth would; the truth's
-choice shows what the row could do."""
+The proxy is a reward model of other pairs, so what it chooses, plainly or with caution, is what somebody without the
+truth would; the truth's choice shows what the row could do."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from densereward.canonical import canonical
 from report import lines
 from report.look import canvas, style
 from study import choosing
+from study.methods import METHODS
 from study.summary import label, order
 
 KL, RATE = "kl_coef", "actor_learning_rate"
@@ -24,6 +26,7 @@ ANSWERS = {  # of a record's `final`: heading
     "kl": "KL (nats)",
 }
 JUDGES = {"heldout_proxy": "the proxy", "true_return": "the truth"}
+CHOICES = {"choices": "the proxy", "cautious": "caution", "by_truth": "the truth"}  # of `choosing.choices`
 
 
 def means(trials: list[dict]) -> pd.DataFrame:
@@ -70,18 +73,19 @@ def trials(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return figure, pd.concat(numbers)
 
 
-def chosen(found: pd.DataFrame) -> pd.DataFrame:
-    """A line per method: the setting that each judge chooses of `means` and where the trials at it end."""
+def chosen(records: list[dict]) -> pd.DataFrame:
+    """A line per method with all its trials: the setting that is chosen of them in each way of CHOICES, and the true
+    return of the trials at it."""
+    made = choosing.choices(records)
     rows = {}
-    for judge, name in JUDGES.items():
-        for x in picked(found, judge).itertuples():
-            rows.setdefault(x.method, {"method": label(x.method)}).update(
-                {
-                    f"KL coefficient, by {name}": f"{x.kl_coef:g}",
-                    f"learning rate, by {name}": f"{x.actor_learning_rate:g}",
-                    f"true return, by {name}'s choice (credit)": x.true_return,
-                }
-            )
+    for name, trials in choosing.complete(records).items():
+        ends = {canonical(of[0]["changes"]): float(np.mean([t["true_return"] for t in of])) for of in trials}
+        grid = choosing.POLICIES[METHODS[name].trainer]
+        rows[name] = {"method": label(name)}
+        for by, who in CHOICES.items():
+            changes = made[by][name]
+            rows[name][f"by {who}"] = " at ".join(f"{changes[x]:g}" for x in grid)
+            rows[name][f"true return, by {who} (credit)"] = ends[canonical(changes)]
     return pd.DataFrame([rows[name] for name in order(rows)])
 
 

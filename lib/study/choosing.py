@@ -1,5 +1,6 @@
 """What is chosen of equal trials (`tuning.py` makes them): the grids, as many settings for every trainer, and for each
-method with all its trials the setting that a held-out proxy chooses, and the one that the truth does.
+method with all its trials the setting that a held-out proxy chooses, plainly or cautiously, and the one that the truth
+does.
 
 Left out: an interval of the best of many trials, which flatters itself; other seeds say what a choice is worth."""
 
@@ -45,16 +46,30 @@ def settings(grid: dict) -> list[dict]:
 
 def choices(records: list[dict]) -> dict[str, dict]:
     """For each method with all its trials, the setting with the highest mean score of the held-out proxy over seeds
-    (`choices`), that with the highest mean true return (`by_truth`), and which fields of its choice are the least or
-    the largest of its grid (`edges`). A trial that was made twice counts once, one of a row that has changed since not
-    at all."""
-    made: dict[str, dict] = {"choices": {}, "by_truth": {}, "edges": {}}
+    (`choices`), a `cautious` one, that with the highest mean true return (`by_truth`), and which fields of its choice
+    are the least or the largest of its grid (`edges`). A trial that was made twice counts once, one of a row that has
+    changed since not at all."""
+    made: dict[str, dict] = {"choices": {}, "cautious": {}, "by_truth": {}, "edges": {}}
     for method_name, trials in sorted(complete(records).items()):
         for name, metric in (("choices", "heldout_proxy"), ("by_truth", "true_return")):
             made[name][method_name] = max(trials, key=lambda of: np.mean([t[metric] for t in of]))[0]["changes"]
+        made["cautious"][method_name] = cautious(trials)
         chosen, grid = made["choices"][method_name], POLICIES[METHODS[method_name].trainer]
         made["edges"][method_name] = [x for x, values in grid.items() if chosen[x] in (min(values), max(values))]
     return made
+
+
+def cautious(trials: list[list[dict]]) -> dict:
+    """Of a method's `complete` trials the setting that strays least and is not told from the best: among those whose
+    shortfall from the highest mean score of the held-out proxy, paired by seed, is at most one standard error of its
+    mean, the largest KL coefficient (beta), and at that the smallest rate. After the one-standard-error rule of
+    Breiman and others (Classification and Regression Trees, 1984, section 3.4.3)."""
+    scores = np.array([[t["heldout_proxy"] for t in of] for of in trials])  # [N, seeds]
+    short = scores[scores.mean(1).argmax()] - scores
+    close = short.mean(1) <= short.std(1, ddof=1) / np.sqrt(short.shape[1])
+    *strength, rate = POLICIES[METHODS[trials[0][0]["method"]].trainer]
+    within = [of[0]["changes"] for of, near in zip(trials, close, strict=True) if near]
+    return max(within, key=lambda changes: (*(changes[x] for x in strength), -changes[rate]))
 
 
 def complete(records: list[dict], kind: str = "policy trial") -> dict[str, list[list[dict]]]:

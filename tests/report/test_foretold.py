@@ -105,8 +105,8 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     assert found.difference["own settings", "token", "bandit"] == pytest.approx(0.5, abs=0.01)
     assert found.difference["own settings against one for all", "token", "token"] == pytest.approx(0.5, abs=0.01)
     assert len(found) == 18
-    about = set(foretold.expected(foretold.SEEDS).about) - {"own settings by the truth"}  # test_own_settings.py
-    assert about == set(found.index.get_level_values("about"))
+    about = {x for x in foretold.expected(foretold.SEEDS).about if not x.startswith("own settings by")}
+    assert about == set(found.index.get_level_values("about")), "the rest: test_own_settings.py"
 
 
 def test_what_comes_again_is_counted_by_its_side():

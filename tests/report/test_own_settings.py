@@ -35,14 +35,27 @@ def trials(monkeypatch):
 def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_has_none(trials):
     found = own_settings.means(trials)
     assert set(found.method) == {"bandit"} and len(found) == 6
-    (row,) = own_settings.chosen(found).to_dict("records")
+    (row,) = own_settings.chosen(trials).to_dict("records")
     made = choosing.choices(trials)
     assert made["choices"] == {"bandit": {"kl_coef": 0.1, "actor_learning_rate": 5e-4}}
-    assert row["KL coefficient, by the proxy"] == "0.1" and row["learning rate, by the proxy"] == "0.0005"
-    assert row["true return, by the proxy's choice (credit)"] == pytest.approx(-8.95)
+    assert row["by the proxy"] == "0.1 at 0.0005"
+    assert row["true return, by the proxy (credit)"] == pytest.approx(-8.95)
     assert made["by_truth"] == {"bandit": {"kl_coef": 0.3, "actor_learning_rate": 1e-3}}
-    assert row["KL coefficient, by the truth"] == "0.3"
-    assert row["true return, by the truth's choice (credit)"] == pytest.approx(2.1)
+    assert row["by the truth"] == "0.3 at 0.001"
+    assert row["true return, by the truth (credit)"] == pytest.approx(2.1)
+
+
+def test_caution_takes_the_largest_kl_that_is_not_told_from_the_best_and_no_other(trials):
+    assert choosing.choices(trials)["cautious"]["bandit"] == {"kl_coef": 0.1, "actor_learning_rate": 5e-4}
+    for t in trials:  # seed 1000 likes KL .3, and 1001 and 1002 .1, by enough to leave the mean open; nobody likes 1.0
+        if t["changes"]["kl_coef"] == 0.3:
+            t["heldout_proxy"] += {1000: 3.0, 1001: 0.0, 1002: 0.0}[t["seed"]] - 0.1
+    made = choosing.choices(trials)
+    assert made["choices"]["bandit"]["kl_coef"] == 0.1
+    assert made["cautious"]["bandit"] == {"kl_coef": 0.3, "actor_learning_rate": 5e-4}
+    for t in trials:  # a judge whose level differs by seed tells settings apart all the same
+        t["heldout_proxy"] += 50 * (t["seed"] - 1000)
+    assert choosing.choices(trials) == made
 
 
 def test_what_a_proxys_choice_costs_is_read_off_the_truth_of_the_same_settings(trials):
@@ -79,8 +92,12 @@ def test_runs_by_the_truth_are_those_at_its_setting(trials):
 
     plain, chosen = ended(), ended(kl_coef=0.3, actor_learning_rate=1e-3)
     records = plain + ended(kl_coef=0.1, actor_learning_rate=5e-4) + chosen + trials
-    assert foretold.by_truth(records) == chosen
-    assert foretold.by_truth(plain + chosen) == [], "without trials there is no choice"
+    assert foretold.at_choices(records, "by_truth") == chosen
+    assert foretold.at_choices(plain + chosen, "by_truth") == [], "without trials there is no choice"
+    tuned = [r | {"params": r["params"] | {"tuned": True}} for r in ended(kl_coef=0.1, actor_learning_rate=5e-4)]
+    assert foretold.at_choices(records + tuned, "cautious") == tuned, "caution keeps what the proxy chose"
+    told = foretold.again(records + tuned).about
+    assert "own settings by caution against the proxy's" in set(told)
 
 
 def test_answers_are_described_per_choice_and_a_choice_without_runs_has_no_line():
