@@ -255,6 +255,19 @@ def headline(frame: pd.DataFrame) -> str:
     )
 
 
+def at_once(frame: pd.DataFrame) -> str:
+    """How many verdicts of `tested` stay with Holm's adjustment over the claims of all papers at once, and which do
+    not, in a sentence."""
+    whole = frame.assign(holm=holm(frame.p), holm_alike=holm(frame.p_alike))
+    decided = frame.verdict.isin(["held", "opposite", "alike"])
+    stays = decided & (frame.verdict == [_verdict(row) for row in whole.itertuples()])
+    lost = [f"{_prediction(row)} ({row.paper})" for row in frame[decided & ~stays].itertuples()]
+    return (
+        f"Adjusted over all {frame.p.notna().sum()} tested claims at once, {stays.sum()} of the {decided.sum()} "
+        f"verdicts that are not open stay{'; open then: ' if lost else ''}{'; '.join(lost)}."
+    )
+
+
 def sentence(frame: pd.DataFrame, paper: str) -> str:
     """How many of a paper's claims (`tested`) held, and how many came out opposite."""
     n = counts(frame).set_index("verdict")[paper]

@@ -30,6 +30,13 @@ class Control(NamedTuple):
 
 _DENSE, _EVEN, _SEQUENCE = "oracle-dense", "oracle-dense-even", "oracle-sequence"
 _LEARNED = ("bandit", "sentence", "token", "segment", "tlcr")
+_LEARNED += (
+    "segment-as-bandit",
+    "bandit-as-segment",
+    "normaliser-none",
+    "bandit-synthetic",
+    "tlcr-fixed",
+)  # added late
 CONTROLS = (
     Control("the truth, paid where it is decided, goes most of the way", "headroom", _DENSE, level=HEADROOM),
     Control("paid where it is decided, it ends ahead of its even split", "return", _DENSE, _EVEN),

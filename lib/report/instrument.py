@@ -16,8 +16,10 @@ from study.stats import mean_interval, paired_contrast
 
 HEADLINE = ("bandit", "sentence", "token", "segment", "bandit-as-segment", "segment-as-bandit", "random", "tlcr")
 HEADLINE += ("oracle-sequence", "oracle-dense-even", "oracle-dense")
-LONGER = ("bandit", "token", "segment", "oracle-sequence", "oracle-dense-even", "oracle-dense")
+BEFORE = (*HEADLINE, "dpo", "tlcr-fixed", "bandit-synthetic", "appo", "adpo", "ars")
+LONGER = ("bandit", "token", "segment", "tlcr", "oracle-sequence", "oracle-dense-even", "oracle-dense")
 ENDS = {"sentence": "sentence-end", "random": "random-end", "segment": "interpolation-none"}  # paid at segments' ends
+KINDS = (1, 2, 3, 4)  # asked for at once
 VERDICTS = ("fails", "open", "one seed", "no record", "holds")  # in the order of `checks`
 NONE = "no record yet"
 
@@ -105,7 +107,7 @@ def told(records: list[dict], name: str) -> str | None:
 
 
 def headline(now: list[dict], before: list[dict]) -> pd.DataFrame:
-    """Final true return of the rows of `HEADLINE`, mean [t interval] (seeds): version 0.1's, today's, and today's with
+    """Final true return of the rows of `BEFORE`, mean [t interval] (seeds): version 0.1's, today's, and today's with
     sums of z-scores as version 0.1 paid them."""
     old = renamed(before)
     rows = [
@@ -115,24 +117,56 @@ def headline(now: list[dict], before: list[dict]) -> pd.DataFrame:
             "now": told(now, name),
             "now, unscaled": told(now, f"{name}-literal"),
         }
-        for name in HEADLINE
+        for name in BEFORE
     ]
     return pd.DataFrame(rows)
 
 
 def headroom(of: dict[str, list[dict]]) -> pd.DataFrame:
-    """By size (its name: runs), smallest first: answers sampled in training, how much of the way from the SFT model to
-    a perfect answer the truth paid where it is decided goes (share, t interval over seeds), and seeds."""
+    """By size and setting (its name: runs), fewest answers first: answers sampled in training, how much of the way from
+    the SFT model to a perfect answer the truth paid where it is decided goes, and the bandit (share, t interval over
+    seeds), and seeds of the truth."""
     rows = []
     for name, found in of.items():
         sft = by_seed(found, "sft", "return")
-        way = [controls.value(r, "headroom", sft) for r in found if r["method"] == "oracle-dense"]
-        way = [x for x in way if x is not None]
-        if way:
+        ways = {
+            m: [controls.value(r, "headroom", sft) for r in found if r["method"] == m]
+            for m in ("oracle-dense", "bandit")
+        }
+        way = {m: [x for x in told if x is not None] for m, told in ways.items()}
+        if way["oracle-dense"]:
             answers = max(outcomes.of_runs([r for r in found if r["method"] == "oracle-dense"]).sampled)
-            told = summary.interval_text(*mean_interval(way), seeds=len(way))
-            rows.append({"size": name, "answers": int(answers), "of the way (share)": told, "seeds": len(way)})
-    return pd.DataFrame(rows).sort_values("answers") if rows else pd.DataFrame()
+            told = [summary.interval_text(*mean_interval(x), seeds=len(x)) if x else None for x in way.values()]
+            line = {"size and setting": name, "answers": int(answers), "of the way (share)": told[0]}
+            rows.append(line | {"the bandit (share)": told[1], "seeds": len(way["oracle-dense"])})
+    return pd.DataFrame(rows).sort_values("answers", kind="stable") if rows else pd.DataFrame()
+
+
+def over_lengths(records: list[dict]) -> str:
+    """The truth paid in time less the truth at the end, as a share of a perfect answer, mean over `KINDS` of each seed
+    that has them all, in a sentence."""
+    seeds: dict[int, list[float]] = {}
+    for n in KINDS:
+        found = runs(records, n)
+        late, perfect = by_seed(found, "oracle-sequence", "return"), _perfect(found)
+        for seed, x in by_seed(found, "oracle-dense", "return").items():
+            if seed in late and seed in perfect:
+                seeds.setdefault(seed, []).append((x - late[seed]) / perfect[seed])
+    whole = [float(np.mean(x)) for x in seeds.values() if len(x) == len(KINDS)]
+    if len(whole) < 2:
+        return f"The truth in time less the truth at the end, over lengths: {NONE}."
+    mean, low, high = mean_interval(whole)
+    return (
+        "The truth in time less the truth at the end, as a share of a perfect answer, mean over one to four kinds: "
+        f"{summary.interval_text(mean, low, high, digits=3, seeds=len(whole))}, {len(whole)} seeds, above zero in "
+        f"{sum(x > 0 for x in whole)}."
+    )
+
+
+def _perfect(found: list[dict]) -> dict[int, float]:
+    """What a perfect answer is worth, by seed, where a record says so."""
+    finals = {r["seed"]: r["final"] for r in found if r["method"] == "oracle-dense"}
+    return {seed: final["perfect"] for seed, final in finals.items() if "perfect" in final}
 
 
 def warmup(now: list[dict]) -> pd.DataFrame:
@@ -184,7 +218,7 @@ def by_parts(now: list[dict], before: list[dict]) -> pd.DataFrame:
     """Final true return of the rows of `LONGER` by how many kinds a prompt asks for at once, mean [t interval] (seeds),
     of version 0.1 and now; `now` and `before` are all records. Rows without a record are left out."""
     rows = []
-    for n in (1, 2, 3):
+    for n in KINDS:
         new, old = runs(now, n), renamed(runs(before, n))
         for name in LONGER:
             line = {"kinds asked for": n, "method": summary.label(name)}

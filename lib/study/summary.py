@@ -30,6 +30,7 @@ FINAL = {  # what tables print of records: dotted name, heading with unit
 CREDIT = {
     "credit.advantages_credit_pearson": "advantages and credit (correlation)",
     "credit.advantages_credit_sign": "their signs agree (share)",
+    "credit.span_advantages_credit_pearson": "means over the span and credit (correlation)",
     "credit.advantages_monte_carlo_pearson": "advantages and Monte Carlo (correlation)",
     "credit.advantages_monte_carlo_spearman": "their ranks (Spearman's correlation)",
     "credit.advantages_monte_carlo_kendall": "their ranks (Kendall's tau)",

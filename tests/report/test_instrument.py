@@ -79,9 +79,25 @@ def test_how_far_the_truth_comes_is_told_by_size_smallest_first_from_each_seeds_
         return found
 
     found = instrument.headroom({"large": size(480, 0.8, 0.8), "short": size(120, 0.5, 0.7), "none": []})
-    assert found["size"].tolist() == ["short", "large"] and found.answers.tolist() == [120, 480]
+    assert found["size and setting"].tolist() == ["short", "large"] and found.answers.tolist() == [120, 480]
     assert found["of the way (share)"].tolist() == ["0.60 (0.50 to 0.70)", "0.80 (0.80 to 0.80)"]
     assert found.seeds.tolist() == [2, 2]
+
+
+def test_the_truth_over_lengths_is_a_mean_of_each_seed_that_has_them_all():
+    def at(kinds: int, *gaps: float) -> list[dict]:
+        found = []
+        for seed, gap in enumerate(gaps):  # of a perfect 10 per kind
+            changes = {"world": {"parts": kinds, "kinds": 6}} if kinds > 1 else {}
+            found += [ended("oracle-sequence", seed, 1.0, changes=changes)]
+            found += [ended("oracle-dense", seed, 1.0 + gap, changes=changes)]
+            found[-1]["final"]["perfect"] = 10.0 * kinds
+        return found
+
+    every = at(1, 1.0, 3.0, 9.0) + at(2, 2.0, 2.0, 9.0) + at(3, 3.0, 3.0, 9.0)
+    assert "no record yet" in instrument.over_lengths(every), "no seed has four kinds"
+    said = instrument.over_lengths(every + at(4, 4.0, 4.0))
+    assert "0.125 (0.100 to 0.150), 2 seeds, above zero in 2." in said
 
 
 def test_warm_up_is_counted_where_a_record_says_so():
