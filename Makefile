@@ -55,11 +55,14 @@ LONG = sft,bandit,segment,token,tlcr,oracle-sequence,oracle-dense,oracle-dense-e
 CONTROL = '{"world": {"returns": "excess+0.2"}, "kl_coef": 0, "rounds": 128, "pairs": 4000, "rollouts": 32, "critic_warmup": 4, "heldout_proxy": false, "eval_prompts": 128, "heldout_pairs": 500, "credit_responses": 8, "credit_samples": 4}'
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
-	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive,credit,segment-min,token-min,implicit,implicit-pooled,grpo,gtpo SEEDS=$(TEN)
-	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even,bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(FIVE) --change '{"lam": 0.8}'
-	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(FIVE) --change '{"lam": 0.95}'
+	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive,credit,segment-min,token-min,implicit,implicit-pooled,grpo,gtpo,sentence-end,random-end,interpolation-none SEEDS=$(TEN)
+	$(BRIEF) --methods bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(FIVE) --change '{"lam": 0.8}'
+	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(TEN) --change '{"lam": 0.8}'
+	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(TEN) --change '{"lam": 0.95}'
+	$(BRIEF) --methods oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4, "lam": 0.8}'
 	$(BRIEF) --methods sft,bandit,token,segment,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"sft_rows": 15000}'
-	$(BRIEF) --methods bandit,token,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'
+	$(BRIEF) --methods bandit,token,tlcr --seeds $(TEN) --change '{"critic_warmup": 12, "rounds": 40}'
+	$(BRIEF) --methods oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'
 	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive SEEDS=$(if $(SEEDS),$(SEEDS),0,1,2,3,4,5)
 	cd data/results && rm -f tax.jsonl wages.jsonl ledger.jsonl map-units/units.jsonl  # else they would hold everything twice
 	.venv/bin/python -m study.measures.tax_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)

@@ -89,6 +89,28 @@ def chosen(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame([rows[name] for name in order(rows)])
 
 
+def beyond(records: list[dict]) -> pd.DataFrame:
+    """A line per setting that was tried outside the grid, of methods with all their trials: means over its seeds of the
+    proxy's score (nats) and the true return (credit), and those of the proxy's choice of the grid."""
+    found, rows = means(records), []
+    best = picked(found, "heldout_proxy").set_index("method")
+    trials = [r for r in records if r["kind"] == "policy trial" and r["method"] in best.index]
+    groups: dict[tuple, list[dict]] = {}
+    for r in trials:
+        if r["changes"] not in choosing.settings(choosing.POLICIES[METHODS[r["method"]].trainer]):
+            groups.setdefault((r["method"], *(r["changes"][x] for x in (KL, RATE))), []).append(r)
+    for name in order({name for name, *_ in groups}):
+        for (method, kl, rate), of in sorted(groups.items()):
+            if method == name:
+                line = {"method": label(name), "setting": f"{kl:g} at {rate:g}", "seeds": len(of)}
+                for judge, unit in (("heldout_proxy", "nats"), ("true_return", "credit")):
+                    head = f"{'proxy' if unit == 'nats' else 'true return'} ({unit})"
+                    line |= {head: float(np.mean([t[judge] for t in of]))}
+                    line |= {f"{head}, at the choice": best.loc[name, judge]}
+                rows.append(line)
+    return pd.DataFrame(rows)
+
+
 def answers(by: dict[str, list[dict]], method: str = "bandit") -> pd.DataFrame:
     """A line per choice of settings in `by`: what a method's answers to test prompts are like there, means over its
     runs."""

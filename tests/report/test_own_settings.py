@@ -73,6 +73,16 @@ def test_what_a_proxys_choice_costs_is_read_off_the_truth_of_the_same_settings(t
     assert own_settings.by_proxies(trials).empty
 
 
+def test_what_was_tried_outside_the_grid_stands_beside_the_choice(trials):
+    assert own_settings.beyond(trials).empty
+    other = {"changes": {"kl_coef": 3.0, "actor_learning_rate": 1e-3}, "heldout_proxy": 1.5, "true_return": 0.5}
+    tried = [t | other for t in trials[:2]] + [t | other for t in trials if t["method"] == "token"][:1]
+    (row,) = own_settings.beyond(trials + tried).to_dict("records")
+    assert (row["setting"], row["seeds"], row["proxy (nats)"]) == ("3 at 0.001", 2, 1.5), "token has not all its trials"
+    assert row["proxy (nats), at the choice"] == pytest.approx(2.95)
+    assert row["true return (credit), at the choice"] == pytest.approx(-8.95)
+
+
 def test_the_figure_rings_what_each_judge_chooses_and_crosses_where_the_proxys_choice_ends(trials):
     figure, _ = own_settings.trials(own_settings.means(trials))
     marks = [
