@@ -125,7 +125,7 @@ def headline(now: list[dict], before: list[dict]) -> pd.DataFrame:
 def headroom(of: dict[str, list[dict]]) -> pd.DataFrame:
     """By size and setting (its name: runs), fewest answers first: answers sampled in training, how much of the way from
     the SFT model to a perfect answer the truth paid where it is decided goes, and the bandit (share, t interval over
-    seeds), and seeds of the truth."""
+    seeds), seeds of the truth, and its `per_right_item`."""
     rows = []
     for name, found in of.items():
         sft = by_seed(found, "sft", "return")
@@ -135,10 +135,12 @@ def headroom(of: dict[str, list[dict]]) -> pd.DataFrame:
         }
         way = {m: [x for x in told if x is not None] for m, told in ways.items()}
         if way["oracle-dense"]:
-            answers = max(outcomes.of_runs([r for r in found if r["method"] == "oracle-dense"]).sampled)
+            truth = [r for r in found if r["method"] == "oracle-dense"]
+            answers = max(outcomes.of_runs(truth).sampled)
             told = [summary.interval_text(*mean_interval(x), seeds=len(x)) if x else None for x in way.values()]
             line = {"size and setting": name, "answers": int(answers), "of the way (share)": told[0]}
-            rows.append(line | {"the bandit (share)": told[1], "seeds": len(way["oracle-dense"])})
+            line |= {"the bandit (share)": told[1], "seeds": len(way["oracle-dense"])}
+            rows.append(line | {"the truth's repetitions per right item": f"{per_right_item(truth):.3f}"})
     return pd.DataFrame(rows).sort_values("answers", kind="stable") if rows else pd.DataFrame()
 
 
@@ -228,10 +230,18 @@ def by_parts(now: list[dict], before: list[dict]) -> pd.DataFrame:
 
 
 def repetitions(records: list[dict]) -> str:
-    """How often answers repeat themselves, before and after training on the truth, as a sentence."""
-    trained = [r for r in records if r["method"] in ("sft", "oracle-dense-even", "oracle-dense")]
-    found = summary.intervals(summary.values(trained, "final.repetition"), ["method"])
-    if found.empty:
-        return f"Repetitions per answer: {NONE}."
-    said = [f"{summary.label(r.method)} {summary.interval_text(r.mean, r.low, r.high)}" for r in found.itertuples()]
-    return f"Repetitions per answer: {'; '.join(said)}."
+    """How often answers repeat themselves, and how often for each right item that they say, before and after training
+    on the truth, as a sentence."""
+    of = {name: [r for r in records if r["method"] == name] for name in ("sft", "oracle-dense-even", "oracle-dense")}
+    said = []
+    for name, found in of.items():
+        if found:
+            told = summary.intervals(summary.values(found, "final.repetition"), ["method"]).iloc[0]
+            text = summary.interval_text(told["mean"], told["low"], told["high"])
+            said.append(f"{summary.label(name)} {text} ({per_right_item(found):.3f})")
+    return f"Repetitions per answer, and per right item: {'; '.join(said) or NONE}."
+
+
+def per_right_item(found: list[dict]) -> float:
+    """Repetitions for each right item that answers of these runs say."""
+    return sum(r["final"]["repetition"] for r in found) / max(sum(r["final"]["correct"] for r in found), 1e-9)

@@ -81,7 +81,7 @@ def test_how_far_the_truth_comes_is_told_by_size_smallest_first_from_each_seeds_
     found = instrument.headroom({"large": size(480, 0.8, 0.8), "short": size(120, 0.5, 0.7), "none": []})
     assert found["size and setting"].tolist() == ["short", "large"] and found.answers.tolist() == [120, 480]
     assert found["of the way (share)"].tolist() == ["0.60 (0.50 to 0.70)", "0.80 (0.80 to 0.80)"]
-    assert found.seeds.tolist() == [2, 2]
+    assert found.seeds.tolist() == [2, 2] and found["the truth's repetitions per right item"].tolist() == ["0.100"] * 2
 
 
 def test_the_truth_over_lengths_is_a_mean_of_each_seed_that_has_them_all():
@@ -154,7 +154,7 @@ def test_every_control_has_a_sentence_with_or_without_records():
     prose = (ROOT / "book" / "what_we_got_wrong.md").read_text()
     assert "return_oracle-dense_oracle-dense-even" in empty and "{glue} return_oracle-dense_oracle-dense-even" in prose
     assert instrument.repetitions([]).endswith("no record yet.")
-    assert "SFT (no RL) 0.40" in instrument.repetitions([record("sft", 0)])
+    assert "SFT (no RL) 0.40 (0.100)" in instrument.repetitions([record("sft", 0)])
 
 
 @pytest.fixture(scope="module")
