@@ -13,12 +13,14 @@ Left out: a critic (the committed models hold none), the KL term, clipping; PPO'
 this estimate, but for the critic.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
 
-from densereward.seeding import derive, generator
+from densereward.seeding import derive, generator, rng
 from densereward.text import sampling
 from densereward.text.logprobs import completion_forward
 from densereward.training.ppo import gae
@@ -95,6 +97,21 @@ def per_token(found: dict[str, torch.Tensor], mask: torch.Tensor, draw: np.rando
         profile.append(pd.DataFrame(columns))
         overall.append({"method": name, **_named("variance", (weights @ squares.sum(1)) / (weights @ held.sum(1)))})
     return pd.concat(profile, ignore_index=True), pd.DataFrame(overall)
+
+
+def by_return(run: Run, model, tokenizer, pairs: Dataset, n: int) -> pd.DataFrame:
+    """A line per return of the testbed, a sum over spans and the whole alone: the variance of the reward to go of the
+    truth paid in time and of the same totals at the end, both with totals of deviation 1, over n responses of `model`.
+    Random: `run.seed`."""
+    batch, rows = rollouts(run, model, tokenizer, pairs, n), []
+    for returns in ("additive", "whole"):
+        world = replace(run.profile.world, returns=returns)
+        found = streams(replace(run, profile=replace(run.profile, world=world)), {}, batch, tokenizer)
+        told = per_token(found, batch["completion_mask"], rng(run.seed, "by return"))[1].set_index("method")
+        texts = [interval_text(*row) for row in told.to_numpy()]
+        heads = {"oracle-dense": "paid in time", f"oracle-dense{AT_END}": "at the end"}
+        rows.append({"return": returns} | {heads[name]: text for name, text in zip(told.index, texts)})
+    return pd.DataFrame(rows)
 
 
 def fits(model, n: int) -> bool:
