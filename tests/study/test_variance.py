@@ -9,13 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
+from densereward.text import sampling, tokens
 from densereward.text.models import tiny_llama
 from report import reward_figures
 from study.measures import answer_rewards, expected_gradient, variance
 from study.methods import METHODS
 from study.profiles import profile
 from study.run import Run
+from test_causal import ROWS, TOKENIZER
 from test_constants import PLAIN, Scorer
+from testbed import truth
 
 
 def rng():
@@ -216,6 +219,22 @@ def test_streams_have_totals_of_deviation_one_and_the_oracle_is_among_them(small
     batch = {key: tensor[[0, 0]] for key, tensor in batch.items()}
     with pytest.raises(ValueError, match="bandit: the totals of 2 responses do not vary"):
         variance.streams(Run(profile("smoke")), payers, batch, tokenizer)
+
+
+def test_where_only_the_whole_counts_what_is_paid_in_time_is_mostly_noise():
+    """Credits of spans that the end takes back unless all is right: the noise that paying in time spares a sum."""
+    rows, run = ROWS[:200], Run(profile("smoke"))
+    prompts = [tokens.tokenize_prompt(TOKENIZER, row["prompt"]) for row in rows]
+    answers = [tokens.tokenize_response(TOKENIZER, row["completion"][0]["content"]) for row in rows]
+    model = tiny_llama(TOKENIZER, width=8, layers=1, heads=2).eval()
+    batch = sampling.batch_of(model, TOKENIZER, prompts, answers)
+    found = variance.by_return(run, batch, TOKENIZER).set_index("return")
+    in_time, at_end = (found[name].str.split().str[0].astype(float) for name in ("paid in time", "at the end"))
+    assert in_time["additive"] < at_end["additive"] and in_time["whole"] > 2 * at_end["whole"]
+    totals = truth.oracle_rewards(METHODS["oracle-sequence"], TOKENIZER, "whole", 1.0, torch.Generator())(batch)
+    alone = {"a": variance.at_end(totals / totals.sum(1).std(), batch["completion_mask"])}
+    expected = variance.per_token(alone, batch["completion_mask"], rng())[1].variance.item()
+    assert at_end["whole"] == pytest.approx(expected, abs=0.006)
 
 
 def test_the_sentence_the_table_and_the_figures_say_the_same():

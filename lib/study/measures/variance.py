@@ -99,11 +99,11 @@ def per_token(found: dict[str, torch.Tensor], mask: torch.Tensor, draw: np.rando
     return pd.concat(profile, ignore_index=True), pd.DataFrame(overall)
 
 
-def by_return(run: Run, model, tokenizer, pairs: Dataset, n: int) -> pd.DataFrame:
+def by_return(run: Run, batch: dict, tokenizer) -> pd.DataFrame:
     """A line per return of the testbed, a sum over spans and the whole alone: the variance of the reward to go of the
-    truth paid in time and of the same totals at the end, both with totals of deviation 1, over n responses of `model`.
-    Random: `run.seed`."""
-    batch, rows = rollouts(run, model, tokenizer, pairs, n), []
+    truth paid in time and of the same totals at the end, both with totals of deviation 1, over a batch of responses.
+    Random: the bootstrap (`run.seed`)."""
+    rows = []
     for returns in ("additive", "whole"):
         world = replace(run.profile.world, returns=returns)
         found = streams(replace(run, profile=replace(run.profile, world=world)), {}, batch, tokenizer)
