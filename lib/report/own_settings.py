@@ -90,25 +90,28 @@ def chosen(records: list[dict]) -> pd.DataFrame:
 
 
 def beyond(records: list[dict]) -> pd.DataFrame:
-    """A line per setting that was tried outside the grid, of methods with all their trials: means over its seeds of the
-    proxy's score (nats) and the true return (credit), and those of the proxy's choice of the grid."""
-    found, rows = means(records), []
-    best = picked(found, "heldout_proxy").set_index("method")
-    trials = [r for r in records if r["kind"] == "policy trial" and r["method"] in best.index]
-    groups: dict[tuple, list[dict]] = {}
-    for r in trials:
-        if r["changes"] not in choosing.settings(choosing.POLICIES[METHODS[r["method"]].trainer]):
-            groups.setdefault((r["method"], *(r["changes"][x] for x in (KL, RATE))), []).append(r)
-    for name in order({name for name, *_ in groups}):
-        for (method, kl, rate), of in sorted(groups.items()):
-            if method == name:
-                line = {"method": label(name), "setting": f"{kl:g} at {rate:g}", "seeds": len(of)}
-                for judge, unit in (("heldout_proxy", "nats"), ("true_return", "credit")):
-                    head = f"{'proxy' if unit == 'nats' else 'true return'} ({unit})"
-                    line |= {head: float(np.mean([t[judge] for t in of]))}
-                    line |= {f"{head}, at the choice": best.loc[name, judge]}
-                rows.append(line)
-    return pd.DataFrame(rows)
+    """A line per setting that was tried outside the grid, of methods with all their trials: seeds, and means over them
+    of the proxy's score (nats) and the true return (credit), each beside that of the proxy's choice of the grid."""
+    best = picked(means(records), "heldout_proxy").set_index("method")
+    grids = {name: choosing.settings(choosing.POLICIES[METHODS[name].trainer]) for name in best.index}
+    tried = [
+        {
+            "method": r["method"],
+            "setting": f"{r['changes'][KL]:g} at {r['changes'][RATE]:g}",
+            **{j: r[j] for j in JUDGES},
+        }
+        for r in records
+        if r["kind"] == "policy trial" and r["method"] in grids and r["changes"] not in grids[r["method"]]
+    ]
+    if not tried:
+        return pd.DataFrame()
+    of = pd.DataFrame(tried).groupby(["method", "setting"])[list(JUDGES)]
+    found = of.mean().assign(seeds=of.size()).reset_index()
+    found = found.sort_values("method", key=lambda names: names.map(order(names).index), kind="stable")
+    columns = {"method": found.method.map(label), "setting": found.setting, "seeds": found.seeds}
+    for judge, head in zip(JUDGES, ("proxy (nats)", "true return (credit)")):
+        columns |= {head: found[judge], f"{head}, at the choice": found.method.map(best[judge])}
+    return pd.DataFrame(columns)
 
 
 def answers(by: dict[str, list[dict]], method: str = "bandit") -> pd.DataFrame:

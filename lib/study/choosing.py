@@ -63,7 +63,7 @@ def cautious(trials: list[list[dict]]) -> dict:
     """Of a method's `complete` trials the setting that strays least and is not told from the best: among those whose
     shortfall from the highest mean score of the held-out proxy, paired by seed, is at most one standard error of its
     mean, the largest KL coefficient (beta), and at that the smallest rate. After the one-standard-error rule of
-    Breiman and others (Classification and Regression Trees, 1984, section 3.4.3)."""
+    Breiman and others (Classification and Regression Trees, 1984)."""
     scores = np.array([[t["heldout_proxy"] for t in of] for of in trials])  # [N, seeds]
     short = scores[scores.mean(1).argmax()] - scores
     close = short.mean(1) <= short.std(1, ddof=1) / np.sqrt(short.shape[1])
