@@ -73,6 +73,14 @@ def gains(frame: pd.DataFrame, pairs=GAINS) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["at", "method", "against", "seed", "value"])
 
 
+def readable(gaps: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Those of `gains` whose second row ends, on average over seeds, no lower than the SFT model at that setting: who
+    is ahead of a row that training took below where it began need not have learned anything. `frame`: `values`."""
+    means = frame.assign(value=frame["value"].astype(float)).groupby(["at", "method"])["value"].mean()
+    sunk = {key for key, mean in means.items() if mean < means.get((key[0], "sft"), -np.inf)}
+    return gaps[[key not in sunk for key in zip(gaps["at"], gaps["against"])]]
+
+
 def slopes(gaps: pd.DataFrame, per: float = 2.0) -> pd.DataFrame:
     """Of each gain: by how much it changes when `at` grows `per`-fold, mean, low, high, seeds: a least-squares line
     over log(at) for each seed, and the t interval over seeds. Seeds with fewer than two settings are left out."""

@@ -118,6 +118,28 @@ def planted(slope: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["at", "method", "seed", "value"])
 
 
+def test_a_gain_over_a_row_that_training_took_below_the_sft_model_is_left_out():
+    """A policy that stops at once is ahead of one that loops; on a page that looks like a gain of density."""
+    ends = {"sft": 0.0, "bandit": -5.0, "segment": -1.0, "oracle-dense": 2.0, "oracle-sequence": 1.5}
+    frame = pd.DataFrame(
+        [
+            (at, m, s, x + (6 if at < 100 else 0) * (m == "bandit"))
+            for at in (30.0, 190.0)
+            for m, x in ends.items()
+            for s in (0, 1)
+        ],
+        columns=["at", "method", "seed", "value"],
+    )
+    kept = horizon.readable(horizon.gains(frame), frame)
+    assert set(zip(kept["at"], kept.against)) == {
+        (30.0, "bandit"),
+        (30.0, "oracle-sequence"),
+        (190.0, "oracle-sequence"),
+    }
+    unknown = frame[frame.method != "sft"]
+    assert len(horizon.readable(horizon.gains(unknown), unknown)) == len(horizon.gains(unknown)), "no start, no verdict"
+
+
 @pytest.mark.parametrize("slope, verdict", [(0.7, "grows"), (-0.7, "shrinks")])
 def test_a_planted_slope_is_found_whatever_seeds_have_in_common(slope, verdict):
     gaps = horizon.gains(planted(slope))
