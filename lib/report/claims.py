@@ -261,7 +261,7 @@ def at_once(frame: pd.DataFrame) -> str:
     whole = frame.assign(holm=holm(frame.p), holm_alike=holm(frame.p_alike))
     decided = frame.verdict.isin(["held", "opposite", "alike"])
     stays = decided & (frame.verdict == [_verdict(row) for row in whole.itertuples()])
-    lost = [f"{_prediction(row)} ({row.paper})" for row in frame[decided & ~stays].itertuples()]
+    lost = [f"{row.says} ({row.paper})" for row in frame[decided & ~stays].itertuples()]
     return (
         f"Adjusted over all {frame.p.notna().sum()} tested claims at once, {stays.sum()} of the {decided.sum()} "
         f"verdicts that are not open stay{'; open then: ' if lost else ''}{'; '.join(lost)}."

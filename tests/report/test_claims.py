@@ -87,13 +87,14 @@ def test_what_does_not_stay_where_all_papers_are_adjusted_at_once_is_named():
     gains = {"tlcr": (1.0, 1.3, 0.7), "segment": (-1.0, -1.3, -0.7), "token": (1.0, 1.02, 0.99)}
     runs = [run("bandit", s, 2.0 + s) for s in range(3)]
     runs += [run(m, s, 2.0 + s + x) for m, gaps in gains.items() for s, x in enumerate(gaps)]
-    told = [claim(m, "bandit", paper=paper) for m, paper in zip(gains, ("tlcr", "segment-ppo", "adaptive-mask"))]
+    papers = dict(zip(gains, ("tlcr", "segment-ppo", "adaptive-mask")))
+    told = [claim(m, "bandit", paper=paper, says=f"{m} is ahead") for m, paper in papers.items()]
     found = claims.tested(runs, claims=tuple(told))
     assert found.p.iloc[:2].between(0.025, 0.05).all(), "alone below .05, of three tests not"
     assert found.verdict.tolist() == ["held", "opposite", "held"]
     said = claims.at_once(found)
     assert "over all 3 tested claims at once, 1 of the 3 verdicts" in said
-    assert "TLCR above Bandit (sequence) (tlcr); true return: Segment (entropy) above" in said and "Token" not in said
+    assert said.endswith("stay; open then: tlcr is ahead (tlcr); segment is ahead (segment-ppo).")
 
 
 def test_p_values_are_adjusted_within_a_paper_and_not_across():
