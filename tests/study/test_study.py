@@ -459,6 +459,10 @@ def test_the_implicit_reward_is_the_log_ratio_of_the_dpo_policy_on_the_scale_of_
     torch.testing.assert_close(batch["rewards"], expected * scale, atol=1e-4, rtol=1e-3)
     pooled = measure.paid(run.of("implicit-pooled"), ANSWERS)
     torch.testing.assert_close(pooled.batch["rewards"].sum(1), batch["rewards"].sum(1), atol=1e-3, rtol=1e-3)
+    one = replace(method("implicit-pooled"), shaping={"kind": "pool", "segmentation": {"kind": "bandit"}})
+    vars(whole := run.of(one))["policy"] = run.policy
+    early = measure.credit_of(whole)["causal_share"]
+    assert early < 0.9 and record["credit"]["causal_share"] == 1, "pooling pays tokens before the decision"
 
 
 def test_a_scorer_can_be_used_with_other_segments_than_it_was_trained_with(root, capsys):

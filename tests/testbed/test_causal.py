@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from densereward.reward import dense
+from densereward.reward.masks import segment_means
 from densereward.text.models import build_tokenizer
 from densereward.text.offsets import token_offsets
 from study.cache import Artifact
@@ -150,6 +151,30 @@ def test_causal_share_by_hand():
     assert credit.causal_share(cut, at, worth, "none") == 1
     each = torch.arange(8)[None]
     assert credit.causal_share(each, at, worth, "even") == 1, "a segment per token has nothing to spread"
+
+
+def test_what_shaping_moves_ahead_of_the_decision_is_not_in_time():
+    """Pooling and attention (ABC) pay tokens before the decision: rows whose own pay is in time said 1.0."""
+    each, pools = torch.arange(6)[None], torch.tensor([[0, 0, 0, 0, 1, 1]])
+    at, worth = torch.tensor([[1, 5]]), torch.tensor([[2.0, -1.0]])
+    assert credit.causal_share(each, at, worth, "even") == 1
+
+    def pooled(paid):
+        return segment_means(paid, pools)
+
+    assert credit.causal_share(each, at, worth, "even", pooled) == pytest.approx((2 * 3 / 4 + 1 * 1 / 2) / 3)
+    looks = torch.tensor([[0.5, 0.1, 0.1, 0.1, 0.1, 0.1]])
+
+    def attended(paid):
+        return 0.8 * looks * paid.sum(1, keepdim=True) + 0.2 * paid
+
+    whole = torch.zeros(1, 6, dtype=torch.long)
+    expected = (2 * (0.8 * 0.5 + 0.2) + 1 * (0.8 * 0.1 + 0.2)) / 3
+    assert credit.causal_share(whole, at, worth, "none", attended) == pytest.approx(expected)
+    drawn = torch.randn(1, 6, generator=torch.Generator().manual_seed(0))
+    assert credit.causal_share(each, at, worth, "even", lambda paid: paid + drawn) == pytest.approx(1), (
+        "adds, moves not"
+    )
 
 
 def test_advantages_are_read_at_the_deciding_token():

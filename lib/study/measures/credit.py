@@ -12,11 +12,15 @@ values do? Its measure is Spearman's correlation with Q; here it is with the adv
 since spans of many states are ranked together. Kendall's tau-b stands beside, for the many ties.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
+from torch.nn.functional import one_hot
 
-from densereward.reward.segments import segment_lengths, spread
+from densereward.reward.rewards import interpolate
+from densereward.reward.segments import spread
 from densereward.text.logprobs import logprobs_and_entropy
 from densereward.text.tokens import joined
 
@@ -93,19 +97,25 @@ def gradient_cosine(
     return float(torch.nn.functional.cosine_similarity(*sums, dim=0))
 
 
-def causal_share(segment_ids: torch.Tensor, deciding: torch.Tensor, credits: torch.Tensor, how: str) -> float:
+def causal_share(
+    segment_ids: torch.Tensor, deciding: torch.Tensor, credits: torch.Tensor, how: str, shape: Callable | None = None
+) -> float:
     """Of each span's credit, the share that is paid at or after its deciding token, weighted by the credit's size,
-    where a segment is paid what is decided in it and `how` (`rewards.INTERPOLATIONS`, or "decided": at the deciding
-    token) says at which of its tokens. segment_ids [B, T]; deciding (a token's index), credits [B, N]. A span whose
-    deciding token is in no segment is paid nothing, and left out.
+    where a segment is paid what is decided in it, `how` (`rewards.INTERPOLATIONS`, or "decided": at the deciding token)
+    says at which of its tokens, and `shape` (rewards [B, T] -> rewards [B, T]) moves that on. segment_ids [B, T];
+    deciding (a token's index), credits [B, N]. A span that is paid nothing is left out.
 
     What is paid earlier is no part of the deciding token's reward to go. Ours, in no paper."""
-    inside = segment_ids.gather(1, deciding)  # the segment that holds each decision, [B, N]
-    weights = credits.abs() * (inside >= 0)
-    if how in ("none", "decided"):
-        return 1.0
-    lengths = segment_lengths(segment_ids)  # [B, S]
-    held = inside.clamp(min=0)
-    behind = lengths.cumsum(1).gather(1, held) - deciding  # tokens of the segment from the deciding one on
-    share = behind / lengths.gather(1, held).clamp(min=1)
-    return float((share * weights).sum() / weights.sum())
+    inside, tokens = segment_ids.gather(1, deciding), torch.arange(segment_ids.size(1))  # [B, N], [T]
+    none = torch.zeros(segment_ids.shape)
+    paid = in_time = 0.0
+    for at, held, worth in zip(deciding.T, inside.T, credits.abs().T):  # one span of every answer: [B]
+        decided = one_hot(at, len(tokens)).float()
+        scores = one_hot(held.clamp(min=0), int(segment_ids.max()) + 1).float()  # [B, S]
+        stream = decided if how == "decided" else interpolate(scores, segment_ids, how)  # [B, T]
+        moved = (shape(stream) - shape(none) if shape else stream) * (held >= 0)[:, None]
+        total = moved.sum(1)
+        worth = worth * (total > 0)
+        late = (moved * (tokens >= at[:, None])).sum(1) / total.clamp(min=1e-9)
+        paid, in_time = paid + worth.sum(), in_time + (late * worth).sum()
+    return float(in_time / paid)

@@ -1,6 +1,7 @@
 """What a record says of a trained policy: samples on test prompts, and the credit of the rewards that trained it."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,10 +100,11 @@ def reference_credit(run: Run) -> dict:
 
 class Paid(NamedTuple):
     """Answers as a trainer sees them: `batch` of `sampling.batch_of` with `rewards` [B, T], the `reward_fn` that paid
-    them, the SFT model (`reference`) and its tokenizer."""
+    them, what its shaping alone makes of rewards [B, T] (`shape`), the SFT model (`reference`) and its tokenizer."""
 
     batch: dict
     reward_fn: Callable
+    shape: Callable
     reference: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
@@ -114,9 +116,13 @@ def paid(run: Run, found: dict) -> Paid:
     reference, tokenizer = load_causal_lm(run.sft)
     reference = to_device(reference).eval()
     plain, net = reward.saved(run, run.policy.path, tokenizer, "credit")
-    reward_fn = reward.shaped(run, plain, net, tokenizer)
+    reward_fn, moving = (reward.shaped(run, of, net, tokenizer) for of in (plain, itemgetter("paid")))
     batch = sampling.batch_of(reference, tokenizer, found["prompt_ids"], found["completion_ids"])
-    return Paid(batch | {"rewards": reward_fn(batch)}, reward_fn, reference, tokenizer)
+
+    def shape(given: torch.Tensor) -> torch.Tensor:
+        return moving(batch | {"paid": given.to(batch["completion_ids"].device)}).cpu()
+
+    return Paid(batch | {"rewards": reward_fn(batch)}, reward_fn, shape, reference, tokenizer)
 
 
 @torch.no_grad()
@@ -134,7 +140,7 @@ def credit_of(run: Run) -> dict:
     if row.segmentation["kind"] != "spans":
         draw = generator(run.seed, "segments", row.name)
         cut = dense.segment_ids(row.segmentation, told.batch, told.tokenizer, draw).cpu()
-    result["causal_share"] = credit.causal_share(cut, deciding, credits, row.interpolation)
+    result["causal_share"] = credit.causal_share(cut, deciding, credits, row.interpolation, told.shape)
     if row.scorer != "oracle":
         result |= truth.boundaries(row, told.batch, spans, told.tokenizer, run.seed)
     return {**result, "value_se": found["value_se"]}
