@@ -1,4 +1,4 @@
-"""What must come out if the instrument is right, written down before the runs, and what came.
+"""What must come out if the instrument is right, written down before the runs (late ones say so), and what came.
 
 A control is a difference between two rows of `methods.py`, or a level that a row must reach. One that fails is a fault
 to look for in code, budget or model, and no finding; until it is found, nothing that rests on it is read. They are
@@ -30,13 +30,13 @@ class Control(NamedTuple):
 
 _DENSE, _EVEN, _SEQUENCE = "oracle-dense", "oracle-dense-even", "oracle-sequence"
 _LEARNED = ("bandit", "sentence", "token", "segment", "tlcr")
-_LEARNED += (
+_LEARNED += (  # the core's other learned rows: written down late, when their runs were known
     "segment-as-bandit",
     "bandit-as-segment",
     "normaliser-none",
     "bandit-synthetic",
     "tlcr-fixed",
-)  # added late
+)
 CONTROLS = (
     Control("the truth, paid where it is decided, goes most of the way", "headroom", _DENSE, level=HEADROOM),
     Control("paid where it is decided, it ends ahead of its even split", "return", _DENSE, _EVEN),

@@ -2,12 +2,12 @@
 
 Rollouts of one policy, the SFT model, are paid in several ways, each scaled so that totals have deviation 1. For each
 dense reward there is a control: the same total, paid at the last token. Where the dense reward is causal, each token's
-a function of the tokens up to it, both have the same expected gradient, and what differs is noise. None of the dense
-ones here is, so their expected gradients differ too (`expected_gradient.py`): `oracle-dense` pays a span's credit from
-its joint on, `segment` spreads the score of a segment's last token over those before it, and the normaliser of
-`segment` and `token` reads how many segments an answer has in the end. Measured are the variance of the reward to go,
-token by token, and the trace of the covariance of the gradient of one response, beside the length of its mean. Lambda
-is 1.
+a function of the tokens up to it, both have the same expected gradient, and what differs is noise. `oracle-dense` is
+causal: it pays a span where it is decided. The learned ones are not, so their expected gradients differ too
+(`expected_gradient.py`): `segment` spreads the score of a segment's last token over those before it, and the normaliser
+of `segment` and `token` reads how many segments an answer has in the end. Measured are the variance of the reward to
+go, token by token, and the trace of the covariance of the gradient of one response, beside the length of its mean.
+Lambda is 1.
 
 Left out: a critic (the committed models hold none), the KL term, clipping; PPO's first update from the SFT model is
 this estimate, but for the critic.
