@@ -154,6 +154,29 @@ def table(frame: pd.DataFrame, baseline: str, outcome: str = "at_end", digits: i
     )
 
 
+def chosen(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """A line per method of `of_runs` whose curves a held-out proxy scored: seeds, and mean true returns (credit) with
+    their 95% t intervals: at the end, of the checkpoint that the proxy chooses, the gain in choosing so, and that
+    checkpoint less the one of `baseline` on the seeds that both have."""
+    frame = frame.dropna(subset=["selected"])
+    of = {m: frame[frame.method == m].set_index("seed") for m in summary.order(frame.method)}
+    rows = []
+    for m, at in of.items():
+        columns = {heading: at[name] for name, heading in NAMED.items() if name in ("at_end", "selected")}
+        columns["gained by choosing"] = at.selected - at.at_end
+        if baseline in of and m != baseline:
+            columns[f"less {summary.label(baseline)}"] = (at.selected - of[baseline].selected).dropna()
+        told = {head: summary.interval_text(*mean_interval(x), seeds=len(x)) for head, x in columns.items() if len(x)}
+        rows.append({"method": summary.label(m), "seeds": len(at)} | told)
+    return pd.DataFrame(rows)
+
+
+def apart(frame: pd.DataFrame, others: pd.DataFrame) -> float:
+    """The largest difference (credit) between ends of the same method and seed in two of `of_runs`."""
+    ends = [x.set_index(["method", "seed"]).at_end.astype(float) for x in (frame, others)]
+    return float((ends[0] - ends[1]).abs().max())
+
+
 def means(frame: pd.DataFrame) -> pd.DataFrame:
     """A line per method of `of_runs`: seeds, and the mean of every outcome (credit) that was measured."""
     found = frame.groupby("method")[list(NAMED)].mean().reindex(summary.order(frame.method)).dropna(axis=1, how="all")

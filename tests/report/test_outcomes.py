@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from report import controlled, outcomes
+from study import summary
 from study.stats import detectable
 
 
@@ -165,3 +166,20 @@ def test_a_run_that_occurs_twice_is_named():
     with pytest.raises(ValueError, match="segment has two records of seed 0"):
         outcomes.of_runs([run("segment", 0, RISE)] * 2)
     assert len(outcomes.of_runs([])) == 0 == len(outcomes.compared(outcomes.of_runs([]), "bandit"))
+
+
+def test_a_checkpoint_that_a_proxy_chooses_is_set_beside_the_end_and_the_baselines_by_hand():
+    ends, proxy = {"bandit": (1.0, 2.0), "segment": (-4.0, -6.0)}, {"heldout_proxy": RISE}
+    scored = [run(m, seed, RISE, x, **proxy) for m, of in ends.items() for seed, x in enumerate(of)]
+    frame = outcomes.of_runs([*scored, run("token", 0, RISE, 9.0)])  # token: no proxy scored it, so it is no line
+    told = outcomes.chosen(frame, "bandit").set_index("method")
+    assert list(told.index) == [summary.label("bandit"), summary.label("segment")]
+    line = told.loc[summary.label("segment")]
+    assert line["chosen by the proxy"] == "3.00 (3.00 to 3.00)" and line["at the end"] == "-5.00 (-6.00 to -4.00)"
+    assert line["gained by choosing"] == "8.00 (7.00 to 9.00)"
+    assert line[f"less {summary.label('bandit')}"] == "0.00 (0.00 to 0.00)"
+
+
+def test_ends_that_reading_a_proxy_has_changed_are_told():
+    read, core = ([run("bandit", seed, RISE, seed + shift) for seed in range(3)] for shift in (0.25, 0.0))
+    assert outcomes.apart(outcomes.of_runs(read), outcomes.of_runs(core)) == 0.25
