@@ -156,9 +156,9 @@ def table(frame: pd.DataFrame, baseline: str, outcome: str = "at_end", digits: i
 
 def chosen(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """A line per method of `of_runs` whose curves a held-out proxy scored: seeds, and mean true returns (credit) with
-    their 95% t intervals: at the end, of the checkpoint that the proxy chooses, the gain in choosing so, and that
-    checkpoint less the one of `baseline` on the seeds that both have."""
-    frame = frame.dropna(subset=["selected"])
+    their 95% t intervals: at the end (test prompts), of the checkpoint that the proxy chooses (training prompts), the
+    gain in choosing so, and that checkpoint less the one of `baseline` on the seeds that both have."""
+    frame = frame.dropna(subset=["at_end", "selected"])
     of = {m: frame[frame.method == m].set_index("seed") for m in summary.order(frame.method)}
     rows = []
     for m, at in of.items():
@@ -171,10 +171,10 @@ def chosen(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def apart(frame: pd.DataFrame, others: pd.DataFrame) -> float:
-    """The largest difference (credit) between ends of the same method and seed in two of `of_runs`."""
+def apart(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
+    """How far apart (credit) the ends of the same method and seed lie in two of `of_runs`, for those that both have."""
     ends = [x.set_index(["method", "seed"]).at_end.astype(float) for x in (frame, others)]
-    return float((ends[0] - ends[1]).abs().max())
+    return (ends[0] - ends[1]).abs().dropna()
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
