@@ -46,7 +46,10 @@ _SAMPLING = {
 POLICIES = {
     **dict.fromkeys(("ppo", "rloo", "grpo", "gtpo", "dense-grpo", "dense-rloo", "remax", "vine"), _SAMPLING),
     **dict.fromkeys(("dpo", "kto"), {"dpo_beta": (0.02, 0.05, 0.2, 0.8), "dpo_learning_rate": (3e-5, 1e-4, 3e-4)}),
-    "online-dpo": {"online_dpo_beta": (0.1, 0.3, 1.0, 3.0), "online_learning_rate": (5e-5, 1e-4, 3e-4)},
+    "online-dpo": {
+        "online_dpo_beta": (0.01, 0.03, 0.1, 0.2, 0.3, 0.6, 1.0, 3.0),
+        "online_learning_rate": (5e-5, 1e-4, 3e-4, 1e-3),
+    },
     "rs": {"kl_coef": (0.02, 0.1, 0.5, 2.0), "online_learning_rate": (5e-5, 1e-4, 3e-4)},
     "figa": {"dpo_learning_rate": tuple(float(f"{x:.1e}") for x in np.geomspace(1e-6, 1e-3, 12))},
 }
