@@ -46,7 +46,7 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 
 # What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,segment,oracle-dense,tlcr
-MASKED = appo
+TRIED = $(TUNED),appo,online-dpo
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
@@ -78,18 +78,20 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(MAKE) study METHODS=all SEEDS=$(ALL_SEEDS)
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
 	$(BRIEF) --methods $(TUNED) --seeds $(TEN) --change '{"heldout_proxy": true}'
-	.venv/bin/python -m study.tuning policies --profile brief --methods $(TUNED),$(MASKED)
+	.venv/bin/python -m study.tuning policies --profile brief --methods $(TRIED)
 	.venv/bin/python -m study.tuning proxies --profile brief --methods $(TUNED)
-	$(BRIEF) --tuned --methods $(TUNED),$(MASKED) --seeds $(TEN)
+	$(BRIEF) --tuned --methods $(TRIED) --seeds $(TEN)
 	$(BRIEF) --methods bandit --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'  # by the truth
 	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 1e-3}'
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods tlcr --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 2.5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 2.5e-4}'
+	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 0.3, "online_learning_rate": 1e-4}'
 	$(BRIEF) --methods bandit,oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 1e-3}'  # by caution; TLCR's is the setting of all
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3}'
+	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 1.0, "online_learning_rate": 3e-4}'
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(FIVE)
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'
