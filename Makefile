@@ -44,7 +44,8 @@ hard: .venv/.installed  ## kill, starve and damage the study, give it what is wr
 study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resumes where it stopped; METHODS=a,b SEEDS=0,1
 	.venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS) $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS))
 
-# What `records` is made of: rows that have trials of their own, rows of the sweep over lengths, and every seed.
+# What `records` is made of: rows whose trials and checkpoints other judges score too, all that have trials of their
+# own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,segment,oracle-dense,tlcr
 TRIED = $(TUNED),appo,online-dpo
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
