@@ -28,7 +28,7 @@ POLICIES = {  # as many settings for each
         },
     ),
     "online-dpo": {
-        "online_dpo_beta": (0.01, 0.03, 0.1, 0.2, 0.3, 0.6, 1.0, 3.0),
+        "online_dpo_beta": (0.1, 0.2, 0.3, 0.6, 1.0, 3.0, 10.0, 30.0),
         "online_learning_rate": (5e-5, 1e-4, 3e-4, 1e-3),
     },
     "rs": {
