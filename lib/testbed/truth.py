@@ -16,11 +16,11 @@ from densereward.progress import progress
 from densereward.reward.dense import segment_ids, token_scores
 from densereward.reward.recipe import Recipe
 from densereward.reward.rewards import interpolate
-from densereward.reward.segments import segment_ends
+from densereward.reward.segments import reads_entropies, segment_ends
 from densereward.seeding import generator, rng
 from densereward.text import sampling
 from densereward.text.offsets import token_offsets
-from densereward.text.tokens import tokenize_prompt, tokenize_responses
+from densereward.text.tokens import collate_prompt_completion, tokenize_prompt, tokenize_responses
 from testbed import build, oracle
 from testbed.world import World
 
@@ -111,7 +111,12 @@ def response_scores(
     out, draw = np.zeros(len(pairs), dtype=np.float32), generator(seed, "segments", method.name)
     order = np.argsort([len(ids) for ids in replies], kind="stable")
     for take in progress("scores, batches", np.split(order, range(64, len(order), 64))) if pairs else ():
-        batch = sampling.batch_of(model, tokenizer, [prompts[i] for i in take], [replies[i] for i in take])
+        if reads_entropies(method.segmentation["kind"]):
+            batch = sampling.batch_of(model, tokenizer, [prompts[i] for i in take], [replies[i] for i in take])
+        else:  # without a pass of the SFT model
+            rows = [{"prompt_ids": prompts[i], "completion_ids": replies[i]} for i in take]
+            batch = collate_prompt_completion(rows, tokenizer.pad_token_id)
+            batch = {name: x.to(scorer.device) for name, x in batch.items()}
         ids = segment_ids(method.segmentation, batch, tokenizer, draw)
         out[take] = scorer.aggregate(token_scores(scorer, batch), segment_ends(ids)).cpu().numpy()
     return out

@@ -64,6 +64,9 @@ def test_scores_are_those_of_each_response_read_alone(tokenizer):
     together = truth.response_scores(scorer, METHODS["token"], model, tokenizer, pairs, 0)
     alone = [truth.response_scores(scorer, METHODS["token"], model, tokenizer, [pair], 0)[0] for pair in pairs]
     assert together == pytest.approx(alone, abs=1e-5) and len(set(together.tolist())) == 4
+    with pytest.raises(AttributeError):  # entropy segments need a pass of the SFT model, tokens are read without one
+        truth.response_scores(scorer, METHODS["segment"], None, tokenizer, pairs, 0)
+    assert truth.response_scores(scorer, METHODS["token"], None, tokenizer, pairs, 0).tolist() == together.tolist()
 
 
 def test_an_exchange_never_makes_an_answer_better_and_a_repetition_always_makes_it_worse(monkeypatch):

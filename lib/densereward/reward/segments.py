@@ -106,6 +106,11 @@ BOUNDARIES = {
 BATCH = ("mask", "completion_ids", "entropies", "tokenizer", "generator")  # what every boundary function is offered
 
 
+def reads_entropies(kind: str) -> bool:
+    """Whether a key of BOUNDARIES cuts by the SFT model's entropies: one pass of it that others need not pay."""
+    return "entropies" in inspect.signature(BOUNDARIES[kind]).parameters
+
+
 def segment(kind, *, mask, eos="paper", **inputs):
     """Segment ids [B, T] of a batch, by a row of the methods table: `segment(**row, mask=mask, entropies=...)`.
 

@@ -4,6 +4,7 @@ A seed's prompts, their order and the first answers are the same for all rows: `
 `profile.rollouts` answers, each `minibatches` x `ppo_epochs` updates.
 """
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from densereward.text.tokens import tokenize_prompt
@@ -41,7 +42,8 @@ def prompts(run, tokenizer) -> Dataset:
     run.refuse_long_prompts(tokenizer)
     rows = run.splits(ppo=p.rounds * p.rollouts)["ppo"]
     every = len(rows)
-    rows = rows.filter(lambda row: len(tokenize_prompt(tokenizer, row["prompt"])) <= p.max_prompt_length)
+    fits = [len(tokenize_prompt(tokenizer, prompt)) <= p.max_prompt_length for prompt in rows["prompt"]]
+    rows = rows.select(np.flatnonzero(fits))  # `filter` hashes what its function holds: seconds for a tokenizer
     if len(rows) < every:  # the trainer has no limit of its own, and scorers never saw longer ones
         print(f"ppo: {every - len(rows)} of {every} prompts exceed {p.max_prompt_length} tokens: left out", flush=True)
     if len(rows) < p.rollouts:  # TRL would drop the incomplete round, and train on nothing

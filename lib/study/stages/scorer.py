@@ -147,19 +147,21 @@ def calibration_scores(run, n: int = 2_000) -> tuple[torch.Tensor, torch.Tensor]
 
 
 @torch.no_grad()
-def scores_of(method: Method, net: TokenScorer, pairs: Dataset, tokenizer, seed: int, batch_size: int = 128):
-    """`calibration_scores` of given pairs and scorer."""
-    draw, found = generator(seed, "segments", method.name), []
-    for start in progress("scores, batches", range(0, len(pairs), batch_size)):
-        rows = pairs.select(range(start, min(start + batch_size, len(pairs)))).to_list()
+def scores_of(method: Method, net: TokenScorer, pairs: Dataset, tokenizer, seed: int, batch_size: int = 64):
+    """`calibration_scores` of given pairs and scorer: of the chosen answers, then of the rejected."""
+    draw, found = generator(seed, "segments", method.name), {side: [] for side in reward_model.SIDES}
+    order = np.argsort(reward_model.lengths(pairs), kind="stable")  # less padding
+    for take in progress("scores, batches", np.split(order, range(batch_size, len(order), batch_size))):
+        rows = pairs.select(take).to_list()
         for side in reward_model.SIDES:
             batch = {name: x.to(net.device) for name, x in reward_model.answers(rows, side, tokenizer).items()}
             ids = dense.segment_ids(method.segmentation, batch, tokenizer, draw)
             scores, _ = dense.segment_scores(method, net, batch, ids, None, tokenizer, draw)
-            found.append((scores.cpu(), segments.segment_lengths(ids).cpu()))
-    width = max(scores.size(1) for scores, _ in found)
+            found[side].append((scores.cpu(), segments.segment_lengths(ids).cpu()))
+    parts = [part for of in found.values() for part in of]
+    width, back = max(scores.size(1) for scores, _ in parts), np.argsort(order)
     scores, lengths = (
-        torch.cat([torch.nn.functional.pad(x, (0, width - x.size(1))) for x in part])
-        for part in zip(*found, strict=True)
+        torch.cat([torch.nn.functional.pad(x, (0, width - x.size(1))) for x in part])[[*back, *(back + len(back))]]
+        for part in zip(*parts, strict=True)
     )
     return scores, lengths
