@@ -47,7 +47,7 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 # What `records` is made of: rows whose trials and checkpoints other judges score too, all that have trials of their
 # own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,segment,oracle-dense,tlcr
-TRIED = $(TUNED),appo,online-dpo
+TRIED = $(TUNED),appo,online-dpo,adpo
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
@@ -93,6 +93,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3}'
 	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 1.0, "online_learning_rate": 3e-4}'
+	$(BRIEF) --methods adpo --seeds $(TEN) --change '{"online_dpo_beta": 3.0, "online_learning_rate": 3e-4}'  # by the truth too
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(FIVE)
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'

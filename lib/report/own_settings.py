@@ -84,33 +84,38 @@ def chosen(records: list[dict]) -> pd.DataFrame:
         rows[name] = {"method": label(name)}
         for by, who in CHOICES.items():
             changes = made[by][name]
-            rows[name][f"by {who}"] = " at ".join(f"{changes[x]:g}" for x in grid)
+            rows[name][f"by {who}"] = _setting(changes, grid)
             rows[name][f"true return, by {who} (credit)"] = ends[canonical(changes)]
     return pd.DataFrame([rows[name] for name in order(rows)])
 
 
+def _setting(changes: dict, grid: dict) -> str:
+    return " at ".join(f"{changes[x]:g}" for x in grid)
+
+
 def beyond(records: list[dict]) -> pd.DataFrame:
-    """A line per setting that was tried outside the grid, of methods with all their trials: seeds, and means over them
-    of the proxy's score (nats) and the true return (credit), each beside that of the proxy's choice of the grid."""
-    best = picked(means(records), "heldout_proxy").set_index("method")
-    grids = {name: choosing.settings(choosing.POLICIES[METHODS[name].trainer]) for name in best.index}
+    """A line per value that was tried outside the grid, of methods with all their trials: the setting there that the
+    proxy likes best, its seeds, and means over them of the proxy's score (nats) and the true return (credit), each
+    beside that of the proxy's choice of the grid."""
+    whole, made = choosing.complete(records), choosing.choices(records)["choices"]
+    grids = {name: choosing.POLICIES[METHODS[name].trainer] for name in whole}
+    at = {name: next(of for of in trials if of[0]["changes"] == made[name]) for name, trials in whole.items()}
     tried = [
-        {
-            "method": r["method"],
-            "setting": f"{r['changes'][KL]:g} at {r['changes'][RATE]:g}",
-            **{j: r[j] for j in JUDGES},
-        }
+        {"method": r["method"], "outside": str(outside), "setting": _setting(r["changes"], grid)}
+        | {j: r[j] for j in JUDGES}
         for r in records
-        if r["kind"] == "policy trial" and r["method"] in grids and r["changes"] not in grids[r["method"]]
+        if r["kind"] == "policy trial" and (grid := grids.get(r["method"]))
+        if (outside := {x: value for x, value in r["changes"].items() if value not in grid[x]})
     ]
     if not tried:
         return pd.DataFrame()
-    of = pd.DataFrame(tried).groupby(["method", "setting"])[list(JUDGES)]
-    found = of.mean().assign(seeds=of.size()).reset_index()
+    of = pd.DataFrame(tried).groupby(["method", "outside", "setting"])[list(JUDGES)]
+    found = picked(of.mean().assign(seeds=of.size()).reset_index(), "heldout_proxy", ("method", "outside"))
     found = found.sort_values("method", key=lambda names: names.map(order(names).index), kind="stable")
     columns = {"method": found.method.map(label), "setting": found.setting, "seeds": found.seeds}
     for judge, head in zip(JUDGES, ("proxy (nats)", "true return (credit)")):
-        columns |= {head: found[judge], f"{head}, at the choice": found.method.map(best[judge])}
+        there = {name: float(np.mean([t[judge] for t in of])) for name, of in at.items()}
+        columns |= {head: found[judge], f"{head}, at the choice": found.method.map(there)}
     return pd.DataFrame(columns)
 
 
