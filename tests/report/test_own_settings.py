@@ -77,6 +77,8 @@ def test_what_was_tried_outside_the_grid_stands_beside_the_choice(trials):
     assert own_settings.beyond(trials).empty
     other = {"changes": {"kl_coef": 3.0, "actor_learning_rate": 1e-3}, "heldout_proxy": 1.5, "true_return": 0.5}
     tried = [t | other for t in trials[:2]] + [t | other for t in trials if t["method"] == "token"][:1]
+    worse = {"changes": {"kl_coef": 3.0, "actor_learning_rate": 5e-4}, "heldout_proxy": 1.0, "true_return": 2.0}
+    tried += [t | worse for t in trials[:3]]  # at the same value, where the proxy likes it less
     (row,) = own_settings.beyond(trials + tried).to_dict("records")
     assert (row["setting"], row["seeds"], row["proxy (nats)"]) == ("3 at 0.001", 2, 1.5), "token has not all its trials"
     assert row["proxy (nats), at the choice"] == pytest.approx(2.95)
