@@ -14,6 +14,7 @@ from transformers import (
     OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    StaticCache,
 )
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -118,6 +119,23 @@ def test_dropping_finished_rows_changes_no_token(monkeypatch):
         kept.append(decode(model, PREFIXES * 4, 24, [1, 2], PAD, **PLAIN))
     assert kept[0] == kept[1] == kept[2]
     assert {row[-1] for row in kept[0] if len(row) < 24} == {1, 2}
+
+
+@FAMILIES
+@pytest.mark.parametrize("settings", [PLAIN, GREEDY], ids=["plain", "greedy"])
+def test_a_cache_of_one_shape_changes_no_token(family, settings, monkeypatch):
+    """What a GPU replays, here step by step: rows are looked at less often, and the whole cache is read."""
+    model, kept = small(family), []
+    eos = [1, 2] if settings is PLAIN else [decode(model, PREFIXES[:1], 8, [], PAD, **GREEDY)[0][-1]]
+    for fixed in (False, True):
+        if fixed:
+            monkeypatch.setattr(sampling, "replayed", lambda step: step)
+            monkeypatch.setattr(
+                sampling, "cache_of", lambda m, n: (StaticCache(config=m.config, max_cache_len=n), True)
+            )
+        torch.manual_seed(2)
+        kept.append(decode(model, PREFIXES * 4, 24, eos, PAD, **settings))
+    assert kept[0] == kept[1] and len({len(row) for row in kept[0]}) > 1
 
 
 def test_a_generation_config_has_no_say():

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from transformers import DynamicCache, GenerationConfig, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import GenerationConfig, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -28,11 +28,13 @@ from trl.models import unwrap_model_for_generation
 from densereward.progress import progress
 from densereward.text.adapters import weights_for
 from densereward.text.logprobs import logprobs_and_entropy
+from densereward.text.replay import cache_of, replayed
 from densereward.text.tokens import collate_prompt_completion, joined, pad_batch, tokenize_prompt
 
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # the model's own distribution
 GREEDY = {"do_sample": False}
 COMPACT = 4  # finished rows are dropped when they are this part of the batch: each time copies the cache of the others
+COMPACT_FIXED, LOOK = 2, 8  # the same of a cache that is replayed, and tokens between looks at which rows are finished
 
 
 def ends(model, tokenizer) -> list[int]:
@@ -97,36 +99,49 @@ def decode(
     number: dict[tuple, int] = {}
     which = torch.tensor([number.setdefault(tuple(p), len(number)) for p in prefixes], device=device)
     ids, mask = (x.to(device) for x in pad_batch([list(p) for p in number], pad_id, "left"))
-    step, cache = _forward(model), DynamicCache(config=model.config)
-    logits = step(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)  # [B, V]
-    if len(number) < rows:
-        cache.batch_select_indices(which)
-        mask, logits = mask[which], logits[which]
-    width, position = mask.size(1), mask.sum(1)  # position [B]: of the next token
-    mask = torch.cat([mask, mask.new_ones(rows, max_new_tokens)], 1)
-    uniform = torch.rand(rows, max_new_tokens, dtype=torch.float64, device=device) if do_sample else None
-    found = torch.full((rows, max_new_tokens), pad_id, device=device)
-    ends, alive = torch.tensor(eos_ids, device=device), torch.arange(rows, device=device)
-    finite, over = torch.ones((), dtype=torch.bool, device=device), torch.zeros_like(alive, dtype=torch.bool)
-    for t in progress("sampling, tokens", range(max_new_tokens)):
-        finite &= logits.sum().isfinite()
+    width = mask.size(1)
+    cache, fixed = cache_of(model, width + max_new_tokens)
+    forward, look = _forward(model), LOOK if fixed and positions is None else 1
+    uniform = (torch.rand if do_sample else torch.empty)(rows, max_new_tokens, dtype=torch.float64, device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+
+    def chosen(logits, chance):  # [B, V], [B] -> [B]
+        finite.logical_and_(logits.sum().isfinite())
         for warp in warpers if do_sample else ():
             logits = warp(None, logits)
-        token = drawn(logits, uniform[alive, t]) if do_sample else logits.argmax(-1)
+        return drawn(logits, chance) if do_sample else logits.argmax(-1)
+
+    def step(token, position, chance, mask):
+        return chosen(forward(token[:, None], mask, position[:, None], cache), chance)
+
+    step = replayed(step) if fixed else step
+    logits = forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)  # [B, V]
+    if len(number) < rows:
+        cache.reorder_cache(which)
+        mask, logits = mask[which], logits[which]
+    position = mask.sum(1)  # [B], of the next token
+    mask = torch.cat([mask, mask.new_ones(rows, max_new_tokens)], 1)
+    found = torch.full((rows, max_new_tokens), pad_id, device=device)
+    ends, alive = torch.tensor(eos_ids, device=device), torch.arange(rows, device=device)
+    over, token = torch.zeros_like(alive, dtype=torch.bool), chosen(logits, uniform[:, 0])
+    for t in progress("sampling, tokens", range(max_new_tokens)):
         found[alive, t] = token  # beyond EOS too, until the row is dropped
-        over |= torch.isin(token, ends)
-        finished = int(over.sum())
-        if finished == len(over) or t == max_new_tokens - 1:
+        if t == max_new_tokens - 1:
             break
-        if finished * COMPACT >= len(over):
-            keep = (~over).nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            alive, over, token, mask, position = (x[keep] for x in (alive, over, token, mask, position))
+        if (t + 1) % look == 0:
+            over |= torch.isin(found[alive, t + 1 - look : t + 1], ends).any(1)
+            finished = int(over.sum())
+            if finished == len(over):
+                break
+            if finished * (COMPACT_FIXED if fixed else COMPACT) >= len(over):
+                keep = (~over).nonzero()[:, 0]
+                cache.reorder_cache(keep)
+                alive, over, token, mask, position = (x[keep] for x in (alive, over, token, mask, position))
         if positions is not None and width + t >= positions:
             raise ValueError(
                 f"an answer goes on beyond the {positions} positions of the model: lower max_new_tokens or cut prompts"
             )
-        logits = step(token[:, None], mask[:, : width + t + 1], position[:, None], cache)
+        token = step(token, position, uniform[alive, t + 1], mask if fixed else mask[:, : width + t + 1])
         position = position + 1
     if not finite:
         raise ValueError("the model's logits are not finite: it has diverged, or its weights are broken")
