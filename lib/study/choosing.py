@@ -24,7 +24,7 @@ POLICIES = {  # as many settings for each
         ("dpo", "kto"),
         {
             "dpo_beta": (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
-            "dpo_learning_rate": (3e-5, 1e-4, 3e-4, 1e-3),
+            "dpo_learning_rate": (1e-4, 3e-4, 1e-3, 3e-3),
         },
     ),
     "online-dpo": {
