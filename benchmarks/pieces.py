@@ -7,6 +7,7 @@ compared before any is timed. Log-probabilities and labels of many pairs have pr
 import json
 import sys
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -192,8 +193,10 @@ def sampling(
     turns: int = 7, rows: int = 64, each: int = 16, length: int = 128, model="cpu", static: bool = CUDA, **more
 ):
     """Our decode loop against transformers' `generate`, which TRL's trainers call, in tokens a second: of prompts, and
-    of `each` continuations of `rows` / 4 prefixes. With `static`, `generate` with a static cache, compiled, too."""
+    of `each` continuations of `rows` / 4 prefixes. With `static`, full answers against `generate` with a static cache,
+    compiled, and ours against ours on a cache that grows."""
     from ppo import made, prompts
+    from transformers import DynamicCache
 
     from densereward.text import sampling as S
     from densereward.text.tokens import pad_batch, tokenize_prompt
@@ -223,11 +226,23 @@ def sampling(
     for name, given in {"prompts": asked, "continuations": prefixes}.items():
         rates = [(rate(ours, given), rate(generate, given)) for _ in range(turns + 1)][1:]
         yield row(f"sampling {len(given)} {name}: tokens a second over TRL's", ratios(*zip(*rates)), sizes=sizes)
-    if static:
-        compiled = {"cache_implementation": "static"}
-        rates = [(rate(ours, asked), rate(generate, asked, **compiled)) for _ in range(turns + 2)][2:]
-        name = f"sampling {rows} prompts: tokens a second over a compiled static cache's"
-        yield row(name, ratios(*zip(*rates)), sizes=sizes)
+    if not static:
+        return
+
+    def full(given):
+        taken["tokens"] = sum(map(len, S.decode(net, given, length, [-1], pad, **S.PLAIN)))
+
+    def growing(given):
+        with patch.object(S, "cache_of", lambda model, tokens: (DynamicCache(config=model.config), False)):
+            ours(given)
+
+    compiled = {"cache_implementation": "static"}
+    rates = [(rate(full, asked), rate(generate, asked, **compiled)) for _ in range(turns + 2)][2:]
+    name = f"sampling {rows} prompts, full answers: tokens a second over a compiled static cache's"
+    yield row(name, ratios(*zip(*rates)), sizes=sizes)
+    rates = [(rate(ours, asked), rate(growing, asked)) for _ in range(turns + 1)][1:]
+    name = f"sampling {rows} prompts: tokens a second over those of steps that are not replayed"
+    yield row(name, ratios(*zip(*rates)), sizes=sizes)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,8 @@ def test_a_step_that_is_replayed_takes_the_tokens_of_one_that_is_not(family, set
     found, graphs = made(), []
     kept = torch.cuda.CUDAGraph.replay
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (graphs.append(graph), kept(graph))[1])
-    assert made() == found and len({len(row) for row in found}) > 5
+    assert made() == found
+    assert len({len(row) for row in found}) > 5 or settings is sampling.GREEDY
     assert bool(graphs) is (family not in ("dynamic", "eager", "window"))
     monkeypatch.setattr(sampling, "cache_of", lambda model, tokens: (DynamicCache(config=model.config), False))
     plain = made()

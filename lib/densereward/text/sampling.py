@@ -34,7 +34,7 @@ from densereward.text.tokens import collate_prompt_completion, joined, pad_batch
 PLAIN = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # the model's own distribution
 GREEDY = {"do_sample": False}
 COMPACT = 4  # finished rows are dropped when they are this part of the batch: each time copies the cache of the others
-COMPACT_FIXED, LOOK = 2, 8  # the same of a cache that is replayed, and tokens between looks at which rows are finished
+COMPACT_FIXED, LOOK = 4 / 3, 8  # where steps are replayed, which begins anew then; looked at once in so many tokens
 
 
 def ends(model, tokenizer) -> list[int]:
