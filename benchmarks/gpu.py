@@ -27,14 +27,14 @@ WHEELS, SITE, LAST = ROOT / ".whl", ROOT / "runs" / "site", ROOT / "runs" / "trl
 LIMITS = {  # seconds at most, by what an H200 took where it ended there; the most valuable first
     "tests": 75,
     "ceiling": 30,
-    "resident": 180,
+    "resident": 100,
     "logprobs": 75,
     "against_trl": 110,
-    "sampling": 75,
+    "sampling": 60,
     "step": 70,
     "half": 50,
     "engines": 150,
-    "growth": 50,
+    "growth": 100,
     "segments": 25,
     "comparison": 480,  # and no less than its share, which no other part may take
 }

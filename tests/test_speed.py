@@ -66,10 +66,10 @@ def test_the_rehearsal_starts_and_writes_what_it_measures(tmp_path):
     assert len(speed.table(records)) == 2
 
 
-def a_record(median: float, mark, what: str = "a", second: int = 0) -> dict:
+def a_record(median: float, mark, what: str = "a", second: int = 0, commit: str = "old") -> dict:
     numbers = {"median": median, "least": median, "largest": 2 * median, "turns": 3, "mark": mark}
-    where = {"utc": f"2026-01-01T00:00:0{second}", "gpu": None, "cpu": "one"}
-    return {"what": what, "size": "cpu", **numbers, "provenance": where}
+    where = {"utc": f"2026-01-01T00:00:0{second}", "gpu": None, "cpu": "one", "commit": commit}
+    return {"what": what, "part": "piece", "size": "cpu", **numbers, "provenance": where}
 
 
 @pytest.mark.parametrize("mark, met", [(["most", 1.05], False), (["least", 1.05], True), (None, None)])
@@ -82,6 +82,13 @@ def test_what_misses_its_mark_is_said_and_the_newest_measurement_counts():
     assert speed.verdict(records) == "1 of 2 marks are met. Missed: a."
     frame = speed.table(records)
     assert frame["met"].tolist() == ["no", "yes"] and frame["median"].tolist() == ["1", "1"]
+
+
+def test_a_ratio_that_its_part_no_longer_has_is_not_shown_beside_the_new_ones():
+    records = [a_record(0.2, None), a_record(3.0, None, "b"), a_record(4.0, None, "b", 1, "new")]
+    assert [(r["what"], r["median"]) for r in speed.newest(records)] == [("b", 4.0)]
+    other = a_record(0.2, None, second=2) | {"part": "other"}
+    assert len(speed.newest([*records, other])) == 2
 
 
 def test_the_code_before_comes_from_history_or_is_asked_for(tmp_path):

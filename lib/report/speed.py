@@ -8,7 +8,10 @@ MARKS = {"most": "at most", "least": "at least"}
 
 
 def newest(records: list[dict]) -> list[dict]:
-    """The newest record of each ratio on each machine's size, in the order in which they were first measured."""
+    """The newest record of each ratio on each machine's size, in the order in which they were first measured; none of a
+    ratio that its part, measured since by other code, no longer has."""
+    last = {(r["part"], r["size"]): r["provenance"]["commit"] for r in records}
+    records = [r for r in records if r["provenance"]["commit"] == last[r["part"], r["size"]]]
     found = {(r["what"], r["size"]): r for r in latest(records, ("what", "size"))}
     return [found[key] for key in dict.fromkeys((r["what"], r["size"]) for r in records)]
 
