@@ -47,13 +47,14 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 # What `records` is made of: rows whose trials and checkpoints other judges score too, all that have trials of their
 # own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,segment,oracle-dense,tlcr
-TRIED = $(TUNED),appo,online-dpo,adpo
+TRIED = $(TUNED),appo,online-dpo,adpo,dpo
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
 BRIEF = .venv/bin/python -m study.runner --profile brief --jobs $(JOBS)
 STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 LONG = sft,bandit,segment,token,tlcr,oracle-sequence,oracle-dense,oracle-dense-even
+BEYOND = .venv/bin/python -m study.tuning policies --profile brief --methods
 CONTROL = '{"world": {"returns": "excess+0.2"}, "kl_coef": 0, "rounds": 128, "pairs": 4000, "rollouts": 32, "critic_warmup": 4, "heldout_proxy": false, "eval_prompts": 128, "heldout_pairs": 500, "credit_responses": 8, "credit_samples": 4}'
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
@@ -80,6 +81,13 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
 	$(BRIEF) --methods $(TUNED) --seeds $(TEN) --change '{"heldout_proxy": true}'
 	.venv/bin/python -m study.tuning policies --profile brief --methods $(TRIED)
+	$(BEYOND) segment --grid '{"kl_coef": [0.2, 0.5], "actor_learning_rate": [4e-3]}'
+	$(BEYOND) sentence --grid '{"kl_coef": [0.1, 0.2], "actor_learning_rate": [4e-3]}'
+	$(BEYOND) oracle-dense --grid '{"kl_coef": [0.005, 0.02], "actor_learning_rate": [4e-3]}'
+	$(BEYOND) tlcr --grid '{"kl_coef": [0.02, 0.05], "actor_learning_rate": [1.25e-4]}'
+	$(BEYOND) adpo --grid '{"online_dpo_beta": [3.0], "online_learning_rate": [2e-3]}'
+	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.01, 0.03], "online_learning_rate": [5e-5, 1e-4, 3e-4, 1e-3]}'
+	$(BEYOND) dpo --grid '{"dpo_beta": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], "dpo_learning_rate": [3e-5]}'
 	.venv/bin/python -m study.tuning proxies --profile brief --methods $(TUNED)
 	$(BRIEF) --tuned --methods $(TRIED) --seeds $(TEN)
 	$(BRIEF) --methods bandit --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'  # by the truth

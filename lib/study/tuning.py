@@ -2,6 +2,7 @@
 
     python -m study.tuning reward-models --profile cpu
     python -m study.tuning policies --profile cpu --methods bandit,token,segment
+    python -m study.tuning policies --profile cpu --methods dpo --grid '{"dpo_beta": [3], "dpo_learning_rate": [1e-3]}'
     python -m study.tuning proxies --profile cpu --methods bandit,token,segment
 
 Reward models: learning rate and score scale, scored by label accuracy on validation pairs. One setting serves all
@@ -29,6 +30,7 @@ from typing import Annotated
 import torch
 import typer
 
+from densereward import checked
 from densereward.text.models import TokenScorer, load_causal_lm, to_device
 from study import choosing, command_line, runner
 from study.cache import save_json
@@ -132,9 +134,12 @@ def policies(
     part: Part = "0/1",
     runs: Runs = ROOT / "runs",
     out: Out = None,
+    grid: Annotated[
+        str, typer.Option(help='other values, which no choice is made of, as JSON: {"kl_coef": [0.1, 3.0]}')
+    ] = "",
 ) -> None:
     """Trials of learning rate and KL coefficient for each method, and the choices made of them."""
-    folder, trials = asked(profile, methods, part, runs, out)
+    folder, trials = asked(profile, methods, part, runs, out, grid)
     for run, changes in trials:
         trial("policy", changes, run, folder, of_policy)
     choose(folder)
@@ -154,17 +159,25 @@ def proxies(
         trial("proxy", changes, run, folder, of_proxies)
 
 
-def asked(profile: str, methods: str, part: str, runs: Path, out: Path | None) -> tuple[Path, list[tuple[Run, dict]]]:
+def asked(
+    profile: str, methods: str, part: str, runs: Path, out: Path | None, grid: str = ""
+) -> tuple[Path, list[tuple[Run, dict]]]:
     """(folder of the records, the part's trials of policies with what each changes), checked."""
     with command_line.asking():
-        base = profile_row(profile, heldout_proxy=True)
         rows = [row for row in runner.rows_of(methods) if row.trainer != "none"]
         if not rows:
             raise ValueError(f"methods is {methods!r}: none of them is trained, so there is nothing to tune")
-        grids = {row.name: choosing.settings(choosing.POLICIES[row.trainer]) for row in rows}
-        trials = [(row, seed, changes) for row in rows for seed in choosing.SEEDS for changes in grids[row.name]]
+        grids = {row.name: choosing.POLICIES[row.trainer] for row in rows}
+        if grid:
+            given = checked.as_object(grid, "grid")
+            for name, fields in grids.items():
+                if given.keys() != fields.keys() or not all(isinstance(x, list) and x for x in given.values()):
+                    raise ValueError(f"grid is {grid!r:.80}; for {name} give lists of values of {', '.join(fields)}")
+            grids = dict.fromkeys(grids, given)
+        settings = {name: choosing.settings(fields) for name, fields in grids.items()}
+        trials = [(row, seed, changes) for row in rows for seed in choosing.SEEDS for changes in settings[row.name]]
         made = [
-            (Run(replace(base, **changes), seed, root=runs, row=row), changes)
+            (Run(profile_row(profile, heldout_proxy=True, **changes), seed, root=runs, row=row), changes)
             for row, seed, changes in share_of(trials, part)
         ]
         for run, _ in made:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from study.measures import measure, process_outcome
 from study.methods import METHODS, method
 from study.profiles import profile
 from study.record import record as recorded
-from study.records import read_records, write_record
+from study.records import ROOT, read_records, write_record
 from study.run import Run
 from study.stages import ppo
 
@@ -578,6 +579,24 @@ def test_settings_are_chosen_by_the_held_out_proxy_over_seeds_and_twice_made_tri
     assert made["by_truth"]["bandit"]["kl_coef"] == 1.0 and made["edges"] == {"bandit": ["actor_learning_rate"]}
 
 
+def test_make_records_names_every_trial_of_the_record():
+    """Those beside the grids too, or the book could not be made again."""
+    text = (ROOT / "Makefile").read_text()
+    lines = dict(re.findall(r"^(\w+) = (.*)$", text, re.M))
+    tried = lines["TRIED"].replace("$(TUNED)", lines["TUNED"])
+    beside = re.findall(r"^\t\$\(BEYOND\) (\S+) --grid '(.*)'$", text, re.M)
+    named = {
+        (row.name, seed, json.dumps(changes, sort_keys=True))
+        for methods, grid in [(tried, None), *((methods, json.loads(grid)) for methods, grid in beside)]
+        for row in runner.rows_of(methods)
+        for seed in choosing.SEEDS
+        for changes in choosing.settings(grid or choosing.POLICIES[row.trainer])
+    }
+    made = read_records(ROOT / "data" / "results" / "brief" / "tuning.jsonl")
+    made = [r for r in made if r["kind"] == "policy trial"]
+    assert {(r["method"], r["seed"], json.dumps(r["changes"], sort_keys=True)) for r in made} == named
+
+
 @pytest.mark.parametrize(
     "given, says",
     [
@@ -587,6 +606,10 @@ def test_settings_are_chosen_by_the_held_out_proxy_over_seeds_and_twice_made_tri
         ({"methods": "magic"}, "unknown method 'magic'"),
         ({"methods": "sft"}, "none of them is trained, so there is nothing to tune"),
         ({"profile": "huge"}, "unknown profile 'huge'"),
+        ({"grid": '{"kl_coef": [1.0]}'}, "for bandit give lists of values of kl_coef, actor_learning_rate"),
+        ({"grid": '{"kl_coef": 1.0, "actor_learning_rate": []}'}, "for bandit give lists of values of kl_coef"),
+        ({"grid": '{"kl_coef": ["a"], "actor_learning_rate": [1e-3]}'}, "kl_coef is 'a'; give a number, 0 or more"),
+        ({"grid": "[]"}, "grid is '[]': no JSON object"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_before_any_trial(tmp_path, monkeypatch, capsys, given, says):
