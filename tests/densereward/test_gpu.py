@@ -10,6 +10,7 @@ from densereward.text import sampling
 from densereward.text.logprobs import logprobs_and_entropy
 from densereward.text.models import build_tokenizer, scorer_from, tiny_llama
 from densereward.training.ppo import DensePPOConfig, DensePPOTrainer
+from densereward.training.rounds import SAMPLING
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 
@@ -79,7 +80,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("settings", [sampling.PLAIN, sampling.GREEDY], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("settings", [sampling.PLAIN, sampling.GREEDY, SAMPLING], ids=["sampled", "greedy", "rounds"])
 def test_a_step_that_is_replayed_takes_the_tokens_of_one_that_is_not(family, settings, monkeypatch):
     """Many rows, which end at different places: graphs are made again as they leave."""
     make, further = FAMILIES[family]

@@ -154,6 +154,7 @@ def test_a_diverged_model_and_an_empty_prefix_are_refused():
     model = small("llama")
     with pytest.raises(ValueError, match="prefix 1"):
         decode(model, [[3], []], 4, [1], PAD, **PLAIN)
+    assert decode(model, [[3], [4]], 0, [1], PAD, **PLAIN) == [[], []]
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
     with pytest.raises(ValueError, match="not finite"):
         decode(model, [[3]], 4, [1], PAD, **PLAIN)

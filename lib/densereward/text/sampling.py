@@ -92,6 +92,8 @@ def decode(
     positions = getattr(config, "max_position_embeddings", None) if learned else None
     if positions is not None and max(map(len, prefixes), default=0) > positions:
         raise ValueError(f"a prefix is longer than the {positions} positions of the model: cut it")
+    if not max_new_tokens:
+        return [[] for _ in prefixes]
     warpers = [TemperatureLogitsWarper(temperature)] if temperature not in (None, 1.0) else []
     warpers += [TopKLogitsWarper(top_k)] if top_k else []
     warpers += [TopPLogitsWarper(top_p)] if top_p not in (None, 1.0) else []
