@@ -135,7 +135,10 @@ def policies(
     runs: Runs = ROOT / "runs",
     out: Out = None,
     grid: Annotated[
-        str, typer.Option(help='other values, which no choice is made of, as JSON: {"kl_coef": [0.1, 3.0]}')
+        str,
+        typer.Option(
+            help="a grid beside the method's, which no choice is made of, as JSON: its fields, each with a list"
+        ),
     ] = "",
 ) -> None:
     """Trials of learning rate and KL coefficient for each method, and the choices made of them."""
