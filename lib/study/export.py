@@ -94,7 +94,7 @@ def write(run: Run, methods: list[str], target: Path) -> None:
         TokenScorer.from_pretrained(own.scorer, dtype=torch.float32).half().save_pretrained(target / name)
         half = TokenScorer.from_pretrained(target / name, dtype=torch.float32)
         for split in ("validation", "test"):
-            rows = reward_model.with_segments(load_from_disk(run.preferences.path / split), row, tokenizer, run.seed)
+            rows = reward_model.with_segments(load_from_disk(own.pairs.path / split), row, tokenizer, run.seed)
             margins = reward_model.margins(half, rows, tokenizer.pad_token_id)
             metrics[f"accuracy_{split}"] = float(np.mean((np.sign(margins) + 1) / 2))
             if row.scorer == "discriminator":

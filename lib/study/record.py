@@ -66,6 +66,7 @@ def rests_on(run: Run) -> dict[str, Path | str]:
     folders = {
         "sft": run.sft,
         "preferences": run.preferences.path,
+        "entropies": run.pairs.path if run.pairs != run.preferences else None,
         "revisions": revised and revised.revisions.path,
         "scorer": run.scorer,
         "mask": run.mask and run.mask.scorer,

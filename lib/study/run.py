@@ -81,8 +81,13 @@ class Run:
 
     @cached_property
     def preferences(self) -> Artifact:
-        """Tokenised preference pairs with the SFT model's entropies, by split."""
+        """Tokenised preference pairs, by split."""
         return preferences.preferences(self)
+
+    @cached_property
+    def pairs(self) -> Artifact:
+        """`preferences`, with the SFT model's entropies where the row's segments are cut by them."""
+        return preferences.as_used(self)
 
     @cached_property
     def revisions(self) -> Artifact:

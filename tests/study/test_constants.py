@@ -129,8 +129,8 @@ def test_unfinished_answers_and_answers_without_a_right_item_are_left_alone():
 class Scorer:
     """Stands in for a token scorer: the score of a token is a function of its id."""
 
-    def token_scores(self, input_ids, attention_mask):
-        return (input_ids % 7).double() - 3 + 0.01 * attention_mask.cumsum(1)
+    def token_scores(self, input_ids):
+        return (input_ids % 7).double() - 3 + 0.01 * torch.ones_like(input_ids).cumsum(1)
 
 
 def test_totals_are_those_of_each_answer_alone_and_an_even_split_changes_none(small):

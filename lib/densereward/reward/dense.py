@@ -16,8 +16,11 @@ import torch
 from densereward.reward import rewards as R
 from densereward.reward import segments as S
 from densereward.reward.recipe import Recipe
+from densereward.text.logprobs import moved_left
 from densereward.text.models import TokenScorer
 from densereward.text.tokens import joined
+
+PASS = (128, 16)  # rows that go through a scorer together: on a GPU, which small passes leave idle, and on a CPU
 
 
 def segment_ids(segmentation: dict, batch: dict, tokenizer=None, generator: torch.Generator | None = None):
@@ -35,9 +38,17 @@ def segment_ids(segmentation: dict, batch: dict, tokenizer=None, generator: torc
 
 @torch.no_grad()
 def token_scores(scorer: TokenScorer, batch: dict) -> torch.Tensor:
-    """The scorer's head at every completion token, [B, T]; batch holds prompt_ids, prompt_mask, completion_ids,
-    completion_mask."""
-    return scorer.token_scores(*joined(batch))[:, batch["prompt_ids"].size(1) :]
+    """The scorer's head at every completion token, [B, T], zero on padding; batch holds prompt_ids, prompt_mask,
+    completion_ids, completion_mask. Rows of like length go through it together, without padding before them, which
+    would cost a mask."""
+    (ids, mask), real = joined(batch), batch["completion_mask"].bool()
+    steps, made = torch.arange(real.size(1), device=ids.device), []
+    order = mask.sum(1).argsort(stable=True)
+    for rows in order.split(PASS[ids.device.type == "cpu"]):
+        moved, _, first = moved_left(ids[rows], mask[rows], len(steps))
+        columns = (first[:, None] + 1 + steps).clamp(max=moved.size(1) - 1)  # [B, T]
+        made.append(scorer.token_scores(moved).gather(1, columns))
+    return torch.cat(made)[order.argsort()].masked_fill(~real, 0)
 
 
 def segment_scores(

@@ -107,8 +107,9 @@ BATCH = ("mask", "completion_ids", "entropies", "tokenizer", "generator")  # wha
 
 
 def reads_entropies(kind: str) -> bool:
-    """Whether a key of BOUNDARIES cuts by the SFT model's entropies: one pass of it that others need not pay."""
-    return "entropies" in inspect.signature(BOUNDARIES[kind]).parameters
+    """Whether a key of BOUNDARIES cuts by the SFT model's entropies: one pass of it that others need not pay. False for
+    what is none, such as the truth's spans."""
+    return kind in BOUNDARIES and "entropies" in inspect.signature(BOUNDARIES[kind]).parameters
 
 
 def segment(kind, *, mask, eos="paper", **inputs):

@@ -119,7 +119,7 @@ def completion_forward(
             f"completion_length is {completion_length} for inputs of {input_ids.size(1)} tokens: it counts the "
             "completion's columns, at least one, after at least one column of prompt"
         )
-    ids, labels, first = _moved_left(input_ids, attention_mask, completion_length)
+    ids, labels, first = moved_left(input_ids, attention_mask, completion_length)
     fused_head(model)
     rows = range(0, len(ids), batch_size or len(ids))
     parts = [{"input_ids": ids[i : i + rows.step], "labels": labels[i : i + rows.step]} for i in rows]
@@ -131,7 +131,7 @@ def completion_forward(
     return {field: x.gather(1, columns).masked_fill(padding, 0) for field, x in whole.items()}
 
 
-def _moved_left(ids: torch.Tensor, mask: torch.Tensor, completion_length: int):
+def moved_left(ids: torch.Tensor, mask: torch.Tensor, completion_length: int):
     """(ids, labels) [B, W] of left-padded rows with all padding at the end, labels -100 but on completions, and the
     column [B] at which each completion's first token is predicted. W is the longest row's length on a CPU; elsewhere it
     would have to be waited for, and is L."""

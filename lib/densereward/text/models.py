@@ -338,15 +338,15 @@ class TokenScorer(PreTrainedModel):
         return self.head(hidden).squeeze(-1).float()
 
     def forward(self, input_ids, attention_mask=None, segment_ends=None, **unused) -> SequenceClassifierOutput:
-        """`segment_ends` [B, L] marks the tokens at which segments are read; without it, the last real token is
-        (bandit)."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+        """`segment_ends` [B, L] marks the tokens at which segments are read, of rows padded at their ends; without it,
+        the last real token is read (bandit)."""
+        mask = None  # nothing real looks at what comes behind it
         if segment_ends is None:
+            mask = attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             positions = torch.arange(input_ids.size(1), device=input_ids.device) * attention_mask  # [B, L]
             segment_ends = torch.nn.functional.one_hot(positions.argmax(1), input_ids.size(1))
         return SequenceClassifierOutput(
-            logits=self.aggregate(self.token_scores(input_ids, attention_mask), segment_ends)[:, None]
+            logits=self.aggregate(self.token_scores(input_ids, mask), segment_ends)[:, None]
         )
 
     def aggregate(self, token_scores: torch.Tensor, segment_ends: torch.Tensor) -> torch.Tensor:

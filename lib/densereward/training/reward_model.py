@@ -2,7 +2,7 @@
 1, 3, 4).
 
 The scorer's forward returns the mean over segment ends as `logits`, so the trainer is TRL's as it stands; the collator
-brings the segment ends along. Boundaries come from the entropies that were computed once, with the preference data.
+brings the segment ends along. Boundaries come from entropies that were computed once, and stand beside the pairs.
 
 Book: reward_models.md
 """
@@ -32,20 +32,17 @@ def with_segments(pairs: Dataset, method: Recipe, tokenizer, seed: int) -> Datas
     """Preference rows plus `chosen_segment_ids`, `rejected_segment_ids` (lists of T numbers) by the method's
     segmentation.
 
-    `pairs` holds prompt_ids, and per side completion_ids and entropies. Random: only a random segmentation, by
-    `seed`."""
+    `pairs` holds prompt_ids, and per side completion_ids, and entropies where the method cuts by them. Random: only a
+    random segmentation, by `seed`. ValueError for entropies that are missing."""
     draw = generator(seed, "segments", method.name)
     names = [f"{side}_{what}" for side in SIDES for what in ("completion_ids", "entropies")]
-    columns, size = pairs.select_columns(names)[:], 512  # plain lists, at once
+    columns, size = pairs.select_columns([x for x in names if x in pairs.column_names])[:], 512  # plain lists, at once
     cut: dict[str, list] = {f"{side}_segment_ids": [] for side in SIDES}
     for start in progress("segments, batches", range(0, len(pairs), size)):
         for side in SIDES:
             ids, mask = pad_batch(columns[f"{side}_completion_ids"][start : start + size], tokenizer.pad_token_id)
-            entropies = torch.nn.utils.rnn.pad_sequence(
-                [torch.tensor(e, dtype=torch.float32) for e in columns[f"{side}_entropies"][start : start + size]],
-                batch_first=True,
-            )
-            batch = {"completion_ids": ids, "completion_mask": mask, "ref_entropies": entropies}
+            entropies = _padded(columns.get(f"{side}_entropies", [])[start : start + size])
+            batch = {"completion_ids": ids, "completion_mask": mask} | entropies
             rows = segment_ids(method.segmentation, batch, tokenizer, draw).tolist()
             cut[f"{side}_segment_ids"] += [row[:n] for row, n in zip(rows, mask.sum(1).tolist(), strict=True)]
     return concatenate_datasets([pairs, Dataset.from_dict(cut)], axis=1)
@@ -53,10 +50,15 @@ def with_segments(pairs: Dataset, method: Recipe, tokenizer, seed: int) -> Datas
 
 def answers(rows: list[dict], side: str, tokenizer) -> dict[str, torch.Tensor]:
     """One side's answers of preference rows as trainers see rollouts: prompt_ids, prompt_mask [B, P], completion_ids,
-    completion_mask, ref_entropies [B, T] (nats)."""
-    batch = collate_prompt_completion(rows, tokenizer.pad_token_id, f"{side}_completion_ids")
-    entropies = [torch.tensor(row[f"{side}_entropies"], dtype=torch.float32) for row in rows]
-    return batch | {"ref_entropies": torch.nn.utils.rnn.pad_sequence(entropies, batch_first=True)}
+    completion_mask [B, T], and ref_entropies [B, T] (nats) where the rows hold them."""
+    batch, name = collate_prompt_completion(rows, tokenizer.pad_token_id, f"{side}_completion_ids"), f"{side}_entropies"
+    return batch | _padded([row[name] for row in rows if name in row])
+
+
+def _padded(entropies: list[list[float]]) -> dict[str, torch.Tensor]:
+    """ref_entropies [B, T] of a batch in float32, padded with 0; without any, nothing."""
+    rows = [torch.tensor(e, dtype=torch.float32) for e in entropies]
+    return {"ref_entropies": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)} if rows else {}
 
 
 def collate(rows: list[dict], pad_id: int) -> dict[str, torch.Tensor]:

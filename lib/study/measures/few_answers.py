@@ -14,13 +14,15 @@ from densereward.text.tokens import tokenize_prompt
 from densereward.training import reward_model
 from study.methods import METHODS, Method, entropy
 from study.run import Run
+from study.stages.preferences import entropies
 from study.stages.scorer import calibration_scores, segment_length
 from testbed.truth import text_of
 
 
 def answers(run: Run, n: int, shortest: int = 16, longest: int = 64) -> Dataset:
-    """The first n test pairs whose chosen answer has `shortest` to `longest` tokens; others where those are too few."""
-    rows = load_from_disk(run.preferences.path / "test")
+    """The first n test pairs whose chosen answer has `shortest` to `longest` tokens, with entropies; others where those
+    are too few."""
+    rows = load_from_disk(entropies(run, run.preferences).path / "test")
     lengths = [len(ids) for ids in rows["chosen_completion_ids"]]
     return rows.select(sorted(range(len(rows)), key=lambda i: not shortest <= lengths[i] <= longest)[:n])
 

@@ -55,7 +55,7 @@ def train(run) -> Artifact:
 
     code = [prompts, reward, *CODE, padding, rewards, truth, watched, *own_code(method)]
     key = run.key(*prompts.FIELDS, trl="policy", method=asdict(method), **mask.key(run))
-    needs = [run.sft, run.preferences, run.scorer, *mask.needs(run), run.heldout]
+    needs = [run.sft, run.pairs, run.scorer, *mask.needs(run), run.heldout]
     return run.stage(method.trainer, build, key, [*DATA, *SCORING, *code], needs)
 
 

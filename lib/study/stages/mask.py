@@ -81,8 +81,8 @@ def decider(run, tokenizer, folder: Path) -> Decider | None:
 
 def mask_dataset(pairs: Dataset, decide: Decider, tokenizer, seed: int) -> tuple[Dataset, dict]:
     """(preference pairs with a mask per side, counts), by `training.masked.mask_pairs`: what `decide` says of a batch,
-    said of the whole dataset; b is the mean of all pairs unless it is fixed. Entropies are those of the dataset's
-    columns."""
+    said of the whole dataset; b is the mean of all pairs unless it is fixed. Entropies, where a cut or the deciding
+    row reads them, are those of the dataset's columns."""
     if decide.cut:
         pairs = with_segments(pairs, Recipe(name="mask", segmentation=decide.cut), tokenizer, seed)
     rewards: dict[str, list] = {side: [] for side in SIDES}

@@ -21,7 +21,7 @@ def on_pairs(run) -> Artifact:
 
     def build_on_pairs(folder: Path) -> None:
         (model, tokenizer), (reference, _) = (load_causal_lm(run.sft, run.dtype) for _ in range(2))
-        pairs = load_from_disk(run.preferences.path / "preference")
+        pairs = load_from_disk(run.pairs.path / "preference")
         if decide := mask.decider(run, tokenizer, folder):
             pairs, counts = mask.mask_dataset(pairs, decide, tokenizer, run.seed)
             save_json(folder / "mask.json", counts)
@@ -35,7 +35,7 @@ def on_pairs(run) -> Artifact:
     code = [kto if trainer == "kto" else preference, settings, saved]
     code += [prompts, *SCORING, mask, *mask.CODE] if run.mask else []
     key = run.key("pairs", "rm_batch", "dpo_beta", "dpo_learning_rate", trl="policy", **mask.key(run))
-    needs = [run.sft, run.preferences, *mask.needs(run)]
+    needs = [run.sft, run.pairs, *mask.needs(run)]
     return run.stage(trainer, build_on_pairs, key, [*DATA, *code], needs)
 
 

@@ -64,7 +64,7 @@ def train(run) -> Artifact:
     code = [prompts, reward, shaping, ppo, padding, rewards, truth, watched, *own_code(method)]
     code += [appo, mask, *mask.CODE] if run.mask else []
     code += [macro] if "macro" in method.options else []
-    needs = [run.sft, run.preferences, run.scorer, reward.advisor(run), *mask.needs(run), run.heldout]
+    needs = [run.sft, run.pairs, run.scorer, reward.advisor(run), *mask.needs(run), run.heldout]
     key = run.key(*FIELDS, trl="policy", method=asdict(method), **mask.key(run))
     return run.stage("ppo", build_policy, key, [*DATA, *SCORING, *code], needs)
 

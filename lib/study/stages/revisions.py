@@ -11,10 +11,10 @@ from datasets import load_from_disk
 
 from densereward.labels import clauses, labeling, revision
 from densereward.seeding import derive
-from densereward.text.models import load_causal_lm, to_device
+from densereward.text.models import load_causal_lm
 from study.cache import Artifact, save_json
-from study.sources import DATA, SCORING
-from study.stages.preferences import SPLITS, with_entropies
+from study.sources import DATA
+from study.stages.preferences import SPLITS
 from testbed import revise
 
 
@@ -71,11 +71,8 @@ def synthetic(run) -> Artifact:
     pairs stay the labelled ones."""
 
     def build(folder: Path) -> None:
-        model, tokenizer = load_causal_lm(run.sft)
-        pairs = load_from_disk(run.revisions.path / "pairs" / "preference")
-        with_entropies(to_device(model).eval(), tokenizer, pairs).save_to_disk(folder / "preference")
-        for name in SPLITS[1:]:
-            load_from_disk(run.preferences.path / name).save_to_disk(folder / name)
+        for name in SPLITS:
+            made = run.revisions.path / "pairs" if name == SPLITS[0] else run.preferences.path
+            load_from_disk(made / name).save_to_disk(folder / name)
 
-    needs = [run.sft, run.preferences, run.revisions]
-    return run.stage("synthetic", build, run.key(), [*DATA, *SCORING], needs)
+    return run.stage("synthetic", build, run.key(), DATA, [run.preferences, run.revisions])

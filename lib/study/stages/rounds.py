@@ -70,5 +70,5 @@ def train(run) -> Artifact:
     key = run.key(
         *SAMPLED, BETA[method.trainer], "online_learning_rate", trl="policy", method=asdict(method), **mask.key(run)
     )
-    needs = [run.sft, run.preferences, run.scorer, *mask.needs(run), run.heldout]
+    needs = [run.sft, run.pairs, run.scorer, *mask.needs(run), run.heldout]
     return run.stage(method.trainer, build, key, [*DATA, *SCORING, *code, *own_code(method)], needs)

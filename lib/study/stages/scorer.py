@@ -23,7 +23,7 @@ from densereward.training import labelled, reward_model
 from study.cache import load_json, save_json
 from study.methods import METHODS, Method
 from study.sources import DATA, SCORING, own_code
-from study.stages.preferences import SPLITS
+from study.stages.preferences import SPLITS, to_cut
 from study.stages.revisions import synthetic
 from testbed import truth
 
@@ -52,6 +52,7 @@ def bradley_terry(run, row: Method) -> Path:
     """A token scorer trained on pairs: its metrics are label accuracy on held-out pairs; on the testbed also truth,
     gate and flip rate."""
     p, pairs = run.profile, synthetic(run) if row.revisions else run.preferences
+    pairs = to_cut(run, pairs, row.segmentation)  # not `run.pairs`: rows that are cut otherwise share a scorer
     fields = ("pairs", "rm_batch", "rm_learning_rate", "rm_scale")
     extra = {"segmentation": row.segmentation, "aggregate": row.aggregate}
     scale = p.rm_scale if row.aggregate == "mean" else 1.0  # a sum is on a larger scale as it is
@@ -120,7 +121,7 @@ def resolve(run) -> Method:
     row = run.row
     if "matched" not in map(str, row.segmentation.values()) and "length" not in row.segmentation:
         return row
-    rows, tokenizer = load_from_disk(run.preferences.path / "preference"), load_causal_lm(run.sft)[1]
+    rows, tokenizer = load_from_disk(run.pairs.path / "preference"), load_causal_lm(run.sft)[1]
     return reward_model.resolve(row, rows, tokenizer, METHODS["segment"])
 
 
@@ -142,7 +143,7 @@ def calibration_scores(run, n: int = 2_000) -> tuple[torch.Tensor, torch.Tensor]
     """Segment scores and segment lengths (tokens, 0 beyond the last), both [2n, S], of both answers of the first n
     preference pairs, on the CPU: as the row's policy is paid for them but not yet normalised, what normalisers are
     fitted on (segment-ppo Appendix F). Random: a random segmentation (seed)."""
-    tokenizer, rows = load_causal_lm(run.sft)[1], load_from_disk(run.preferences.path / "preference")
+    tokenizer, rows = load_causal_lm(run.sft)[1], load_from_disk(run.pairs.path / "preference")
     return scores_of(run.method, loaded(run), rows.select(range(min(n, len(rows)))), tokenizer, run.seed)
 
 
