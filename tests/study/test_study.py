@@ -472,6 +472,21 @@ def test_a_scorer_can_be_used_with_other_segments_than_it_was_trained_with(root,
     assert ours.scorer == theirs.scorer and ours.method.segmentation["kind"] == "entropy"
 
 
+@pytest.mark.parametrize("name", ["bandit", "token", "sentence", "oracle-dense", "dpo", "appo", "bandit-synthetic"])
+def test_a_row_that_is_not_cut_by_entropies_does_not_pay_for_them(root, name):
+    """A pass of the SFT model over every pair was an eighth of a bandit's run."""
+    run = Run(profile("smoke", **TINY), 0, root=root).of(name)
+    assert run.pairs == run.preferences
+
+
+@pytest.mark.parametrize("name", ["segment", "random", "bandit-as-segment", "segment-as-bandit", "appo-segment"])
+def test_a_row_that_is_cut_by_entropies_or_matched_to_them_has_them(root, name):
+    run = Run(profile("smoke", **TINY), 0, root=root).of(name)
+    with_entropies, pairs = (load_from_disk(made.path / "preference") for made in (run.pairs, run.preferences))
+    assert with_entropies.remove_columns(["chosen_entropies", "rejected_entropies"])[:] == pairs[:]
+    assert list(map(len, with_entropies["chosen_entropies"])) == list(map(len, pairs["chosen_completion_ids"]))
+
+
 def test_tlcr_as_released_is_taught_and_paid_without_eos(root):
     """From labels to rewards: the last token is in no label, and no action is paid its score."""
     run = Run(profile("smoke", **TINY), 0, root=root, row=method("tlcr-released"))

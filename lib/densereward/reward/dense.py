@@ -20,8 +20,6 @@ from densereward.text.logprobs import moved_left
 from densereward.text.models import TokenScorer
 from densereward.text.tokens import joined
 
-PASS = (128, 16)  # rows that go through a scorer together: on a GPU, which small passes leave idle, and on a CPU
-
 
 def segment_ids(segmentation: dict, batch: dict, tokenizer=None, generator: torch.Generator | None = None):
     """Segment ids [B, T] of a batch with completion_ids, completion_mask and ref_entropies, all [B, T] (nats), by a
@@ -42,12 +40,12 @@ def token_scores(scorer: TokenScorer, batch: dict) -> torch.Tensor:
     completion_ids, completion_mask. Rows of like length go through it together, without padding before them, which
     would cost a mask."""
     (ids, mask), real = joined(batch), batch["completion_mask"].bool()
-    steps, made = torch.arange(real.size(1), device=ids.device), []
+    columns = batch["prompt_mask"].sum(1, keepdim=True) + torch.arange(real.size(1), device=ids.device)  # [B, T]
+    made: list[torch.Tensor] = []
     order = mask.sum(1).argsort(stable=True)
-    for rows in order.split(PASS[ids.device.type == "cpu"]):
-        moved, _, first = moved_left(ids[rows], mask[rows], len(steps))
-        columns = (first[:, None] + 1 + steps).clamp(max=moved.size(1) - 1)  # [B, T]
-        made.append(scorer.token_scores(moved).gather(1, columns))
+    for rows in order.split(16 if ids.device.type == "cpu" else 128):  # small passes leave a GPU idle
+        moved = moved_left(ids[rows], mask[rows], real.size(1))[0]
+        made.append(scorer.token_scores(moved).gather(1, columns[rows].clamp(max=moved.size(1) - 1)))
     return torch.cat(made)[order.argsort()].masked_fill(~real, 0)
 
 
