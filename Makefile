@@ -87,6 +87,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BEYOND) tlcr --grid '{"kl_coef": [0.02, 0.05], "actor_learning_rate": [1.25e-4]}'
 	$(BEYOND) adpo --grid '{"online_dpo_beta": [3.0], "online_learning_rate": [2e-3]}'
 	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.01, 0.03], "online_learning_rate": [5e-5, 1e-4, 3e-4, 1e-3]}'
+	$(BEYOND) rs --grid '{"kl_coef": [0.02], "online_learning_rate": [2e-3]}'
 	$(BEYOND) dpo --grid '{"dpo_beta": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], "dpo_learning_rate": [3e-5]}'
 	.venv/bin/python -m study.tuning proxies --profile brief --methods $(TUNED)
 	$(BRIEF) --tuned --methods $(TRIED) --seeds $(TEN)
@@ -98,10 +99,13 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 2.5e-4}'
 	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 0.3, "online_learning_rate": 1e-4}'
 	$(BRIEF) --methods random --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3}'
+	$(BRIEF) --methods rs --seeds $(TEN) --change '{"kl_coef": 0.1, "online_learning_rate": 3e-4}'  # by caution too
+	$(BRIEF) --methods ars --seeds $(TEN) --change '{"kl_coef": 0.05, "online_learning_rate": 3e-4}'
 	$(BRIEF) --methods bandit,oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 1e-3}'  # by caution; TLCR's is the setting of all
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3}'
 	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 1.0, "online_learning_rate": 3e-4}'
+	$(BRIEF) --methods ars --seeds $(TEN) --change '{"kl_coef": 0.1, "online_learning_rate": 3e-4}'
 	$(BRIEF) --methods adpo --seeds $(TEN) --change '{"online_dpo_beta": 3.0, "online_learning_rate": 3e-4}'  # by the truth too
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(FIVE)
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
