@@ -64,35 +64,31 @@ def scorer_metrics(
         f"truth_{name}": float(np.mean(right)),
         f"gate_{name}": (style + ceiling) / 2,
         f"passes_{name}": bool(accuracy >= (style + ceiling) / 2),
-        f"flip_{name}": flip_rate(scorer, method, model, tokenizer, rows, seed),
-        f"repeat_{name}": repeat_rate(scorer, method, model, tokenizer, rows, seed),
+        **{f"{what}_{name}": x for what, x in drop_rates(scorer, method, model, tokenizer, rows, seed).items()},
     }
 
 
 @torch.no_grad()
-def flip_rate(scorer, method: Recipe, model, tokenizer, rows: list[dict], seed: int, limit: int = 500) -> float | None:
-    """How often the score of a response drops when one correct item of it is exchanged for a wrong one, all else
-    kept."""
-    draw, pairs = rng(seed, "flip"), []
+def drop_rates(
+    scorer, method: Recipe, model, tokenizer, rows: list[dict], seed: int, limit: int = 500
+) -> dict[str, float | None]:
+    """How often the score of a response drops when one correct item of it is exchanged for a wrong one ("flip"), and
+    when its first correct item is said once more, right behind itself ("repeat"), all else kept."""
+    draw, pairs, at = rng(seed, "flip"), [], {"flip": [], "repeat": []}
     for row in rows[:limit]:
         prompt, text = row["prompt"][0]["content"], row["chosen"][0]["content"]
-        changed = build.swap_items(prompt, text, 1, draw, only=("correct",))
-        if changed != text:
-            pairs += [(row["prompt"], text), (row["prompt"], changed)]
-    return _drops(response_scores(scorer, method, model, tokenizer, pairs, seed))
-
-
-@torch.no_grad()
-def repeat_rate(scorer, method: Recipe, model, tokenizer, rows: list[dict], seed: int, limit: int = 500):
-    """How often the score of a response drops when one of its correct items is said once more, right behind itself."""
-    pairs = []
-    for row in rows[:limit]:
-        prompt, text = row["prompt"][0]["content"], row["chosen"][0]["content"]
-        spans = [s for s in oracle.parse(prompt, text)[:-1] if s.kind == "correct"]
-        if spans:
+        changed = {"flip": build.swap_items(prompt, text, 1, draw, only=("correct",))}
+        if spans := [s for s in oracle.parse(prompt, text)[:-1] if s.kind == "correct"]:
             where = spans[0].end
-            pairs += [(row["prompt"], text), (row["prompt"], f"{text[:where]}, {spans[0].item}{text[where:]}")]
-    return _drops(response_scores(scorer, method, model, tokenizer, pairs, seed))
+            changed["repeat"] = f"{text[:where]}, {spans[0].item}{text[where:]}"
+        before = len(pairs)
+        pairs.append((row["prompt"], text))
+        for name, other in changed.items():
+            if other != text:
+                at[name] += [before, len(pairs)]
+                pairs.append((row["prompt"], other))
+    scores = response_scores(scorer, method, model, tokenizer, pairs, seed)
+    return {name: _drops(scores[np.array(which, dtype=int)]) for name, which in at.items()}
 
 
 def _drops(scores: np.ndarray) -> float | None:

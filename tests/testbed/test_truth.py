@@ -80,8 +80,11 @@ def test_an_exchange_never_makes_an_answer_better_and_a_repetition_always_makes_
 
     monkeypatch.setattr(truth, "response_scores", by_truth)
     rows = build.preference_pairs(World(), "preference", 200, np.random.default_rng(0))
-    flips, repeats = (rate(None, None, None, None, rows, 0) for rate in (truth.flip_rate, truth.repeat_rate))
-    assert len(seen[0]) > 300 and (seen[0][::2] > seen[0][1::2] - 1e-9).all() and flips > 0.8 and repeats == 1
+    rates = truth.drop_rates(None, None, None, None, rows, 0)
+    assert len(seen) == 1 and len(seen[0]) > 450 and rates["flip"] > 0.8 and rates["repeat"] == 1
+    rising = np.vectorize(lambda before, after: after > before + 1e-9)
+    monkeypatch.setattr(truth, "_drops", lambda scores: rising(scores[::2], scores[1::2]).sum())
+    assert truth.drop_rates(None, None, None, None, rows, 0) == {"flip": 0, "repeat": 0}
 
 
 @pytest.mark.parametrize("margins, passes, agreement", [([1, 1, -1, 1], True, 1 / 3), ([1, -1, 1, 0], False, 1)])
@@ -91,8 +94,7 @@ def test_a_scorer_passes_halfway_from_style_to_ceiling_and_is_held_against_the_t
     """Of the second pair the rejected answer is truly better, of the fourth neither is."""
     for name, value in (("style_level", 0.6), ("ceiling", 0.9)):
         monkeypatch.setattr(build, name, lambda *given, value=value: value)
-    for name in ("flip_rate", "repeat_rate"):
-        monkeypatch.setattr(truth, name, lambda *given: None)
+    monkeypatch.setattr(truth, "drop_rates", lambda *given: {})
     sides = [("apple, pear.", "apple."), ("saw.", "apple."), ("apple, plum.", "saw, plum."), ("plum.", "pear.")]
     pairs = [
         {"prompt": build.messages("please name three fruits."), "chosen": build._reply(a), "rejected": build._reply(b)}
