@@ -85,6 +85,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BEYOND) sentence --grid '{"kl_coef": [0.1, 0.2], "actor_learning_rate": [4e-3]}'
 	$(BEYOND) oracle-dense --grid '{"kl_coef": [0.005, 0.02], "actor_learning_rate": [4e-3]}'
 	$(BEYOND) tlcr --grid '{"kl_coef": [0.02, 0.05], "actor_learning_rate": [1.25e-4]}'
+	$(BEYOND) tlcr-fixed --grid '{"kl_coef": [0.005], "actor_learning_rate": [1.25e-4]}'
 	$(BEYOND) adpo --grid '{"online_dpo_beta": [3.0], "online_learning_rate": [2e-3]}'
 	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.01, 0.03], "online_learning_rate": [5e-5, 1e-4, 3e-4, 1e-3]}'
 	$(BEYOND) rs --grid '{"kl_coef": [0.02], "online_learning_rate": [2e-3]}'
@@ -96,6 +97,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods tlcr --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 2.5e-4}'
+	$(BRIEF) --methods tlcr-fixed --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 2.5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 2.5e-4}'
 	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 0.3, "online_learning_rate": 1e-4}'
 	$(BRIEF) --methods random --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3}'
@@ -103,6 +105,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods ars --seeds $(TEN) --change '{"kl_coef": 0.05, "online_learning_rate": 3e-4}'
 	$(BRIEF) --methods bandit,oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 1e-3}'  # by caution; TLCR's is the setting of all
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 5e-4}'
+	$(BRIEF) --methods tlcr-fixed --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3}'
 	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 1.0, "online_learning_rate": 3e-4}'
 	$(BRIEF) --methods ars --seeds $(TEN) --change '{"kl_coef": 0.1, "online_learning_rate": 3e-4}'
