@@ -63,7 +63,7 @@ RAW = Normaliser("none", 0.0, 0.0, 0.0, 1.0)
 
 def test_the_lowest_reward_is_read_at_segments_and_not_at_padding(sft):
     """A scorer that says less of every further token, and more of all than of padding: long answers hold the lowest."""
-    falling = SimpleNamespace(token_scores=lambda ids, mask: 1_000.0 - mask.cumsum(1))
+    falling = SimpleNamespace(token_scores=lambda ids: 1_000.0 - torch.ones_like(ids).cumsum(1))
     for name in L.SCORED:
         assert L.lowest_by_length(METHODS[name], falling, RAW, *sft, dialogues()) == pytest.approx(-1, abs=0.1), name
 
