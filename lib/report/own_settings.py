@@ -32,7 +32,7 @@ CHOICES = {"choices": "the proxy", "cautious": "caution", "by_truth": "the truth
 def means(trials: list[dict]) -> pd.DataFrame:
     """A line per setting of PPO's grid, of methods with all their trials: method, KL, RATE, and means over the trials'
     seeds of JUDGES (nats, credit), repetition (spans an answer)."""
-    of = [x for name, found in choosing.complete(trials).items() if KL in found[0][0]["changes"] for x in found]
+    of = [x for name, found in choosing.complete(trials).items() if RATE in found[0][0]["changes"] for x in found]
     rows = [
         {"method": x[0]["method"], **x[0]["changes"]}
         | {name: float(np.mean([t[name] for t in x])) for name in (*JUDGES, "repetition")}

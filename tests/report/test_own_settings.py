@@ -45,6 +45,17 @@ def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_
     assert row["true return, by the truth (credit)"] == pytest.approx(2.1)
 
 
+def test_what_ppo_makes_is_drawn_without_rejection_sampling_which_has_a_rate_of_its_own(trials, monkeypatch):
+    """It was drawn among them, at coefficients that PPO was never given, under a caption that names PPO alone."""
+    grid = {"kl_coef": (0.1, 2.0), "online_learning_rate": (5e-4,)}
+    monkeypatch.setattr(choosing, "POLICIES", {"ppo": GRID, "rs": grid})
+    rs = {"method": "rs", "params": {"method": asdict(METHODS["rs"])}}
+    tried = [(changes, seed) for changes in choosing.settings(grid) for seed in choosing.SEEDS]
+    found = trials + [trials[0] | rs | {"changes": changes, "seed": seed} for changes, seed in tried]
+    assert set(choosing.choices(found)["choices"]) == {"bandit", "rs"}
+    assert set(own_settings.means(found).method) == {"bandit"}
+
+
 def test_caution_takes_the_largest_kl_that_is_not_told_from_the_best_and_no_other(trials):
     assert choosing.choices(trials)["cautious"]["bandit"] == {"kl_coef": 0.1, "actor_learning_rate": 5e-4}
     for t in trials:  # seed 1000 likes KL .3, and 1001 and 1002 .1, by enough to leave the mean open; nobody likes 1.0
