@@ -107,7 +107,7 @@ def synthetic_pairs(
     rows: Dataset, revisions: list[Revision], tokenizer, max_completion_length: int
 ) -> tuple[Dataset, Report]:
     """Pairs with the revision as chosen: prompt_ids, chosen_completion_ids, rejected_completion_ids, as the preparation
-    of reward models takes them (`preferences.with_entropies`). What tlcr's PPO_synthetic is trained on.
+    of reward models takes them. What tlcr's PPO_synthetic is trained on.
 
     The same rows are dropped, and the same raised, as in `labelled`.
     """
