@@ -83,15 +83,21 @@ def ends(now: list[dict]) -> pd.DataFrame:
     for even, end in ENDS.items():
         line = {"row": summary.label(even), "paid at its end": summary.label(end)}
         for metric in ("return", "fidelity"):
-            a, b = (by_seed(now, name, metric) for name in (end, even))
-            shared = sorted(a.keys() & b.keys())
-            line |= {"seeds": len(shared)} if metric == "return" else {}
-            gap = paired_contrast({s: a[s] for s in shared}, {s: b[s] for s in shared}) if shared else None
-            told = gap and summary.interval_text(gap["difference"], gap["low"], gap["high"])
-            line[f"{metric}, end less even"] = told
+            line[f"{metric}, end less even"], seeds = less(now, end, even, metric)
+            line |= {"seeds": seeds} if metric == "return" else {}
         early = [*by_seed(now, even, "paid too early").values()]
         found.append(line | {"even split pays in time": 1 - np.mean(early) if early else np.nan})
     return pd.DataFrame(found)
+
+
+def less(records: list[dict], name: str, other: str, metric: str) -> tuple[str | None, int]:
+    """A metric of a row less that of another on the seeds of both, with its t interval, as text; how many seeds."""
+    a, b = (by_seed(records, of, metric) for of in (name, other))
+    shared = a.keys() & b.keys()
+    if not shared:
+        return None, 0
+    gap = paired_contrast({s: a[s] for s in shared}, {s: b[s] for s in shared})
+    return summary.interval_text(gap["difference"], gap["low"], gap["high"]), len(shared)
 
 
 def by_seed(records: list[dict], name: str, metric: str) -> dict[int, float]:
@@ -106,19 +112,16 @@ def told(records: list[dict], name: str) -> str | None:
     return f"{summary.interval_text(*mean_interval(found), seeds=len(found))} ({len(found)})" if found else None
 
 
-def headline(now: list[dict], before: list[dict]) -> pd.DataFrame:
+def headline(now: list[dict], before: list[dict], larger: list[dict]) -> pd.DataFrame:
     """Final true return of the rows of `BEFORE`, mean [t interval] (seeds): version 0.1's, today's, and today's with
-    sums of z-scores as version 0.1 paid them."""
-    old = renamed(before)
-    rows = [
-        {
-            "method": summary.label(name),
-            "version 0.1": told(old, name),
-            "now": told(now, name),
-            "now, unscaled": told(now, f"{name}-literal"),
-        }
-        for name in BEFORE
-    ]
+    sums of z-scores as version 0.1 paid them; what scale gains, paired by seed; and today's at another size."""
+    old, rows = renamed(before), []
+    for name in BEFORE:
+        line = {"method": summary.label(name), "version 0.1": told(old, name), "now": told(now, name)}
+        line["now, unscaled"] = told(now, f"{name}-literal")
+        gain, seeds = less(now, name, f"{name}-literal", "return")
+        line["scaled less unscaled"] = gain and f"{gain} ({seeds})"
+        rows.append(line | {"now, larger": told(larger, name)})
     return pd.DataFrame(rows)
 
 

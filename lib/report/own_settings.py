@@ -74,8 +74,8 @@ def trials(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 
 def chosen(records: list[dict]) -> pd.DataFrame:
-    """A line per method with all its trials: the setting that is chosen of them in each way of CHOICES, and the true
-    return of the trials at it."""
+    """A line per method with all its trials: the setting that is chosen of them in each way of CHOICES, a value with a
+    star where it is its grid's first or last, and the true return of the trials at it."""
     made = choosing.choices(records)
     rows = {}
     for name, trials in choosing.complete(records).items():
@@ -84,13 +84,10 @@ def chosen(records: list[dict]) -> pd.DataFrame:
         rows[name] = {"method": label(name)}
         for by, who in CHOICES.items():
             changes = made[by][name]
-            rows[name][f"by {who}"] = _setting(changes, grid)
+            stars = {x: "*" * (changes[x] in (min(values), max(values))) for x, values in grid.items()}
+            rows[name][f"by {who}"] = " at ".join(f"{changes[x]:g}{star}" for x, star in stars.items())
             rows[name][f"true return, by {who} (credit)"] = ends[canonical(changes)]
     return pd.DataFrame([rows[name] for name in order(rows)])
-
-
-def _setting(changes: dict, grid: dict) -> str:
-    return " at ".join(f"{changes[x]:g}" for x in grid)
 
 
 def beyond(records: list[dict]) -> pd.DataFrame:
@@ -101,7 +98,7 @@ def beyond(records: list[dict]) -> pd.DataFrame:
     grids = {name: choosing.POLICIES[METHODS[name].trainer] for name in whole}
     at = {name: next(of for of in trials if of[0]["changes"] == made[name]) for name, trials in whole.items()}
     tried = [
-        {"method": r["method"], "outside": str(outside), "setting": _setting(r["changes"], grid)}
+        {"method": r["method"], "outside": str(outside), "setting": " at ".join(f"{r['changes'][x]:g}" for x in grid)}
         | {j: r[j] for j in JUDGES}
         for r in records
         if r["kind"] == "policy trial" and (grid := grids.get(r["method"]))

@@ -46,16 +46,13 @@ def settings(grid: dict) -> list[dict]:
 
 def choices(records: list[dict]) -> dict[str, dict]:
     """For each method with all its trials, the setting with the highest mean score of the held-out proxy over seeds
-    (`choices`), a `cautious` one, that with the highest mean true return (`by_truth`), and which fields of its choice
-    are the least or the largest of its grid (`edges`). A trial that was made twice counts once, one of a row that has
-    changed since not at all."""
-    made: dict[str, dict] = {"choices": {}, "cautious": {}, "by_truth": {}, "edges": {}}
+    (`choices`), a `cautious` one, and that with the highest mean true return (`by_truth`). A trial that was made twice
+    counts once, one of a row that has changed since not at all."""
+    made: dict[str, dict] = {"choices": {}, "cautious": {}, "by_truth": {}}
     for method_name, trials in sorted(complete(records).items()):
         for name, metric in (("choices", "heldout_proxy"), ("by_truth", "true_return")):
             made[name][method_name] = max(trials, key=lambda of: np.mean([t[metric] for t in of]))[0]["changes"]
         made["cautious"][method_name] = cautious(trials)
-        chosen, grid = made["choices"][method_name], POLICIES[METHODS[method_name].trainer]
-        made["edges"][method_name] = [x for x, values in grid.items() if chosen[x] in (min(values), max(values))]
     return made
 
 

@@ -11,9 +11,8 @@ granularities: the one with the best mean over them, so that none is favoured. T
 Policies: learning rate and KL coefficient (DPO: learning rate and beta; FIGA: learning rate, as many values; in rounds,
 their own), over three seeds, each method for itself. A setting is chosen as one would without the truth: by the mean
 score that the held-out proxy (`watched.py`) gives to sampled answers to validation prompts. What caution
-(`choosing.cautious`) and the truth would have chosen stands beside it, and which choices lie on the edge of their grid,
-where a wider one might choose otherwise. The choices stand in data/results/<profile>/choices.json, and `study --tuned`
-uses them; test prompts are not touched.
+(`choosing.cautious`) and the truth would have chosen stands beside it. The choices stand in
+data/results/<profile>/choices.json, and `study --tuned` uses them; test prompts are not touched.
 
 Proxies: the same answers of the same policies, scored by held-out reward models of other kinds and of other pairs.
 The proxy above is a bandit's, and may share the bandit's blind spots: do judges of other kinds choose better?

@@ -42,15 +42,19 @@ def test_version_01s_per_span_oracle_is_todays_even_split():
     """Its 2.03 beside today's oracle-dense would compare two ways to pay."""
     old = ended("oracle-dense", 0, 2.03)
     old["params"]["method"] |= {"interpolation": "even"}
-    found = instrument.headline([ended("oracle-dense", 0, 2.9)], [old]).set_index("method")
+    found = instrument.headline([ended("oracle-dense", 0, 2.9)], [old], []).set_index("method")
     assert found.loc["Oracle, span's even split", "version 0.1"] == "2.03 (1)"
     assert pd.isna(found.loc["Oracle, per span", "version 0.1"])
     assert found.loc["Oracle, per span", "now"] == "2.90 (1)"
 
 
-def test_the_effect_of_scale_stands_beside_its_row():
-    found = instrument.headline([ended("token", 0, 1.0), ended("token-literal", 0, -3.0)], []).set_index("method")
-    assert found.loc["Token", ["now", "now, unscaled"]].tolist() == ["1.00 (1)", "-3.00 (1)"]
+def test_the_effect_of_scale_is_paired_and_a_larger_size_stands_beside_it():
+    """Ten seeds of one row beside three of the other said 4.8 where the three that both have say 2.7, open."""
+    now = [ended("token", s, x) for s, x in ((0, 1.0), (1, 1.5), (2, 9.0))]
+    now += [ended("token-literal", s, x) for s, x in ((0, -3.0), (1, -3.5))]
+    found = instrument.headline(now, [], [ended("token", 0, 4.0)]).set_index("method").loc["Token"]
+    assert found[["now, unscaled", "now, larger"]].str[-3:].tolist() == ["(2)", "(1)"]
+    assert found["scaled less unscaled"].startswith("4.50 ± ") and found["scaled less unscaled"].endswith(" (2)")
 
 
 def test_paid_at_the_end_is_compared_on_shared_seeds_alone():

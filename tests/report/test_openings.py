@@ -32,3 +32,6 @@ def test_two_controls_fail_and_time_is_open_at_one_kind_and_clear_over_four(brie
     assert list(failed) == [("headroom", "Oracle, per span"), ("fidelity", "TLCR, fixed rewards")]
     assert found["return", "Oracle, per span", "Oracle, sequence"] == "open"
     assert instrument.over_lengths(brief).endswith("5 seeds, above zero in 5.")
+    old = controls.tested(instrument.runs(read_records(ROOT / "data" / "results" / "cpu-0.1")))
+    old = old.set_index(["metric", "row", "less"]).verdict
+    assert found[old.index[old == "fails"]].value_counts().to_dict() == {"holds": 3, "open": 2, "fails": 1}

@@ -38,10 +38,10 @@ def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_
     (row,) = own_settings.chosen(trials).to_dict("records")
     made = choosing.choices(trials)
     assert made["choices"] == {"bandit": {"kl_coef": 0.1, "actor_learning_rate": 5e-4}}
-    assert row["by the proxy"] == "0.1 at 0.0005"
+    assert row["by the proxy"] == "0.1* at 0.0005*"
     assert row["true return, by the proxy (credit)"] == pytest.approx(-8.95)
     assert made["by_truth"] == {"bandit": {"kl_coef": 0.3, "actor_learning_rate": 1e-3}}
-    assert row["by the truth"] == "0.3 at 0.001"
+    assert row["by the truth"] == "0.3 at 0.001*", "of three coefficients the middle one, of two rates the last"
     assert row["true return, by the truth (credit)"] == pytest.approx(2.1)
 
 
