@@ -1,6 +1,7 @@
 """The testbed: what a reader must be able to rely on before any comparison made on it means something."""
 
 import hashlib
+import itertools
 import json
 import re
 import typing
@@ -141,15 +142,17 @@ def test_length_says_nothing_about_the_label():
 
 
 def test_a_repetition_costs_as_much_in_pairs_as_between_any_two_answers():
-    """Leaving pairs out to balance lengths halved the evidence against it: -.30 to -.13 per further repetition."""
+    """Leaving pairs out to balance lengths halved the evidence against it: -.30 to -.13 per further repetition. In the
+    comparison's world, over several draws: one draw of 4,000 pairs lies within .05 of the mean."""
     gaps, more = [], []
-    for p in build.preference_pairs(WORLD, "preference", 3000, np.random.default_rng(0)):
+    world, draws = PROFILES["brief"].world, map(np.random.default_rng, range(4))
+    for p in itertools.chain(*(build.preference_pairs(world, "preference", 4000, rng) for rng in draws)):
         prompt, texts = p["prompt"][0]["content"], [p[side][0]["content"] for side in ("chosen", "rejected")]
         returns, spans = zip(*((oracle.true_return(prompt, t), oracle.parse(prompt, t)) for t in texts), strict=True)
         gaps.append(returns[0] - returns[1])
         more.append(np.subtract(*(sum(s.kind == "repetition" for s in part) for part in spans)))
     gaps, more = np.array(gaps), np.array(more)
-    assert (gaps * np.sign(more)).sum() / np.abs(more).sum() < -0.22
+    assert (gaps * np.sign(more)).sum() / np.abs(more).sum() < -0.25
 
 
 def test_labels_follow_the_true_return_with_the_noise_that_is_reported():
