@@ -116,6 +116,26 @@ def beyond(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def flattered(records: list[dict], by: dict[str, list[dict]]) -> pd.DataFrame:
+    """A line per way in which settings came about in `by` (its name: runs): of methods with all their trials, the true
+    return of the trials at a method's setting there less that of its runs (credit), median and quartiles over methods,
+    and of how many it is above zero. What the setting of all gains is what seeds and prompts of trials are easier by;
+    the rest is what a choice of many flatters itself by."""
+    whole, rows = choosing.complete(records), []
+    for name, runs in by.items():
+        gaps = []
+        for method, trials in whole.items():
+            if ran := [r for r in runs if r["method"] == method]:
+                setting = {x: ran[0]["params"]["profile"][x] for x in choosing.POLICIES[METHODS[method].trainer]}
+                end = np.mean([r["final"]["true_return"] for r in ran])
+                gaps += [np.mean([t["true_return"] for t in of]) - end for of in trials if of[0]["changes"] == setting]
+        if gaps:
+            low, middle, high = np.quantile(gaps, (0.25, 0.5, 0.75))
+            line = {"setting": name, "rows": len(gaps), "trials less other seeds, median (credit)": middle}
+            rows.append(line | {"quartiles": f"{low:.2f} to {high:.2f}", "rows above zero": sum(x > 0 for x in gaps)})
+    return pd.DataFrame(rows)
+
+
 def answers(by: dict[str, list[dict]], method: str = "bandit") -> pd.DataFrame:
     """A line per choice of settings in `by`: what a method's answers to test prompts are like there, means over its
     runs."""

@@ -32,6 +32,21 @@ def trials(monkeypatch):
     return made[:-1]
 
 
+def test_what_trials_flatter_themselves_by_is_read_at_the_setting_that_runs_had(trials):
+    """Trials at another setting say nothing of a run, and a row that lacks a trial is left out."""
+
+    def ended(name: str, **setting) -> dict:
+        params = {"method": asdict(METHODS[name]), "profile": setting}
+        return {"method": name, "params": params, "final": {"true_return": 1.5}}
+
+    of_all = [ended("bandit", kl_coef=0.3, actor_learning_rate=1e-3)] * 2
+    of_all += [ended("token", kl_coef=0.3, actor_learning_rate=1e-3)]
+    elsewhere = [ended("bandit", kl_coef=0.7, actor_learning_rate=1e-3)]
+    (line,) = own_settings.flattered(trials, {"all": of_all, "elsewhere": elsewhere, "none": []}).to_dict("records")
+    assert (line["setting"], line["rows"], line["rows above zero"]) == ("all", 1, 1)
+    assert line["trials less other seeds, median (credit)"] == pytest.approx(2.1 - 1.5)
+
+
 def test_the_choices_shown_are_those_of_tuning_and_a_row_without_all_its_trials_has_none(trials):
     found = own_settings.means(trials)
     assert set(found.method) == {"bandit"} and len(found) == 6
