@@ -2,7 +2,7 @@
 
 import pytest
 
-from report import claims, controls, instrument, tables
+from report import claims, controls, density_map, instrument, tables
 from study import summary
 from study.records import ROOT, read_records
 
@@ -35,3 +35,10 @@ def test_two_controls_fail_and_time_is_open_at_one_kind_and_clear_over_four(brie
     old = controls.tested(instrument.runs(read_records(ROOT / "data" / "results" / "cpu-0.1")))
     old = old.set_index(["metric", "row", "less"]).verdict
     assert found[old.index[old == "fails"]].value_counts().to_dict() == {"holds": 3, "open": 2, "fails": 1}
+
+
+def test_over_the_map_the_truth_in_time_leads_one_learned_reward_nearly_everywhere_and_the_truth_at_the_end_in_eleven():
+    folder = ROOT / "data" / "results"
+    frame = density_map.returns(read_records(folder / "map"), read_records(folder / "map-units"))
+    ahead = density_map.counts(frame).set_index("gain").ahead
+    assert ahead["Truth in time, less bandit"] == 31 and ahead["Truth in time, less at the end"] == 11
