@@ -88,6 +88,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BEYOND) appo --grid '{"kl_coef": [0.2], "actor_learning_rate": [1.25e-4]}'
 	$(BEYOND) tlcr-fixed --grid '{"kl_coef": [0.005, 0.05], "actor_learning_rate": [1.25e-4]}'
 	$(BEYOND) bandit-synthetic --grid '{"kl_coef": [0.005], "actor_learning_rate": [4e-3]}'
+	$(BEYOND) segment-as-bandit --grid '{"kl_coef": [0.02], "actor_learning_rate": [4e-3]}'
 	$(BEYOND) adpo --grid '{"online_dpo_beta": [3.0], "online_learning_rate": [2e-3]}'
 	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.01, 0.03], "online_learning_rate": [5e-5, 1e-4, 3e-4, 1e-3]}'
 	$(BEYOND) rs --grid '{"kl_coef": [0.02], "online_learning_rate": [2e-3]}'
