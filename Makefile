@@ -63,7 +63,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods tlcr-fixed,random --seeds $(FIVE) --change '{"lam": 0.8}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(TEN) --change '{"lam": 0.8}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(TEN) --change '{"lam": 0.95}'
-	$(BRIEF) --methods oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4, "lam": 0.8}'
+	$(BRIEF) --methods oracle-dense,bandit --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4, "lam": 0.8}'
 	$(BRIEF) --methods sft,bandit,token,segment,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"sft_rows": 15000}'
 	$(BRIEF) --methods bandit,token,tlcr --seeds $(TEN) --change '{"critic_warmup": 12, "rounds": 40}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'
