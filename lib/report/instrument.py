@@ -118,10 +118,9 @@ def headline(now: list[dict], before: list[dict], larger: list[dict]) -> pd.Data
     old, rows = renamed(before), []
     for name in BEFORE:
         line = {"method": summary.label(name), "version 0.1": told(old, name), "now": told(now, name)}
-        line["now, unscaled"] = told(now, f"{name}-literal")
         gain, seeds = less(now, name, f"{name}-literal", "return")
         line["scaled less unscaled"] = gain and f"{gain} ({seeds})"
-        rows.append(line | {"now, larger": told(larger, name)})
+        rows.append(line | {"now, larger": told(larger, name), "now, unscaled": told(now, f"{name}-literal")})
     return pd.DataFrame(rows)
 
 

@@ -47,30 +47,43 @@ def picked(found: pd.DataFrame, judge: str, by: tuple[str, ...] = ("method",)) -
 
 
 def trials(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """`means` over the KL coefficient, at the rate that is best there: by the proxy left, by the truth right. A ring is
-    what each chooses; a cross at the right is where the proxy's choice ends. Below CUT lines are cut off."""
+    """`means` over the KL coefficient, at the rate that is best there, rows that are paid once per answer above those
+    paid inside it: by the proxy left, by the truth right. A ring is what each chooses; a cross at the right is where
+    the proxy's choice ends. Below CUT lines are cut off."""
+    whole = [METHODS[name].segmentation["kind"] == "bandit" for name in found.method]
+    groups = {"once per answer": found[whole], "inside it": found[~np.array(whole)]}
+    groups = {title: part for title, part in groups.items() if len(part)}
     levels, numbers = sorted(set(found[KL])), []
-    figure, axes = canvas(1, 2, 3.2)
-    for ax, (judge, name) in zip(axes[0], JUDGES.items()):
-        best, rings = picked(found, judge, ("method", KL)).sort_values(KL), picked(found, judge)
-        marks = [(rings, "o", 12)] + [(picked(found, "heldout_proxy"), "x", 9)] * (judge == "true_return")
-        for method in order(best.method):
-            part, look = best[best.method == method], style(method)
-            ax.plot(part[KL].map(levels.index), part[judge], **look)
-            for of, marker, size in marks:
-                at = of[of.method == method].iloc[0]
-                mark = {"markersize": size, "markerfacecolor": "none", "markeredgewidth": 1.5, "label": "_"}
-                ax.plot(
-                    [levels.index(at[KL])], [max(at[judge], CUT)], marker, color=look["color"], clip_on=False, **mark
-                )
-        ax.set_xticks(range(len(levels)), [f"{x:g}".replace("0.", ".") for x in levels], fontsize=8)
-        ax.set_xlabel("KL coefficient")
-        ax.set_ylim(max(best[judge].min() - 0.2, CUT), best[judge].max() + 0.2)
-        lines.ends(ax, f"by {name}")
-        numbers.append(best.assign(by=name))
-    axes[0, 0].set_ylabel("score of the held-out proxy (nats)")
-    axes[0, 1].set_ylabel("true return (credit)")
+    figure, axes = canvas(len(groups), 2, 3.2, sharex=True, sharey="col")
+    for column, (judge, name) in enumerate(JUDGES.items()):
+        tops = []
+        for ax, (title, of) in zip(axes[:, column], groups.items()):
+            best = picked(of, judge, ("method", KL)).sort_values(KL)
+            _draw(ax, of, best, judge, levels)
+            lines.ends(ax, f"{title}, by {name}")
+            tops += [max(best[judge].min() - 0.2, CUT), best[judge].max() + 0.2]
+            numbers.append(best.assign(by=name))
+        axes[0, column].set_ylim(min(tops), max(tops))
+        axes[-1, column].set_xticks(range(len(levels)), [f"{x:g}".replace("0.", ".") for x in levels], fontsize=8)
+        axes[-1, column].set_xlabel("KL coefficient")
+    for row in axes:
+        row[0].set_ylabel("score of the held-out proxy (nats)")
+        row[1].set_ylabel("true return (credit)")
     return figure, pd.concat(numbers)
+
+
+def _draw(ax, found: pd.DataFrame, best: pd.DataFrame, judge: str, levels: list[float]) -> None:
+    """A line per method of `best`, its ring, and its cross where the judge is the truth."""
+    marks = [(picked(found, judge), "o", 12)]
+    marks += [(picked(found, "heldout_proxy"), "x", 9)] * (judge == "true_return")
+    for method in order(best.method):
+        part, look = best[best.method == method], style(method)
+        ax.plot(part[KL].map(levels.index), part[judge], **look)
+        for of, marker, size in marks:
+            at = of[of.method == method].iloc[0]
+            mark = {"markersize": size, "markerfacecolor": "none", "markeredgewidth": 1.5, "label": "_"}
+            place = [levels.index(at[KL])], [max(at[judge], CUT)]
+            ax.plot(*place, marker, color=look["color"], clip_on=False, **mark)
 
 
 def chosen(records: list[dict]) -> pd.DataFrame:

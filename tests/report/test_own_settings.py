@@ -124,6 +124,20 @@ def test_the_figure_rings_what_each_judge_chooses_and_crosses_where_the_proxys_c
     assert figure.axes[1].get_ylim()[0] == own_settings.CUT, "what loops does not flatten the others"
 
 
+def test_rows_paid_once_per_answer_are_drawn_apart_from_those_paid_inside_it(trials):
+    """Twelve lines in one panel could not be told apart; here a proxy that takes one kind too far is seen to."""
+    found = own_settings.means([*trials, trials[-1] | {"seed": choosing.SEEDS[-1]}])
+    figure, numbers = own_settings.trials(found)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles[0::2] == ["once per answer, by the proxy", "inside it, by the proxy"]
+    assert [{line.get_label() for line in ax.lines} - {"_"} for ax in figure.axes[1::2]] == [
+        {"Bandit (sequence)"},
+        {"Token"},
+    ]
+    assert figure.axes[1].get_ylim() == figure.axes[3].get_ylim(), "one scale for both"
+    assert len(numbers) == 2 * 2 * len(GRID["kl_coef"])
+
+
 def test_runs_by_the_truth_are_those_at_its_setting(trials):
     def ended(**changes):
         return [record("bandit", seed, changes=changes) for seed in (0, 1)]
