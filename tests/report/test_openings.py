@@ -2,7 +2,7 @@
 
 import pytest
 
-from report import claims, controls, density_map, instrument, tables
+from report import claims, controls, density_map, foretold, instrument, tables
 from study import summary
 from study.records import ROOT, read_records
 
@@ -42,3 +42,21 @@ def test_over_the_map_the_truth_in_time_leads_one_learned_reward_nearly_everywhe
     frame = density_map.returns(read_records(folder / "map"), read_records(folder / "map-units"))
     ahead = density_map.counts(frame).set_index("gain").ahead
     assert ahead["Truth in time, less bandit"] == 31 and ahead["Truth in time, less at the end"] == 11
+
+
+def test_a_proxy_takes_rewards_per_answer_too_far_and_dpo_ends_highest_of_what_is_learned_whoever_chooses(brief):
+    by = {"proxy": tables.alike(brief, tuned=True)}
+    by |= {name: foretold.at_choices(brief, name) for name in ("cautious", "by_truth")}
+    ends = {name: summary.values(runs, tables.RETURN).groupby("method")["value"].mean() for name, runs in by.items()}
+    lost = summary.values(tables.alike(brief), tables.RETURN).groupby("method")["value"].mean() - ends["proxy"]
+    assert (lost[["bandit", "segment-as-bandit", "bandit-synthetic", "rs"]] > 1).all()
+    assert (lost[["token", "random", "segment", "tlcr", "bandit-as-segment", "appo"]] < 0.2).all()
+    for mean in ends.values():
+        assert mean.drop("oracle-dense").idxmax() == "dpo" and len(mean) == 18, "seventeen rows and the SFT model"
+
+
+def test_the_truth_passes_the_mark_of_headroom_and_the_bandit_beside_it_does_not(brief):
+    start = [r for r in instrument.runs(brief) if r["method"] == "sft"]
+    there = foretold.otherwise(brief, {"kl_coef": 0.02, "actor_learning_rate": 5e-4, "lam": 0.8})
+    (line,) = instrument.headroom({"there": start + there}).to_dict("records")
+    assert line["of the way (share)"].startswith("0.84 ") and line["the bandit (share)"].startswith("0.56 ")
