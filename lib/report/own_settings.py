@@ -50,20 +50,20 @@ def trials(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """`means` over the KL coefficient, at the rate that is best there, rows that are paid once per answer above those
     paid inside it: by the proxy left, by the truth right. A ring is what each chooses; a cross at the right is where
     the proxy's choice ends. Below CUT lines are cut off."""
-    whole = [METHODS[name].segmentation["kind"] == "bandit" for name in found.method]
-    groups = {"once per answer": found[whole], "inside it": found[~np.array(whole)]}
+    whole = np.array([METHODS[name].segmentation["kind"] == "bandit" for name in found.method])
+    groups = {"once per answer": found[whole], "inside it": found[~whole]}
     groups = {title: part for title, part in groups.items() if len(part)}
     levels, numbers = sorted(set(found[KL])), []
     figure, axes = canvas(len(groups), 2, 3.2, sharex=True, sharey="col")
     for column, (judge, name) in enumerate(JUDGES.items()):
-        tops = []
+        bounds = []
         for ax, (title, of) in zip(axes[:, column], groups.items()):
             best = picked(of, judge, ("method", KL)).sort_values(KL)
             _draw(ax, of, best, judge, levels)
             lines.ends(ax, f"{title}, by {name}")
-            tops += [max(best[judge].min() - 0.2, CUT), best[judge].max() + 0.2]
+            bounds += [max(best[judge].min() - 0.2, CUT), best[judge].max() + 0.2]
             numbers.append(best.assign(by=name))
-        axes[0, column].set_ylim(min(tops), max(tops))
+        axes[0, column].set_ylim(min(bounds), max(bounds))
         axes[-1, column].set_xticks(range(len(levels)), [f"{x:g}".replace("0.", ".") for x in levels], fontsize=8)
         axes[-1, column].set_xlabel("KL coefficient")
     for row in axes:
