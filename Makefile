@@ -51,6 +51,7 @@ TRIED = $(TUNED),appo,online-dpo,adpo,dpo,random,rs,ars,tlcr-fixed,bandit-synthe
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
+ROOM = oracle-dense,bandit,oracle-sequence,oracle-dense-even,tlcr,tlcr-fixed,bandit-synthetic,segment-as-bandit,bandit-as-segment,appo,segment,sentence,token,random,normaliser-none
 BRIEF = .venv/bin/python -m study.runner --profile brief --jobs $(JOBS)
 STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 LONG = sft,bandit,segment,token,tlcr,oracle-sequence,oracle-dense,oracle-dense-even
@@ -63,7 +64,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods tlcr-fixed,random --seeds $(FIVE) --change '{"lam": 0.8}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(TEN) --change '{"lam": 0.8}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(TEN) --change '{"lam": 0.95}'
-	$(BRIEF) --methods oracle-dense,bandit --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4, "lam": 0.8}'
+	$(BRIEF) --methods $(ROOM) --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4, "lam": 0.8}'
 	$(BRIEF) --methods sft,bandit,token,segment,tlcr,oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"sft_rows": 15000}'
 	$(BRIEF) --methods bandit,token,tlcr --seeds $(TEN) --change '{"critic_warmup": 12, "rounds": 40}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'

@@ -20,7 +20,7 @@ from report.tables import alike
 from study import choosing, summary
 from study.methods import METHODS
 from study.records import ROOT
-from study.sweeps import SPANS, WHOLE
+from study.sweeps import ROOM, SPANS, WHOLE
 
 FILE = ROOT / "data" / "foretold.yml"
 SEEDS = ROOT / "data" / "foretold_seeds.yml"
@@ -93,6 +93,7 @@ def again(records: list[dict]) -> pd.DataFrame:
         "own settings by the truth": (at_choices(records, "by_truth"), None),
         "own settings by caution": (careful := at_choices(records, "cautious"), None),
         "own settings by caution against the proxy's": (careful, own),
+        "room to win": (otherwise(records, ROOM), None),
         "paid at their ends": ([r for r in runs if r["seed"] >= FIRST], None),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])

@@ -3,7 +3,7 @@
 import pytest
 
 from report import claims, controls, density_map, foretold, instrument, tables
-from study import summary
+from study import summary, sweeps
 from study.records import ROOT, read_records
 
 LEARNED = {"Sentence", "Token", "Bandit as segment", "Segment (entropy)", "TLCR", "APPO", "Random segments"}
@@ -57,6 +57,6 @@ def test_a_proxy_takes_rewards_per_answer_too_far_and_dpo_ends_highest_of_what_i
 
 def test_the_truth_passes_the_mark_of_headroom_and_the_bandit_beside_it_does_not(brief):
     start = [r for r in instrument.runs(brief) if r["method"] == "sft"]
-    there = foretold.otherwise(brief, {"kl_coef": 0.02, "actor_learning_rate": 5e-4, "lam": 0.8})
+    there = foretold.otherwise(brief, sweeps.ROOM)
     (line,) = instrument.headroom({"there": start + there}).to_dict("records")
     assert line["of the way (share)"].startswith("0.84 ") and line["the bandit (share)"].startswith("0.56 ")
