@@ -6,7 +6,7 @@ import pytest
 
 from report import foretold
 from study.methods import METHODS
-from study.sweeps import SPANS, WHOLE
+from study.sweeps import ROOM, SPANS, WHOLE
 from test_figures import record
 
 
@@ -94,7 +94,9 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     whole = ended("bandit", [2.0, 2.1], **WHOLE) + ended("sft", [1.0, 1.0], **WHOLE) + ended("sft", [1.0])
     own = [{**r, "params": {**r["params"], "tuned": True}} for r in ended("token", [5.5, 5.6, 5.4], kl_coef=0.5)]
     own += [{**r, "params": {**r["params"], "tuned": True}} for r in ended("bandit", [5.0, 5.1, 4.9], kl_coef=0.1)]
-    found = foretold.again(old + other + ended("oracle-dense", [4.1, 3.9]) + found + longer + fewer + whole + own)
+    room = ended("token", [1.0, 1.1], **ROOM) + ended("bandit", [2.0, 2.1], **ROOM)
+    found += ended("oracle-dense", [4.1, 3.9]) + longer + fewer + whole + own + room
+    found = foretold.again(old + other + found)
     found = found.set_index(["about", "method", "other"])
     assert found.verdict["seeds from 3 on", "tlcr", "bandit"] == "came", "the first seeds are not counted"
     assert found.difference["another SFT model", "token", "tlcr"] == pytest.approx(-1.95, abs=0.01)
@@ -107,7 +109,8 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     assert found.difference["own settings", "token", "bandit"] == pytest.approx(0.5, abs=0.01)
     assert found.difference["own settings against one for all", "token", "token"] == pytest.approx(0.5, abs=0.01)
     assert found.difference["paid at their ends", "interpolation-none", "segment"] == pytest.approx(-0.5, abs=0.01)
-    assert len(found) == 20
+    assert found.difference["room to win", "token", "bandit"] == pytest.approx(-1)
+    assert len(found) == 21
     about = {x for x in foretold.expected(foretold.SEEDS).about if not x.startswith("own settings by")}
     assert about == set(found.index.get_level_values("about")), "the rest: test_own_settings.py"
 
