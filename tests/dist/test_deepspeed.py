@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,16 +36,18 @@ def run(start: list[str], models: Path, out: Path, batch_size: int, checkpoint: 
 
 
 def launcher(stage: int) -> list[str]:
-    """The start of a command for two processes: DeepSpeed at this ZeRO stage, or plain DDP for stage 0."""
+    """The start of a command for two processes: DeepSpeed at this ZeRO stage, or plain DDP for stage 0. The library's
+    `launch` ends them, with one setting that its engines do not have: gradients are not clipped."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    ended = ["--module", "densereward.training.launch", tempfile.mkdtemp()]
     if stage == 0:
-        return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+        return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), *ended]
     return [
         "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
         "--use_deepspeed", "--zero_stage", str(stage), "--zero3_init_flag", "false", "--zero3_save_16bit_model", "true",
-        "--main_process_port", str(port),
+        "--main_process_port", str(port), *ended,
     ]  # fmt: skip
 
 

@@ -76,5 +76,3 @@ if trainer.is_world_process_zero():
     }
     with open(f"{out}/facts.json", "w") as file:
         json.dump(facts, file)
-trainer.accelerator.wait_for_everyone()
-trainer.accelerator.end_training()  # gloo's threads, left running, abort a process that ends now and then

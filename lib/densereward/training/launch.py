@@ -12,6 +12,7 @@ environment, ssh without a password and pdsh. Left out: schedulers (Slurm), elas
 Book: scale.md
 """
 
+import atexit
 import os
 import re
 import runpy
@@ -112,7 +113,13 @@ def _process(errors: str, *command: str) -> None:
         raise
     if dist.is_initialized():
         dist.barrier()
-        dist.destroy_process_group()  # gloo's threads, left running, abort a process that ends
+        dist.destroy_process_group()
+        # Who still refers to the group keeps gloo's threads. One that is late to drop the tensors of its last call
+        # aborts a process whose interpreter has begun to end, so that does not begin.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
