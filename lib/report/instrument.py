@@ -130,20 +130,40 @@ def headroom(of: dict[str, list[dict]]) -> pd.DataFrame:
     seeds), seeds of the truth, and its `per_right_item`."""
     rows = []
     for name, found in of.items():
-        sft = by_seed(found, "sft", "return")
-        ways = {
-            m: [controls.value(r, "headroom", sft) for r in found if r["method"] == m]
-            for m in ("oracle-dense", "bandit")
-        }
-        way = {m: [x for x in told if x is not None] for m, told in ways.items()}
-        if way["oracle-dense"]:
+        way = ways(found)
+        if "oracle-dense" in way:
             truth = [r for r in found if r["method"] == "oracle-dense"]
-            answers = max(outcomes.of_runs(truth).sampled)
-            told = [summary.interval_text(*mean_interval(x), seeds=len(x)) if x else None for x in way.values()]
-            line = {"size and setting": name, "answers": int(answers), "of the way (share)": told[0]}
-            line |= {"the bandit (share)": told[1], "seeds": len(way["oracle-dense"])}
+            line = {"size and setting": name, "answers": int(max(outcomes.of_runs(truth).sampled))}
+            line |= {"of the way (share)": _mean(way["oracle-dense"]), "the bandit (share)": _mean(way.get("bandit"))}
+            line |= {"seeds": len(way["oracle-dense"])}
             rows.append(line | {"the truth's repetitions per right item": f"{per_right_item(truth):.3f}"})
     return pd.DataFrame(rows).sort_values("answers", kind="stable") if rows else pd.DataFrame()
+
+
+def ways(found: list[dict]) -> dict[str, list[float]]:
+    """By row, how much of the way from its seed's SFT model to a perfect answer each run goes (share); rows none of
+    whose runs says so are left out."""
+    sft = by_seed(found, "sft", "return")
+    told = [(r["method"], controls.value(r, "headroom", sft)) for r in found if r["method"] != "sft"]
+    told = [(name, x) for name, x in told if x is not None]
+    return {m: [x for name, x in told if name == m] for m in summary.order({name for name, _ in told})}
+
+
+def room(of: dict[str, list[dict]]) -> pd.DataFrame:
+    """`ways` at settings (its name: runs, the SFT model's too), a line per row of the last: share of the way at each,
+    and at the last its true return less the bandit's (credit), means with t intervals over seeds; its seeds."""
+    last = [*of.values()][-1]
+    at = {name: ways(found) for name, found in of.items()}
+    rows = []
+    for m, x in ways(last).items():
+        gap = None if m == "bandit" else less(last, m, "bandit", "return")[0]
+        line = {f"of the way, {name} (share)": _mean(way.get(m)) for name, way in at.items()}
+        rows.append({"method": summary.label(m), **line, "less the bandit (credit)": gap, "seeds": len(x)})
+    return pd.DataFrame(rows)
+
+
+def _mean(found: list[float] | None) -> str | None:
+    return summary.interval_text(*mean_interval(found), seeds=len(found)) if found else None
 
 
 def over_lengths(records: list[dict]) -> str:

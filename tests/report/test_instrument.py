@@ -88,6 +88,23 @@ def test_how_far_the_truth_comes_is_told_by_size_smallest_first_from_each_seeds_
     assert found.seeds.tolist() == [2, 2] and found["the truth's repetitions per right item"].tolist() == ["0.100"] * 2
 
 
+def test_how_far_rows_come_at_two_settings_is_told_of_the_seconds_rows_each_from_its_seeds_own_start():
+    def at(**ends: list[float]) -> list[dict]:
+        found = [ended(m.replace("_", "-"), s, x) for m, of in ends.items() for s, x in enumerate(of)]
+        for r in found:
+            r["final"]["perfect"] = 5.0
+        return found
+
+    start = at(sft=[0.0, 1.0])
+    here, there = at(bandit=[2.5, 3.0], dpo=[4.0, 4.0]), at(bandit=[1.0, 1.8], oracle_dense=[4.0, 4.2])
+    found = instrument.room({"here": start + here, "there": start + there}).set_index("method")
+    assert set(found.index) == {"Bandit (sequence)", "Oracle, per span"} and set(found.seeds) == {2}
+    assert found["of the way, here (share)"].dropna().to_dict() == {"Bandit (sequence)": "0.50 (0.50 to 0.50)"}
+    assert list(found["of the way, there (share)"]) == ["0.20 (0.20 to 0.20)", "0.80 (0.80 to 0.80)"]
+    assert found["less the bandit (credit)"].dropna().to_dict() == {"Oracle, per span": "2.70 ± 3.81"}
+    assert instrument.room({"here": start + here, "there": start}).empty
+
+
 def test_the_truth_over_lengths_is_a_mean_of_each_seed_that_has_them_all():
     def at(kinds: int, *gaps: float) -> list[dict]:
         found = []
