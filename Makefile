@@ -99,7 +99,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods bandit,segment-as-bandit --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'  # by the truth
 	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 1e-3}'
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'
-	$(BRIEF) --methods oracle-dense,bandit-synthetic --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4}'  # the second's by caution
+	$(BRIEF) --methods oracle-dense,oracle-sequence,bandit-synthetic --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4}'  # the last two's by caution too
 	$(BRIEF) --methods tlcr --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 2.5e-4}'
 	$(BRIEF) --methods tlcr-fixed --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 2.5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 2.5e-4}'
