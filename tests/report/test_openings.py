@@ -61,3 +61,17 @@ def test_the_truth_passes_the_mark_of_headroom_and_the_bandit_beside_it_does_not
     there = foretold.otherwise(brief, sweeps.ROOM)
     (line,) = instrument.headroom({"there": start + there}).to_dict("records")
     assert line["of the way (share)"].startswith("0.84 ") and line["the bandit (share)"].startswith("0.56 ")
+
+
+def test_where_the_truth_passes_the_mark_it_gains_by_being_paid_in_time_and_nothing_learned_comes_further(brief):
+    now, there = instrument.runs(brief), foretold.otherwise(brief, sweeps.ROOM)
+    start = [r for r in now if r["method"] == "sft"]
+    found = controls.tested(start + there).set_index(["metric", "row", "less"]).verdict
+    assert found["return", "Oracle, per span", "Oracle, sequence"] == "holds"
+    agree = found["fidelity"].droplevel("row")["Random segments"]
+    assert agree.value_counts()["holds"] >= 5 and "fails" not in set(found.drop("fidelity", level=0))
+    one, other = ({m: sum(x) / len(x) for m, x in instrument.ways(start + runs).items()} for runs in (now, there))
+    learned = [name for name in other if not name.startswith("oracle")]
+    assert len(learned) == 12 and all(other[name] < one[name] for name in learned)
+    paid_once = {"bandit", "bandit-synthetic", "segment-as-bandit"}
+    assert min(other[name] for name in paid_once) > max(other[name] for name in learned if name not in paid_once)
