@@ -47,7 +47,7 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 # What `records` is made of: rows whose trials and checkpoints other judges score too, all that have trials of their
 # own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,segment,oracle-dense,tlcr
-TRIED = $(TUNED),appo,online-dpo,adpo,dpo,random,rs,ars,tlcr-fixed,bandit-synthetic,segment-as-bandit,bandit-as-segment,oracle-sequence
+TRIED = $(TUNED),appo,online-dpo,adpo,dpo,random,rs,ars,tlcr-fixed,bandit-synthetic,segment-as-bandit,bandit-as-segment,oracle-sequence,oracle-dense-even
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
