@@ -47,7 +47,7 @@ study: .venv/.installed  ## run methods and seeds at PROFILE (default cpu); resu
 # What `records` is made of: rows whose trials and checkpoints other judges score too, all that have trials of their
 # own, rows of the sweep over lengths, and every seed.
 TUNED = bandit,sentence,token,segment,oracle-dense,tlcr
-TRIED = $(TUNED),appo,online-dpo,adpo,dpo,random,rs,ars,tlcr-fixed,bandit-synthetic,segment-as-bandit,bandit-as-segment,oracle-sequence
+TRIED = $(TUNED),appo,online-dpo,adpo,dpo,random,rs,ars,tlcr-fixed,bandit-synthetic,segment-as-bandit,bandit-as-segment,oracle-sequence,oracle-dense-even
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
@@ -90,6 +90,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BEYOND) tlcr-fixed --grid '{"kl_coef": [0.005, 0.05], "actor_learning_rate": [1.25e-4]}'
 	$(BEYOND) bandit-synthetic --grid '{"kl_coef": [0.005], "actor_learning_rate": [4e-3]}'
 	$(BEYOND) segment-as-bandit --grid '{"kl_coef": [0.02], "actor_learning_rate": [4e-3]}'
+	$(BEYOND) oracle-dense-even --grid '{"kl_coef": [0.0], "actor_learning_rate": [4e-3]}'
 	$(BEYOND) adpo --grid '{"online_dpo_beta": [3.0], "online_learning_rate": [2e-3]}'
 	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.01, 0.03], "online_learning_rate": [5e-5, 1e-4, 3e-4, 1e-3]}'
 	$(BEYOND) rs --grid '{"kl_coef": [0.02], "online_learning_rate": [2e-3]}'
@@ -109,6 +110,8 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods ars --seeds $(TEN) --change '{"kl_coef": 0.05, "online_learning_rate": 3e-4}'
 	$(BRIEF) --methods bandit,oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 1e-3}'  # by caution; TLCR's is the setting of all
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 5e-4}'
+	$(BRIEF) --methods oracle-dense-even --seeds $(TEN) --change '{"kl_coef": 0.1, "actor_learning_rate": 1e-3}'
+	$(BRIEF) --methods oracle-dense-even --seeds $(TEN) --change '{"kl_coef": 0.005, "actor_learning_rate": 1e-3}'  # by the truth
 	$(BRIEF) --methods tlcr-fixed --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3}'
 	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 1.0, "online_learning_rate": 3e-4}'
