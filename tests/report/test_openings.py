@@ -68,7 +68,7 @@ def test_where_the_truth_passes_the_mark_it_gains_by_being_paid_in_time_and_noth
     start = [r for r in now if r["method"] == "sft"]
     found = controls.tested(start + there).set_index(["metric", "row", "less"]).verdict
     assert found["return", "Oracle, per span", "Oracle, sequence"] == "holds"
-    agree = found["fidelity"].droplevel("row")["Random segments"]
+    agree = found["fidelity"].xs("Random segments", level="less")
     assert (agree[["Token", "Segment (entropy)"]] == "holds").all() and agree["Bandit (sequence)"] == "fails"
     assert "fails" not in set(found.drop("fidelity", level=0))
     one, other = ({m: sum(x) / len(x) for m, x in instrument.ways(start + runs).items()} for runs in (now, there))
