@@ -47,14 +47,14 @@ def renamed(before: list[dict]) -> list[dict]:
     return [r | {"method": "oracle-dense-even"} if id(r) in even else r for r in before]
 
 
-def checks(now: list[dict], before: list[dict]) -> pd.DataFrame:
-    """`controls.tested`, those that fail first, with the difference that the rows of the same names had in version
-    0.1, whose "oracle-dense" is its even split."""
-    found, old = controls.tested(now), controls.tested(before)
-    found = found.assign(difference=_texts(found), before=_texts(old)).rename(columns={"before": "version 0.1"})
+def checks(runs: list[dict], others: list[dict], heading: str = "version 0.1") -> pd.DataFrame:
+    """`controls.tested` of `runs`, those that fail first; under `heading` the difference that rows of the same names
+    have in `others`. Version 0.1's "oracle-dense" is its even split."""
+    found, other = controls.tested(runs), controls.tested(others)
+    found = found.assign(**{"difference": _texts(found), heading: _texts(other)})
     found["control"] = found["metric"] + ": " + found["row"] + " above " + found["less"]
     found = found.sort_values("verdict", key=lambda column: column.map(VERDICTS.index), kind="stable")
-    return found[["control", "difference", "seeds", "verdict", "version 0.1"]]
+    return found[["control", "difference", "seeds", "verdict", heading]]
 
 
 def sentences(now: list[dict]) -> dict[str, str]:
