@@ -164,7 +164,7 @@ _ENDS = (
         replace(
             row, name=f"{row.name}-end", label=f"{row.label}, paid at its end", interpolation="none", source=_AT_ENDS
         )
-        for row in (_CORE[2], _CONTROLS[0])  # sentence, random
+        for row in (_CORE[2], _CONTROLS[0], _ABLATIONS[1], _ABLATIONS[3])  # sentence, random, ngram-5, ngram-20
     )
 )
 _LITERAL = tuple(
