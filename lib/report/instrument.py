@@ -18,7 +18,10 @@ HEADLINE = ("bandit", "sentence", "token", "segment", "bandit-as-segment", "segm
 HEADLINE += ("oracle-sequence", "oracle-dense-even", "oracle-dense")
 BEFORE = (*HEADLINE, "dpo", "tlcr-fixed", "bandit-synthetic", "appo", "adpo", "ars")
 LONGER = ("bandit", "token", "segment", "tlcr", "oracle-sequence", "oracle-dense-even", "oracle-dense")
-ENDS = {"sentence": "sentence-end", "random": "random-end", "segment": "interpolation-none"}  # paid at segments' ends
+ENDS = {  # paid at segments' ends
+    **{name: f"{name}-end" for name in ("sentence", "random", "ngram-5", "ngram-20")},
+    "segment": "interpolation-none",
+}
 KINDS = (1, 2, 3, 4)  # asked for at once
 VERDICTS = ("fails", "open", "one seed", "no record", "holds")  # in the order of `checks`
 NONE = "no record yet"
