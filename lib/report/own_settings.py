@@ -15,6 +15,11 @@ from study.methods import METHODS
 from study.summary import label, order
 
 KL, RATE = "kl_coef", "actor_learning_rate"
+NAMED = {  # what is tuned: in a table
+    KL: "KL",
+    **dict.fromkeys(("dpo_beta", "online_dpo_beta"), "beta"),
+    **dict.fromkeys((RATE, "dpo_learning_rate", "online_learning_rate"), "rate"),
+}
 CUT = -1.0  # credit, nats
 ANSWERS = {  # of a record's `final`: heading
     "true_return": "true return (credit)",
@@ -30,8 +35,8 @@ CHOICES = {"choices": "the proxy", "cautious": "caution", "by_truth": "the truth
 
 
 def means(trials: list[dict]) -> pd.DataFrame:
-    """A line per setting of PPO's grid, of methods with all their trials: method, KL, RATE, and means over the trials'
-    seeds of JUDGES (nats, credit), repetition (spans an answer)."""
+    """A line per setting that PPO was given, of methods with all their trials: method, KL, RATE, and means over the
+    trials' seeds of JUDGES (nats, credit), repetition (spans an answer)."""
     of = [x for name, found in choosing.complete(trials).items() if RATE in found[0][0]["changes"] for x in found]
     rows = [
         {"method": x[0]["method"], **x[0]["changes"]}
@@ -88,45 +93,38 @@ def _draw(ax, found: pd.DataFrame, best: pd.DataFrame, judge: str, levels: list[
 
 def chosen(records: list[dict]) -> pd.DataFrame:
     """A line per method with all its trials: the setting that is chosen of them in each way of CHOICES, a value with a
-    star where it is its grid's first or last, and the true return of the trials at it."""
+    star where it is the first or the last that the method was tried at, and the true return of the trials at it."""
     made = choosing.choices(records)
     rows = {}
     for name, trials in choosing.complete(records).items():
         ends = {canonical(of[0]["changes"]): float(np.mean([t["true_return"] for t in of])) for of in trials}
-        grid = choosing.POLICIES[METHODS[name].trainer]
+        tried = {x: [of[0]["changes"][x] for of in trials] for x in choosing.POLICIES[METHODS[name].trainer]}
         rows[name] = {"method": label(name)}
         for by, who in CHOICES.items():
             changes = made[by][name]
-            stars = {x: "*" * (changes[x] in (min(values), max(values))) for x, values in grid.items()}
+            stars = {x: "*" * (changes[x] in (min(values), max(values))) for x, values in tried.items()}
             rows[name][f"by {who}"] = " at ".join(f"{changes[x]:g}{star}" for x, star in stars.items())
             rows[name][f"true return, by {who} (credit)"] = ends[canonical(changes)]
     return pd.DataFrame([rows[name] for name in order(rows)])
 
 
 def beyond(records: list[dict]) -> pd.DataFrame:
-    """A line per value that was tried outside the grid, of methods with all their trials: the setting there that the
-    proxy likes best, its seeds, and means over them of the proxy's score (nats) and the true return (credit), each
-    beside that of the proxy's choice of the grid."""
-    whole, made = choosing.complete(records), choosing.choices(records)["choices"]
-    grids = {name: choosing.POLICIES[METHODS[name].trainer] for name in whole}
-    at = {name: next(of for of in trials if of[0]["changes"] == made[name]) for name, trials in whole.items()}
-    tried = [
-        {"method": r["method"], "outside": str(outside), "setting": " at ".join(f"{r['changes'][x]:g}" for x in grid)}
-        | {j: r[j] for j in JUDGES}
-        for r in records
-        if r["kind"] == "policy trial" and (grid := grids.get(r["method"]))
-        if (outside := {x: value for x, value in r["changes"].items() if value not in grid[x]})
-    ]
-    if not tried:
-        return pd.DataFrame()
-    of = pd.DataFrame(tried).groupby(["method", "outside", "setting"])[list(JUDGES)]
-    found = picked(of.mean().assign(seeds=of.size()).reset_index(), "heldout_proxy", ("method", "outside"))
-    found = found.sort_values("method", key=lambda names: names.map(order(names).index), kind="stable")
-    columns = {"method": found.method.map(label), "setting": found.setting, "seeds": found.seeds}
-    for judge, head in zip(JUDGES, ("proxy (nats)", "true return (credit)")):
-        there = {name: float(np.mean([t[judge] for t in of])) for name, of in at.items()}
-        columns |= {head: found[judge], f"{head}, at the choice": found.method.map(there)}
-    return pd.DataFrame(columns)
+    """A line per value beyond its grid that a method with all its trials was tried at: the settings there, and by the
+    proxy (nats) and by the truth (credit) the highest mean over seeds, beside the highest of the grid."""
+    rows = {}
+    for name, trials in choosing.complete(records).items():
+        grid = choosing.POLICIES[METHODS[name].trainer]
+        parts: dict[str, list] = {}  # "" is the grid
+        for of in trials:
+            outside = [f"{NAMED[x]} {value:g}" for x, value in of[0]["changes"].items() if value not in grid[x]]
+            parts.setdefault(", ".join(outside), []).append([np.mean([t[j] for t in of]) for j in JUDGES])
+        within = np.max(parts.pop(""), axis=0)
+        for outside, ends in sorted(parts.items()):
+            line = {"method": label(name), "beyond": outside, "settings": len(ends)}
+            for head, end, best in zip(("proxy (nats)", "true return (credit)"), np.max(ends, axis=0), within):
+                line |= {f"{head}, highest there": end, f"{head}, of the grid": best}
+            rows.setdefault(name, []).append(line)
+    return pd.DataFrame([line for name in order(rows) for line in rows[name]])
 
 
 def flattered(records: list[dict], by: dict[str, list[dict]]) -> pd.DataFrame:
@@ -165,14 +163,16 @@ def answers(by: dict[str, list[dict]], method: str = "bandit") -> pd.DataFrame:
 def by_proxies(records: list[dict]) -> pd.DataFrame:
     """A line per method whose trials held-out reward models have scored (`tuning.py proxies`): for each of these, what
     its choice costs (the true return of the method's best trials less that of the chosen ones, credit) and, in
-    brackets, the rank correlation of its scores with true returns over the settings. `repeated` has the largest
-    difference (nats) between the bandit's scores and those that the trials themselves hold."""
-    rows, found, repeated = {}, means(records), 0.0
+    brackets, the rank correlation of its scores with true returns, over the settings that they scored. `repeated` has
+    the largest difference (nats) between the bandit's scores and those that the trials themselves hold."""
+    rows, repeated, whole = {}, 0.0, choosing.complete(records)
     for name, scored in choosing.complete(records, "proxy trial").items():
-        truth = found[found.method == name]
-        if len(truth) != len(scored):
+        ends = {canonical(of[0]["changes"]): of for of in whole.get(name, [])}
+        pairs = [(x, ends[at]) for x in scored if (at := canonical(x[0]["changes"])) in ends]
+        if not pairs:
             continue
-        told = pd.DataFrame([pd.DataFrame([t["proxies"] for t in x]).mean() for x in scored], index=truth.index)
+        told = pd.DataFrame([pd.DataFrame([t["proxies"] for t in x]).mean() for x, _ in pairs])
+        truth = pd.DataFrame([{judge: np.mean([t[judge] for t in of]) for judge in JUDGES} for _, of in pairs])
         repeated = max(repeated, (told["bandit"] - truth.heldout_proxy).abs().max())
         rows[name] = {"method": label(name)}
         for proxy in sorted(told, key=lambda name: (name != "bandit", name)):

@@ -1,6 +1,6 @@
 """What is chosen of equal trials (`tuning.py` makes them): the grids, as many settings for every trainer, and for each
-method with all its trials the setting that a held-out proxy chooses, plainly or cautiously, and the one that the truth
-does.
+method with all its trials, those beyond its grid among them, the setting that a held-out proxy chooses, plainly or
+cautiously, and the one that the truth does.
 
 Left out: an interval of the best of many trials, which flatters itself; other seeds say what a choice is worth."""
 
@@ -70,8 +70,8 @@ def cautious(trials: list[list[dict]]) -> dict:
 
 
 def complete(records: list[dict], kind: str = "policy trial") -> dict[str, list[list[dict]]]:
-    """The trials of a kind of each method that has all of its grid: a list per setting, in the grid's order, of a trial
-    per seed."""
+    """The trials of a kind of each method that has all of its grid: a list per setting, those of the grid first and in
+    its order, then those beside it, of a trial per seed. A setting beside it that lacks a seed is none yet."""
     found: dict[str, dict[str, dict[int, dict]]] = {}
     for r in records:
         row = METHODS.get(r["method"])
@@ -79,7 +79,8 @@ def complete(records: list[dict], kind: str = "policy trial") -> dict[str, list[
             found.setdefault(r["method"], {}).setdefault(canonical(r["changes"]), {})[r["seed"]] = r
     whole = {}
     for name, by_setting in found.items():
-        wanted = [by_setting.get(canonical(changes), {}) for changes in settings(POLICIES[METHODS[name].trainer])]
-        if all(set(trials) >= set(SEEDS) for trials in wanted):
-            whole[name] = [[trials[seed] for seed in SEEDS] for trials in wanted]
+        made = {at: [of[seed] for seed in SEEDS] for at, of in by_setting.items() if of.keys() >= set(SEEDS)}
+        grid = [canonical(changes) for changes in settings(POLICIES[METHODS[name].trainer])]
+        if made.keys() >= set(grid):
+            whole[name] = [made[at] for at in dict.fromkeys([*grid, *made])]
     return whole

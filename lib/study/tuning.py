@@ -136,7 +136,7 @@ def policies(
     grid: Annotated[
         str,
         typer.Option(
-            help="a grid beside the method's, which no choice is made of, as JSON: its fields, each with a list"
+            help="a grid beside the method's, which it is chosen of too, as JSON: its fields, each with a list"
         ),
     ] = "",
 ) -> None:

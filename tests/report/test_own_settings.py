@@ -97,18 +97,32 @@ def test_what_a_proxys_choice_costs_is_read_off_the_truth_of_the_same_settings(t
     assert row["by bandit"].startswith("11.05 (-0.")
     assert frame.attrs["repeated"] == 0
     assert own_settings.by_proxies(trials).empty
+    further = {"changes": {"kl_coef": 0.03, "actor_learning_rate": 5e-4}, "true_return": 9.0}
+    wider = own_settings.by_proxies(records + [t | further for t in trials[:3]])
+    assert wider.equals(frame), "what no other judge has scored is none of the best that they could have chosen"
 
 
-def test_what_was_tried_outside_the_grid_stands_beside_the_choice(trials):
+def test_what_was_tried_beyond_the_grid_is_chosen_of_too_once_it_has_all_its_seeds(trials):
+    """Else a best that lies beyond would be shown and not taken, or one lucky seed there would be."""
     assert own_settings.beyond(trials).empty
-    other = {"changes": {"kl_coef": 3.0, "actor_learning_rate": 1e-3}, "heldout_proxy": 1.5, "true_return": 0.5}
-    tried = [t | other for t in trials[:2]] + [t | other for t in trials if t["method"] == "token"][:1]
-    worse = {"changes": {"kl_coef": 3.0, "actor_learning_rate": 5e-4}, "heldout_proxy": 1.0, "true_return": 2.0}
-    tried += [t | worse for t in trials[:3]]  # at the same value, where the proxy likes it less
+    (edge,) = own_settings.chosen(trials).to_dict("records")
+    further = {"changes": {"kl_coef": 0.03, "actor_learning_rate": 5e-4}, "heldout_proxy": 3.5, "true_return": 0.5}
+    worse = {"changes": {"kl_coef": 0.03, "actor_learning_rate": 1e-3}, "heldout_proxy": 1.0, "true_return": 2.0}
+    tried = [t | further for t in trials[:2]] + [t | worse for t in trials[:3]]
+    tried += [t | further for t in trials if t["method"] == "token"][:3]
     (row,) = own_settings.beyond(trials + tried).to_dict("records")
-    assert (row["setting"], row["seeds"], row["proxy (nats)"]) == ("3 at 0.001", 2, 1.5), "token has not all its trials"
-    assert row["proxy (nats), at the choice"] == pytest.approx(2.95)
-    assert row["true return (credit), at the choice"] == pytest.approx(-8.95)
+    assert (row["beyond"], row["settings"]) == ("KL 0.03", 1), "a seed is missing at the other rate"
+    assert choosing.choices(trials + tried)["choices"] == choosing.choices(trials)["choices"]
+
+    tried.append(trials[2] | further)
+    (row,) = own_settings.beyond(trials + tried).to_dict("records")
+    assert row["settings"] == 2
+    assert (row["proxy (nats), highest there"], row["true return (credit), highest there"]) == (3.5, 2.0)
+    assert row["proxy (nats), of the grid"] == pytest.approx(2.95)
+    assert row["true return (credit), of the grid"] == pytest.approx(2.1)
+    (moved,) = own_settings.chosen(trials + tried).to_dict("records")
+    assert edge["by the proxy"] == "0.1* at 0.0005*" and moved["by the proxy"] == "0.03* at 0.0005*"
+    assert edge["by the truth"] == moved["by the truth"] == "0.3 at 0.001*", "which no further rate has"
 
 
 def test_the_figure_rings_what_each_judge_chooses_and_crosses_where_the_proxys_choice_ends(trials):
