@@ -1,6 +1,6 @@
 """What is chosen of equal trials (`tuning.py` makes them): the grids, as many settings for every trainer, and for each
-method with all its trials the setting that a held-out proxy chooses, plainly or cautiously, and the one that the truth
-does.
+method with all its trials, those beyond its grid among them, the setting that a held-out proxy chooses, plainly or
+cautiously, and the one that the truth does.
 
 Left out: an interval of the best of many trials, which flatters itself; other seeds say what a choice is worth."""
 
@@ -46,16 +46,13 @@ def settings(grid: dict) -> list[dict]:
 
 def choices(records: list[dict]) -> dict[str, dict]:
     """For each method with all its trials, the setting with the highest mean score of the held-out proxy over seeds
-    (`choices`), a `cautious` one, that with the highest mean true return (`by_truth`), and which fields of its choice
-    are the least or the largest of its grid (`edges`). A trial that was made twice counts once, one of a row that has
-    changed since not at all."""
-    made: dict[str, dict] = {"choices": {}, "cautious": {}, "by_truth": {}, "edges": {}}
+    (`choices`), a `cautious` one, and that with the highest mean true return (`by_truth`). A trial that was made twice
+    counts once, one of a row that has changed since not at all."""
+    made: dict[str, dict] = {"choices": {}, "cautious": {}, "by_truth": {}}
     for method_name, trials in sorted(complete(records).items()):
         for name, metric in (("choices", "heldout_proxy"), ("by_truth", "true_return")):
             made[name][method_name] = max(trials, key=lambda of: np.mean([t[metric] for t in of]))[0]["changes"]
         made["cautious"][method_name] = cautious(trials)
-        chosen, grid = made["choices"][method_name], POLICIES[METHODS[method_name].trainer]
-        made["edges"][method_name] = [x for x, values in grid.items() if chosen[x] in (min(values), max(values))]
     return made
 
 
@@ -73,8 +70,8 @@ def cautious(trials: list[list[dict]]) -> dict:
 
 
 def complete(records: list[dict], kind: str = "policy trial") -> dict[str, list[list[dict]]]:
-    """The trials of a kind of each method that has all of its grid: a list per setting, in the grid's order, of a trial
-    per seed."""
+    """The trials of a kind of each method that has all of its grid: a list per setting, those of the grid first and in
+    its order, then those beside it, of a trial per seed. A setting beside it that lacks a seed is none yet."""
     found: dict[str, dict[str, dict[int, dict]]] = {}
     for r in records:
         row = METHODS.get(r["method"])
@@ -82,7 +79,8 @@ def complete(records: list[dict], kind: str = "policy trial") -> dict[str, list[
             found.setdefault(r["method"], {}).setdefault(canonical(r["changes"]), {})[r["seed"]] = r
     whole = {}
     for name, by_setting in found.items():
-        wanted = [by_setting.get(canonical(changes), {}) for changes in settings(POLICIES[METHODS[name].trainer])]
-        if all(set(trials) >= set(SEEDS) for trials in wanted):
-            whole[name] = [[trials[seed] for seed in SEEDS] for trials in wanted]
+        made = {at: [of[seed] for seed in SEEDS] for at, of in by_setting.items() if of.keys() >= set(SEEDS)}
+        grid = [canonical(changes) for changes in settings(POLICIES[METHODS[name].trainer])]
+        if made.keys() >= set(grid):
+            whole[name] = [made[at] for at in dict.fromkeys([*grid, *made])]
     return whole
