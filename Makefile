@@ -82,21 +82,18 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
 	$(BRIEF) --methods $(TUNED) --seeds $(TEN) --change '{"heldout_proxy": true}'
 	.venv/bin/python -m study.tuning policies --profile brief --methods $(TRIED)
-	$(BEYOND) segment --grid '{"kl_coef": [0.2, 0.5], "actor_learning_rate": [4e-3]}'
-	$(BEYOND) sentence --grid '{"kl_coef": [0.1, 0.2], "actor_learning_rate": [4e-3]}'
-	$(BEYOND) oracle-dense --grid '{"kl_coef": [0.005, 0.02], "actor_learning_rate": [4e-3]}'
-	$(BEYOND) tlcr,appo,tlcr-fixed --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [1.25e-4]}'
-	$(BEYOND) bandit-synthetic --grid '{"kl_coef": [0.005], "actor_learning_rate": [4e-3]}'
-	$(BEYOND) segment-as-bandit --grid '{"kl_coef": [0.02], "actor_learning_rate": [4e-3]}'
-	$(BEYOND) oracle-dense-even --grid '{"kl_coef": [0.0], "actor_learning_rate": [4e-3]}'
-	$(BEYOND) adpo --grid '{"online_dpo_beta": [3.0], "online_learning_rate": [2e-3]}'
+	$(BEYOND) bandit,sentence,token,segment,oracle-dense,bandit-synthetic,segment-as-bandit,bandit-as-segment,oracle-sequence,oracle-dense-even --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [4e-3]}'
+	$(BEYOND) segment --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [8e-3]}'
+	$(BEYOND) tlcr,tlcr-fixed,appo,random --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [1.25e-4]}'
+	$(BEYOND) rs,ars --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 2.0], "online_learning_rate": [2e-3]}'
+	$(BEYOND) adpo --grid '{"online_dpo_beta": [0.1, 0.2, 0.3, 0.6, 1.0, 3.0, 10.0, 30.0], "online_learning_rate": [2e-3]}'
 	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.01, 0.03], "online_learning_rate": [5e-5, 1e-4, 3e-4, 1e-3]}'
-	$(BEYOND) rs --grid '{"kl_coef": [0.02], "online_learning_rate": [2e-3]}'
 	$(BEYOND) dpo --grid '{"dpo_beta": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], "dpo_learning_rate": [3e-5]}'
 	.venv/bin/python -m study.tuning proxies --profile brief --methods $(TUNED)
 	$(BRIEF) --tuned --methods $(TRIED) --seeds $(TEN)
 	$(BRIEF) --methods bandit,segment-as-bandit --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'  # by the truth
 	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 1e-3}'
+	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 2e-3}'  # by caution
 	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence,bandit-synthetic --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 5e-4}'  # the last two's by caution too
 	$(BRIEF) --methods tlcr --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 2.5e-4}'
@@ -112,9 +109,10 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods oracle-dense-even --seeds $(TEN) --change '{"kl_coef": 0.005, "actor_learning_rate": 1e-3}'  # by the truth
 	$(BRIEF) --methods tlcr-fixed --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 5e-4}'
 	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3}'
-	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 1.0, "online_learning_rate": 3e-4}'
+	$(BRIEF) --methods online-dpo --seeds $(TEN) --change '{"online_dpo_beta": 1.0, "online_learning_rate": 3e-4}'  # this, the next and the last of these by the first rule of caution
 	$(BRIEF) --methods ars --seeds $(TEN) --change '{"kl_coef": 0.1, "online_learning_rate": 3e-4}'
-	$(BRIEF) --methods adpo --seeds $(TEN) --change '{"online_dpo_beta": 3.0, "online_learning_rate": 3e-4}'  # by the truth too
+	$(BRIEF) --methods adpo --seeds $(TEN) --change '{"online_dpo_beta": 3.0, "online_learning_rate": 3e-4}'  # by the truth and by caution
+	$(BRIEF) --methods adpo --seeds $(TEN) --change '{"online_dpo_beta": 30.0, "online_learning_rate": 2e-3}'
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(FIVE)
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'

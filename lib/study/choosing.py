@@ -57,16 +57,15 @@ def choices(records: list[dict]) -> dict[str, dict]:
 
 
 def cautious(trials: list[list[dict]]) -> dict:
-    """Of a method's `complete` trials the setting that strays least and is not told from the best: among those whose
-    shortfall from the highest mean score of the held-out proxy, paired by seed, is at most one standard error of its
-    mean, the largest KL coefficient (beta), and at that the smallest rate. After the one-standard-error rule of
-    Breiman and others (Classification and Regression Trees, 1984)."""
+    """Of a method's `complete` trials the setting whose answers stray least and that is not told from the best: among
+    those whose shortfall from the highest mean score of the held-out proxy, paired by seed, is at most one standard
+    error of its mean, the one with the least mean KL (nats). After the one-standard-error rule of Breiman and others
+    (Classification and Regression Trees, 1984)."""
     scores = np.array([[t["heldout_proxy"] for t in of] for of in trials])  # [N, seeds]
     short = scores[scores.mean(1).argmax()] - scores
     close = short.mean(1) <= short.std(1, ddof=1) / np.sqrt(short.shape[1])
-    *strength, rate = POLICIES[METHODS[trials[0][0]["method"]].trainer]
-    within = [of[0]["changes"] for of, near in zip(trials, close, strict=True) if near]
-    return max(within, key=lambda changes: (*(changes[x] for x in strength), -changes[rate]))
+    within = [of for of, near in zip(trials, close, strict=True) if near]
+    return min(within, key=lambda of: np.mean([t["kl"] for t in of]))[0]["changes"]
 
 
 def complete(records: list[dict], kind: str = "policy trial") -> dict[str, list[list[dict]]]:

@@ -23,6 +23,7 @@ def trials(monkeypatch):
     made = [
         {"kind": "policy trial", "method": name, "changes": changes, "seed": seed, "profile": "smoke"}
         | {"params": {"method": asdict(METHODS[name])}, "repetition": 0.5}
+        | {"kl": changes["actor_learning_rate"] / changes["kl_coef"]}
         | {"heldout_proxy": PROXY[changes["kl_coef"]] - 100 * changes["actor_learning_rate"]}
         | {"true_return": TRUTH[changes["kl_coef"]] + 100 * changes["actor_learning_rate"] + (seed - 1001)}
         for name in ("bandit", "token")
@@ -71,7 +72,7 @@ def test_what_ppo_makes_is_drawn_without_rejection_sampling_which_has_a_rate_of_
     assert set(own_settings.means(found).method) == {"bandit"}
 
 
-def test_caution_takes_the_largest_kl_that_is_not_told_from_the_best_and_no_other(trials):
+def test_caution_takes_what_strays_least_of_all_that_is_not_told_from_the_best(trials):
     assert choosing.choices(trials)["cautious"]["bandit"] == {"kl_coef": 0.1, "actor_learning_rate": 5e-4}
     for t in trials:  # seed 1000 likes KL .3, and 1001 and 1002 .1, by enough to leave the mean open; nobody likes 1.0
         if t["changes"]["kl_coef"] == 0.3:
@@ -82,6 +83,9 @@ def test_caution_takes_the_largest_kl_that_is_not_told_from_the_best_and_no_othe
     for t in trials:  # a judge whose level differs by seed tells settings apart all the same
         t["heldout_proxy"] += 50 * (t["seed"] - 1000)
     assert choosing.choices(trials) == made
+    for t in trials:  # a large coefficient that holds nothing back is no caution
+        t["kl"] = 1 / t["kl"]
+    assert choosing.choices(trials)["cautious"]["bandit"]["kl_coef"] == 0.1
 
 
 def test_what_a_proxys_choice_costs_is_read_off_the_truth_of_the_same_settings(trials):

@@ -584,7 +584,7 @@ def test_settings_are_chosen_by_the_held_out_proxy_over_seeds_and_twice_made_tri
             middle = changes == {"kl_coef": 0.3, "actor_learning_rate": 3e-4}
             lucky = seed == 1 and changes == {"kl_coef": 1.0, "actor_learning_rate": 1e-3}
             row = {"kind": "policy trial", "method": "bandit", "changes": changes, "seed": seed, "profile": "cpu"}
-            row |= {"params": {"method": asdict(METHODS["bandit"])}, "true_return": changes["kl_coef"]}
+            row |= {"params": {"method": asdict(METHODS["bandit"])}, "true_return": changes["kl_coef"], "kl": 1.0}
             write_record(tmp_path / "tuning.jsonl", row | {"heldout_proxy": 2.0 * middle + 3.0 * lucky})
             older = {"params": {"method": asdict(METHODS["bandit"]) | {"value_clip": 0.7}}}  # of a row of that name
             write_record(tmp_path / "tuning.jsonl", row | older | {"heldout_proxy": -9.0 * middle})
