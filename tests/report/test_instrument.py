@@ -68,7 +68,7 @@ def test_paid_at_the_end_is_compared_on_shared_seeds_alone():
     assert found.loc["Sentence", "return, end less even"].startswith("0.60 ± ")
     assert found.loc["Sentence", "fidelity, end less even"].startswith("0.10")
     assert found.loc["Sentence", "even split pays in time"] == pytest.approx(0.6)
-    assert len(found) == 3 and found.loc["Random segments", "seeds"] == 0
+    assert len(found) == 5 and found.loc["Random segments", "seeds"] == 0
 
 
 def test_how_far_the_truth_comes_is_told_by_size_smallest_first_from_each_seeds_own_start():
