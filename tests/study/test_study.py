@@ -644,7 +644,7 @@ def test_trials_are_shared_among_processes_measured_on_validation_prompts_and_ch
 
     def evaluate(run, split):
         asked.append((run.seed, run.profile.kl_coef, split))
-        return {"true_return": -run.profile.kl_coef, "heldout_proxy": run.profile.kl_coef}
+        return {"true_return": -run.profile.kl_coef, "heldout_proxy": run.profile.kl_coef, "kl": 1.0}
 
     monkeypatch.setattr(choosing, "POLICIES", {"ppo": {"kl_coef": (0.1, 0.3, 1.0)}})
     monkeypatch.setattr(choosing, "SEEDS", (1, 2))
