@@ -59,7 +59,7 @@ BEYOND = .venv/bin/python -m study.tuning policies --profile brief --methods
 CONTROL = '{"world": {"returns": "excess+0.2"}, "kl_coef": 0, "rounds": 128, "pairs": 4000, "rollouts": 32, "critic_warmup": 4, "heldout_proxy": false, "eval_prompts": 128, "heldout_pairs": 500, "credit_responses": 8, "credit_samples": 4}'
 records: .venv/.installed  ## every record of the testbed at PROFILE (default cpu): rows, tuning, ablations; days; SEEDS=0 for less
 	$(MAKE) study PROFILE=brief METHODS=all SEEDS=$(ALL_SEEDS)
-	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive,credit,segment-min,token-min,implicit,implicit-pooled,grpo,gtpo,rloo,rto,token-rloo,sentence-end,random-end,ngram-5,ngram-5-end,ngram-20,ngram-20-end,interpolation-none SEEDS=$(TEN)
+	$(MAKE) study PROFILE=brief METHODS=core,tlcr-core,adaptive,credit,segment-min,token-min,implicit,implicit-pooled,grpo,gtpo,rloo,rto,token-rloo,sentence-end,random-end,random-rewards,ngram-5,ngram-5-end,ngram-20,ngram-20-end,interpolation-none SEEDS=$(TEN)
 	$(BRIEF) --methods bandit,segment-as-bandit,token,tlcr,normaliser-none --seeds $(FIVE) --change '{"lam": 0.8}'
 	$(BRIEF) --methods tlcr-fixed,random --seeds $(FIVE) --change '{"lam": 0.8}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence,oracle-dense-even --seeds $(TEN) --change '{"lam": 0.8}'

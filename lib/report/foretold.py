@@ -94,6 +94,7 @@ def again(records: list[dict]) -> pd.DataFrame:
         "own settings by caution": (careful := at_choices(records, "cautious"), None),
         "own settings by caution against the proxy's": (careful, own),
         "room to win": (otherwise(records, ROOM), None),
+        "random rewards": (runs, None),
         "paid at their ends": ([r for r in runs if r["seed"] >= FIRST], None),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])
