@@ -91,6 +91,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.01, 0.03], "online_learning_rate": [5e-5, 1e-4, 3e-4, 1e-3]}'
 	$(BEYOND) dpo --grid '{"dpo_beta": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], "dpo_learning_rate": [3e-5]}'
 	.venv/bin/python -m study.tuning proxies --profile brief --methods $(TUNED)
+	$(BRIEF) --methods random-rewards --seeds $(TEN) --change '{"kl_coef": 0.5}'
 	$(BRIEF) --tuned --methods $(TRIED) --seeds $(TEN)
 	$(BRIEF) --methods bandit,segment-as-bandit --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'  # by the truth
 	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 1e-3}'

@@ -86,6 +86,7 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
         + ended("segment", [5, 5, 5, 1.0, 1.1, 0.9])
         + ended("interpolation-none", [9, 9, 9, 0.5, 0.6, 0.4])
         + ended("random-rewards", [1.2])
+        + ended("random-rewards", [1.1], kl_coef=0.5)
     )
     other = ended("tlcr", [3, 3], sft_rows=15_000) + ended("token", [1.0, 1.1], sft_rows=15_000)
     found = ended("tlcr", [9.5, 9.6, 9.4, 1.5, 1.6, 1.4], lam=0.8) + ended("oracle-dense", [4, 4], lam=0.95)
@@ -112,7 +113,9 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     assert found.difference["paid at their ends", "interpolation-none", "segment"] == pytest.approx(-0.5, abs=0.01)
     assert found.difference["room to win", "token", "bandit"] == pytest.approx(-1)
     assert found.difference["random rewards", "random-rewards", "sft"] == pytest.approx(0.2)
-    assert len(found) == 24
+    about = "random rewards, ten times the penalty"
+    assert found.difference[about, "random-rewards", "sft"] == pytest.approx(0.1)
+    assert len(found) == 25
     about = {x for x in foretold.expected(foretold.SEEDS).about if not x.startswith("own settings by")}
     assert about == set(found.index.get_level_values("about")), "the rest: test_own_settings.py"
 
