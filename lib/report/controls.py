@@ -49,6 +49,8 @@ CONTROLS = (
     Control("and more than those of the truth at the end", "fidelity", _DENSE, _SEQUENCE),
     *(Control(f"and more than those of {name}", "fidelity", _DENSE, name) for name in _LEARNED),
     *(Control(f"{name} agrees more than random segments", "fidelity", name, "random") for name in _LEARNED),
+    *(Control(f"{name} agrees more than random rewards", "fidelity", name, "random-rewards") for name in _LEARNED),
+    Control("the bandit's labels teach PPO more than random rewards do", "return", "bandit", "random-rewards"),
     Control(
         "a policy taught token by token by the first of these ends ahead of the bandit", "return", "distil", "bandit"
     ),

@@ -30,6 +30,7 @@ STYLE = {  # method: colour, marker, line; no two of one figure of lines share a
     "normaliser-none": ("#444444", "p", ":"),
     "dpo": ("#555555", "*", "-"),
     "random": ("#CC79A7", "X", "-"),
+    "random-rewards": ("#6b6b6b", "X", ":"),
     "oracle-sequence": ("#56B4E9", "^", "-"),
     "oracle-dense": ("#009E73", "v", "-"),
     "oracle-dense-even": ("#117733", "^", ":"),

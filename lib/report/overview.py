@@ -18,8 +18,8 @@ SYSTEMS = {  # heading: rows of `methods.py`
     "tlcr": TLCR,
     "other baselines": BASELINES,
     "parts of two papers": CROSS,
-    "controls": ("random", "oracle-sequence", "oracle-dense", "oracle-sequence-noisy", "oracle-dense-noisy")
-    + ("appo-oracle", "adpo-oracle", "ars-oracle"),
+    "controls": ("random", "random-rewards", "oracle-sequence", "oracle-dense", "oracle-sequence-noisy")
+    + ("oracle-dense-noisy", "appo-oracle", "adpo-oracle", "ars-oracle"),
 }
 COLUMNS = {  # of the table of systems: dotted name of a record, heading
     "final.true_return": "true return (credit)",

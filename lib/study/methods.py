@@ -167,6 +167,14 @@ _ENDS = (
         for row in (_CORE[2], _CONTROLS[0], _ABLATIONS[1], _ABLATIONS[3])  # sentence, random, ngram-5, ngram-20
     )
 )
+_CHANCE = Method(  # the zero of fidelity and of what PPO does by itself
+    "random-rewards",
+    "Random rewards",
+    CONTROL,
+    scorer="random",
+    segmentation={"kind": "token"},
+    normaliser={"kind": "none"},
+)
 _LITERAL = tuple(
     replace(row, name=f"{row.name}-literal", label=f"{row.label}, unscaled", source=_SUMS, scale="none")
     for row in (_CORE[2], _TOKEN, _SEGMENT, _CORE[4])  # sentence, bandit-as-segment
@@ -295,6 +303,7 @@ _EVERY = (
     *_BASELINES,
     *_CONTROLS,
     *_ENDS,
+    _CHANCE,
     *_LITERAL,
     *_ABLATIONS,
     *_TLCR_ABLATIONS,

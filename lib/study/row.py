@@ -51,21 +51,22 @@ class Method(Recipe):
     does the part.
 
     In `segmentation`, "matched" in place of a random one's rate, and a mean `length` in place of an entropy cut-off,
-    are resolved on the preference data. `scorer`: "none" (nothing is paid but what `shaping` adds), "bradley-terry" (a
-    reward model trained on preference pairs), "discriminator" (trained on the tokens that a reviser changed), "dpo"
-    (the log-ratios of row `dpo`'s policy, of `implicit.py`), or "oracle" (a control that reads the testbed's truth;
-    `noise` is the standard deviation, in units of credit, added to each span's credit). `revisions`: who revises the
-    rejected answers, of `revisions.reviser`, and for a discriminator whether `eos` is labelled (yes, unless False);
-    with a Bradley-Terry scorer the revised answer is the chosen one. `shaping`, made of what the other parts pay:
-    "rto", "attention" or "pool", of `shaping.py`, or "teacher", the log-ratios of the policy of the row `by`.
-    `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "gtpo", "dense-grpo", "dense-rloo", "remax", "vine", "figa",
-    "online-dpo", "rs", or "none" (the SFT model as it is); `options` are the trainer's. `mask`: which tokens it learns
-    from, of `mask.Decider`; None is all of them. ValueError for a value of another type or out of range."""
+    are resolved on the preference data. `scorer`: "none" (nothing is paid but what `shaping` adds), "random" (a draw
+    per token, whatever it is), "bradley-terry" (a reward model trained on preference pairs), "discriminator" (trained
+    on the tokens that a reviser changed), "dpo" (the log-ratios of row `dpo`'s policy, of `implicit.py`), or "oracle"
+    (a control that reads the testbed's truth; `noise` is the standard deviation, in units of credit, added to each
+    span's credit). `revisions`: who revises the rejected answers, of `revisions.reviser`, and for a discriminator
+    whether `eos` is labelled (yes, unless False); with a Bradley-Terry scorer the revised answer is the chosen one.
+    `shaping`, made of what the other parts pay: "rto", "attention" or "pool", of `shaping.py`, or "teacher", the
+    log-ratios of the policy of the row `by`. `trainer`: "ppo", "dpo", "kto", "rloo", "grpo", "gtpo", "dense-grpo",
+    "dense-rloo", "remax", "vine", "figa", "online-dpo", "rs", or "none" (the SFT model as it is); `options` are the
+    trainer's. `mask`: which tokens it learns from, of `mask.Decider`; None is all of them. ValueError for a value of
+    another type or out of range."""
 
     name: Words
     label: Words  # as figures and tables print it
     source: Words  # paper and place
-    scorer: one_of("none", "bradley-terry", "discriminator", "dpo", "oracle") = "bradley-terry"
+    scorer: one_of("none", "random", "bradley-terry", "discriminator", "dpo", "oracle") = "bradley-terry"
     revisions: Maybe = None
     shaping: Part = field(default_factory=lambda: {"kind": "none"})  # RTO, ABC
     trainer: one_of(*TRAINERS) = "ppo"

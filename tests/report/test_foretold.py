@@ -85,6 +85,7 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
         + ended("tlcr-clauses", [5])
         + ended("segment", [5, 5, 5, 1.0, 1.1, 0.9])
         + ended("interpolation-none", [9, 9, 9, 0.5, 0.6, 0.4])
+        + ended("random-rewards", [1.2])
     )
     other = ended("tlcr", [3, 3], sft_rows=15_000) + ended("token", [1.0, 1.1], sft_rows=15_000)
     found = ended("tlcr", [9.5, 9.6, 9.4, 1.5, 1.6, 1.4], lam=0.8) + ended("oracle-dense", [4, 4], lam=0.95)
@@ -107,7 +108,13 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     assert found.difference["own settings", "token", "bandit"] == pytest.approx(0.5, abs=0.01)
     assert found.difference["own settings against one for all", "token", "token"] == pytest.approx(0.5, abs=0.01)
     assert found.difference["paid at their ends", "interpolation-none", "segment"] == pytest.approx(-0.5, abs=0.01)
+<<<<<<< HEAD
     assert len(found) == 20
+=======
+    assert found.difference["room to win", "token", "bandit"] == pytest.approx(-1)
+    assert found.difference["random rewards", "random-rewards", "sft"] == pytest.approx(0.2)
+    assert len(found) == 24
+>>>>>>> 4b781f5 (Random rewards: a row that says nothing, the measured zero of fidelity and of PPO; foretold before its runs)
     about = {x for x in foretold.expected(foretold.SEEDS).about if not x.startswith("own settings by")}
     assert about == set(found.index.get_level_values("about")), "the rest: test_own_settings.py"
 

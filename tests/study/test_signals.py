@@ -39,7 +39,8 @@ def told(run):
     return made
 
 
-def test_the_seed_decides_the_noise_of_an_oracle_and_each_batch_draws_anew(tmp_path):
+@pytest.mark.parametrize("name", ["oracle-dense-noisy", "random-rewards"])
+def test_the_seed_decides_noise_and_each_batch_draws_anew(tmp_path, name):
     """Noise that ignores the seed is a part of the reward: seeds of a study would share it."""
     texts = ["list three fruits.", "sure: apple, pear. hammer."]
     tokenizer = build_tokenizer(texts * 4, 300)
@@ -50,13 +51,25 @@ def test_the_seed_decides_the_noise_of_an_oracle_and_each_batch_draws_anew(tmp_p
 
     def paid(seed, state):
         torch.manual_seed(state)
-        of_seed = Run(profile("smoke"), seed, root=tmp_path).of("oracle-dense-noisy")
+        of_seed = Run(profile("smoke"), seed, root=tmp_path).of(name)
         reward_fn, _ = reward.saved(of_seed, tmp_path, tokenizer, "credit")
         return reward_fn(batch), reward_fn(batch)
 
     (first, second), (again, next_one), (other, _) = paid(0, 0), paid(0, 99), paid(1, 0)
     assert torch.equal(first, again) and torch.equal(second, next_one), "the global generator decides"
     assert not torch.allclose(first, other) and not torch.allclose(first, second)
+
+
+def test_random_rewards_pay_every_token_alike_and_their_totals_deviate_by_one():
+    """Else a row's distance from them is its scale, or the length of what it writes."""
+    lengths = torch.tensor([1, 4, 30]).repeat(4000)
+    mask = (torch.arange(30) < lengths[:, None]).long()
+    paid = reward.by_chance(torch.Generator().manual_seed(0))({"completion_mask": mask})
+    assert (paid[mask == 0] == 0).all()
+    for n in (1, 4, 30):
+        of_length = paid[lengths == n]
+        assert of_length.sum(1).std().item() == pytest.approx(1, abs=0.05)
+        assert of_length[:, :n].mean(0).abs().max().item() < 0.05, "no place is paid more"
 
 
 @pytest.mark.parametrize("name", NAMES)

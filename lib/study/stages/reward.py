@@ -19,8 +19,8 @@ from testbed import truth
 
 def fitted(run, folder: Path, tokenizer) -> tuple[Callable[[dict], torch.Tensor], torch.nn.Module | None]:
     """(batch -> rewards [B, T], the scorer it reads): of the row, before `Method.shaping`. What it was fitted with is
-    saved in `folder`: normaliser.json, or an oracle's unit.json. Random: the row's noise or random segments (seed)."""
-    if run.row.scorer == "none":
+    saved in `folder`: normaliser.json, or an oracle's unit.json. Random: a row's noise, rewards, segments (seed)."""
+    if run.row.scorer in ("none", "random"):
         pass
     elif run.row.scorer == "oracle":
         rows = load_from_disk(run.preferences.path / "preference")
@@ -32,9 +32,11 @@ def fitted(run, folder: Path, tokenizer) -> tuple[Callable[[dict], torch.Tensor]
 
 
 def saved(run, folder: Path, tokenizer, *names: str) -> tuple[Callable[[dict], torch.Tensor], torch.nn.Module | None]:
-    """`fitted`, with what training saved in `folder`. `names` tell further streams of an oracle's noise apart."""
+    """`fitted`, with what training saved in `folder`. `names` tell further streams of noise apart."""
     if run.row.scorer == "none":  # all that is paid is `Method.shaping`'s
         return lambda batch: torch.zeros_like(batch["ref_logps"]), None
+    if run.row.scorer == "random":
+        return by_chance(generator(run.seed, "random rewards", *names)), None
     if run.row.scorer == "oracle":
         unit, draw = load_json(folder / "unit.json"), generator(run.seed, "oracle noise", *names)
         return truth.oracle_rewards(run.row, tokenizer, run.profile.world.returns, unit, draw, run.row.noise), None
@@ -42,6 +44,17 @@ def saved(run, folder: Path, tokenizer, *names: str) -> tuple[Callable[[dict], t
     net = scorer.loaded(run)
     draw = generator(run.seed, "segments", run.row.name)
     return dense.reward_function(run.method, net, normaliser, tokenizer, draw), net
+
+
+def by_chance(draw: torch.Generator) -> Callable[[dict], torch.Tensor]:
+    """Rewards [B, T] that say nothing: a normal draw for each token, and totals that deviate by 1, like any row's."""
+
+    def rewards(batch: dict) -> torch.Tensor:
+        mask = batch["completion_mask"]
+        drawn = torch.randn(mask.shape, generator=draw).to(mask.device)
+        return drawn * mask / mask.sum(1, keepdim=True).clamp(min=1).sqrt()
+
+    return rewards
 
 
 def advisor(run) -> Artifact | None:
