@@ -68,11 +68,12 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods bandit,token,tlcr --seeds $(TEN) --change '{"critic_warmup": 12, "rounds": 40}'
 	$(BRIEF) --methods oracle-dense,oracle-sequence --seeds $(ALL_SEEDS) --change '{"critic_warmup": 12, "rounds": 40}'
 	$(MAKE) study PROFILE=small METHODS=core,tlcr-core,adaptive SEEDS=$(if $(SEEDS),$(SEEDS),0,1,2,3,4,5)
-	cd data/results && rm -f tax.jsonl wages.jsonl ledger.jsonl map-units/units.jsonl  # else they would hold everything twice
+	cd data/results && rm -f tax.jsonl wages.jsonl ledger.jsonl fidelity.jsonl map-units/units.jsonl  # else they would hold everything twice
 	.venv/bin/python -m study.measures.tax_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)
 	.venv/bin/python -m study.measures.tax_records --profile brief --seeds $(if $(SEEDS),$(SEEDS),3,4)
 	.venv/bin/python -m study.measures.wage_records --profile small --seeds $(if $(SEEDS),$(SEEDS),0,1,2,3)
 	.venv/bin/python -m study.measures.wage_records --profile brief --seeds $(TEN)
+	.venv/bin/python -m study.measures.fidelity_records --profile brief --seeds $(TEN)
 	.venv/bin/python -m study.measures.ledger_records --seeds $(TEN)
 	.venv/bin/python -m study.density_map --seeds $(if $(SEEDS),$(SEEDS),0,1)
 	.venv/bin/python -m study.measures.oracle_units

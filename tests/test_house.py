@@ -127,7 +127,8 @@ def test_make_records_makes_every_record_of_the_testbed_with_all_of_its_seeds():
     """In $(or ...) make takes the commas of a list of seeds for its own, and only the first seed would run."""
     command = ["make", "-n", "records", "--no-print-directory", "-o", ".venv/.installed"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    for made in ("tax_records", "wage_records", "oracle_units", "density_map", "map-controls/runs.jsonl"):
+    measured = ("tax_records", "wage_records", "fidelity_records", "oracle_units", "density_map")
+    for made in (*measured, "map-controls/runs.jsonl"):
         assert made in shown, f"make records leaves {made} out"
     seeds = re.findall(r"--profile (\w+) .*--seeds ([\d,]+)", shown)
     assert ("brief", "0,1,2,3,4,5,6,7,8,9") in seeds and ("brief", "0,1,2") in seeds, seeds

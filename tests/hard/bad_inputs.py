@@ -155,10 +155,11 @@ def commands(monkeypatch) -> Given:
     """Command lines of everything that has one; what would go to work does nothing."""
     from report import notebooks as book
     from study import density_map, export, plan, pretrained, runner, tuning
-    from study.measures import process_outcome, smollm2, wage_records
+    from study.measures import fidelity_records, process_outcome, smollm2, wage_records
 
     idle = {runner: "one_by_one", density_map: "one_by_one", tuning: "trial choose", plan: "execute",
-            wage_records: "measured write_record", process_outcome: "write_record", smollm2: "measured",
+            wage_records: "measured write_record", fidelity_records: "measured write_record",
+            process_outcome: "write_record", smollm2: "measured",
             pretrained: "convert", export: "write", book: "run_all build_book"}  # fmt: skip
     for module, names in idle.items():
         for name in names.split():
@@ -188,6 +189,7 @@ def commands(monkeypatch) -> Given:
                               "--out": ("/tmp",)},
         density_map.app: {"--seeds": lists, "--out": ("/tmp", "/proc/x/y")},
         wage_records.app: {"--profile": texts, "--seeds": lists},
+        fidelity_records.app: {"--profile": texts, "--seeds": lists},
         pretrained.app: {"--wheels": ("nowhere", "/dev/null"), "--folder": ("/dev/null", "/tmp")},
         export.app: {"--profile": texts, "--seed": numbers, "--nope": ("1",)},
         smollm2.app: {"--dataset": texts, "--model": texts, "--seed": numbers, "--out": ("/tmp",)},

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from densereward.text.models import build_tokenizer, tiny_llama
+from densereward.training.ppo import gae, whiten
 from report import controlled
 from study import summary
 from study.measures import credit
@@ -113,3 +114,26 @@ def test_returns_at_the_sft_models_length_take_out_what_is_linear_in_length():
         {summary.label("sft"): 2.0, summary.label("bandit"): 2.0, summary.label("token"): 3.0}
     )
     assert not len(controlled.at_sft_length([{"method": "sft", "seed": 0, "final": {"length": 1.0}}]))
+
+
+def test_parts_of_fidelity_add_up_to_that_of_the_advantages_at_lambda_one():
+    """Against the measure of records, on GAE's own advantages, whitened as there, and by hand where it is plain."""
+    draw = torch.Generator().manual_seed(0)
+    spans = torch.tensor([[0, 0, 1, 1, 1, 2, -1], [0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, -1]])
+    mask, n = (spans >= 0).long(), 3
+    deciding = torch.tensor([[1, 3, 5], [0, 4, 0], [5, 0, 0]])
+    rewards, values = (torch.randn(spans.shape, generator=draw) * mask for _ in range(2))
+    credits = torch.randn(len(spans), n, generator=draw)
+    parts = credit.fidelity_parts(rewards, values, spans, credits, deciding)
+    advantages = whiten(gae(rewards, values, mask, 1.0, 1.0)[0], mask)
+    told = credit.fidelity(rewards, advantages, spans, credits, credits, deciding)
+    assert parts["pearson"] == pytest.approx(told["advantages_credit_pearson"], abs=1e-6)
+    assert parts["own"] + parts["later"] + parts["values"] == pytest.approx(parts["pearson"])
+    held = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]]).bool()
+    in_time = torch.zeros(spans.shape).scatter_add(1, deciding, credits * held)
+    exact = credit.fidelity_parts(in_time, torch.zeros(spans.shape), spans, credits, deciding)
+    assert exact["own_pearson"] == pytest.approx(1) and exact["own"] == pytest.approx(exact["own_deviation"])
+    early = torch.zeros(spans.shape)
+    early[0, 0] = early[1, 1] = 5.0  # before the decision: in no advantage of its span
+    paid = credit.fidelity_parts(early, torch.zeros(spans.shape), spans, credits, deciding)
+    assert paid["own"] == paid["own_pearson"] == 0

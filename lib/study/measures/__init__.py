@@ -3,6 +3,7 @@
 measure.py            what a record says of a policy
 credit.py             credit fidelity, causal shares
 signals.py            the advantages whose credit it is, of every trainer that has some
+fidelity_records.py   what credit fidelity is made of, as records
 in_time.py            which segmentation pays in time
 answer_rewards.py     what answers are paid, under any row
 few_answers.py        a few answers, token by token

@@ -79,6 +79,31 @@ def fidelity(
     }
 
 
+def fidelity_parts(
+    rewards: torch.Tensor, values: torch.Tensor, span_ids: torch.Tensor, credits: torch.Tensor, deciding: torch.Tensor
+) -> dict[str, float]:
+    """The Pearson correlation of span credits with PPO's advantages at lambda and gamma 1, taken apart: `own`, what is
+    paid from a span's deciding token to its end; `later`, what is paid behind it; `values`, less the critic's. The
+    three are covariances over both deviations and add up to `pearson`. Beside them the correlation of what is
+    paid for the span itself (`own_pearson`) and its deviation over the advantage's (`own_deviation`). rewards,
+    values, span_ids [B, T]; credits, deciding (a token's index) [B, N]. Ours, in no paper."""
+    n = int(span_ids.max()) + 1
+    held = (torch.arange(n)[None] <= span_ids.max(1, keepdim=True).values).numpy()
+    decided = torch.arange(span_ids.size(1)) >= deciding.gather(1, span_ids.clamp(min=0))  # [B, T]
+    own = pool(rewards * decided, span_ids, "sum")
+    to_go = rewards.flip(1).cumsum(1).flip(1).gather(1, deciding[:, :n])
+    made = {"own": own, "later": to_go - own, "values": -values.gather(1, deciding[:, :n])}
+    parts, truth = {name: x.double().numpy()[held] for name, x in made.items()}, credits[:, :n].double().numpy()[held]
+    advantage = sum(parts.values())
+    if min(np.std(advantage), np.std(truth)) < 1e-12:
+        return dict.fromkeys((*parts, "pearson", "own_pearson", "own_deviation"), 0.0)
+    scale = advantage.std() * truth.std()
+    shares = {name: float(np.cov(x, truth, ddof=0)[0, 1] / scale) for name, x in parts.items()}
+    own = agreement(parts["own"], truth)["pearson"]
+    total = {"pearson": sum(shares.values()), "own_pearson": own}
+    return shares | total | {"own_deviation": float(parts["own"].std() / advantage.std())}
+
+
 def gradient_cosine(
     model, batch: dict, advantages: torch.Tensor, spans: torch.Tensor, monte_carlo: torch.Tensor, rows: int = 64
 ) -> float:
