@@ -17,7 +17,7 @@ from study import effort, summary
 from study.identity import as_listed
 from study.methods import METHODS
 from study.records import latest
-from study.stats import paired_contrast
+from study.stats import mean_interval, paired_contrast
 
 LENGTHS = ("length-10", "length-13", "length-17", "length-22")  # Figure 3 by its segment lengths
 # where the paper and its released code, or this study, disagree
@@ -81,6 +81,27 @@ def wages(records: list[dict]) -> pd.DataFrame:
     made = sorted(records, key=lambda r: r["seed"])
     texts = [{summary.label(m): summary.interval_text(*x, 3) for m, x in r["earned"].items()} for r in made]
     return pd.DataFrame(texts, index=pd.Index([str(r["seed"]) for r in made], name="seed")).reset_index()
+
+
+def fidelity_parts(records: list[dict]) -> pd.DataFrame:
+    """What fidelity at lambda 1 is made of (`fidelity_records.py`): a line per row, means over seeds, of the sum and
+    its two large parts with 95% t intervals; seeds."""
+    heads = {
+        "own": "by what is paid for the span itself",
+        "later": "by what is paid behind it",
+        "values": "less the critic's value",
+        "pearson": "together",
+        "own_pearson": "correlation of what is paid for the span itself",
+        "own_deviation": "its deviation (over the advantage's)",
+    }
+    lines = []
+    for name in summary.order({r["method"] for r in records}):
+        parts = pd.DataFrame([r["parts"] for r in latest(records, ("method", "seed")) if r["method"] == name])
+        exact = {part: summary.interval_text(*mean_interval(parts[part])) for part in ("own", "later", "pearson")}
+        found = {part: f"{parts[part].mean():z.2f}" for part in heads} | exact
+        lines.append({"method": summary.label(name)} | {heads[part]: x for part, x in found.items()})
+        lines[-1]["seeds"] = len(parts)
+    return pd.DataFrame(lines)
 
 
 def followed(runs: list[dict]) -> pd.DataFrame:

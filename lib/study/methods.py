@@ -159,13 +159,10 @@ _ABLATIONS = (
 )
 
 _SUMS = "this study: sums of z-scores, as the papers pay them"
-_ENDS = (
-    tuple(  # whether an even split harms where segments do not begin at decisions; `interpolation-none` is segment's
-        replace(
-            row, name=f"{row.name}-end", label=f"{row.label}, paid at its end", interpolation="none", source=_AT_ENDS
-        )
-        for row in (_CORE[2], _CONTROLS[0], _ABLATIONS[1], _ABLATIONS[3])  # sentence, random, ngram-5, ngram-20
-    )
+_ENDS = tuple(  # whether an even split harms where segments do not begin at decisions; segment's: `interpolation-none`
+    replace(row, name=f"{row.name}-end", label=f"{row.label}, paid at its end", interpolation="none", source=_AT_ENDS)
+    for row in (*_CORE, *_CONTROLS, *_ABLATIONS)
+    if row.name in ("sentence", "random", "ngram-5", "ngram-20")
 )
 _CHANCE = Method(  # the zero of fidelity and of what PPO does by itself
     "random-rewards",

@@ -1,10 +1,13 @@
 """What notebooks open with is in words; here it is held against the committed records."""
 
+import pandas as pd
 import pytest
 
 from report import claims, controls, density_map, foretold, instrument, tables
 from study import summary, sweeps
+from study.methods import METHODS
 from study.records import ROOT, read_records
+from study.stats import mean_interval
 
 LEARNED = {"Sentence", "Token", "Bandit as segment", "Segment (entropy)", "TLCR", "APPO", "Random segments"}
 TRUTH = {"Oracle, sequence", "Oracle, per span"}
@@ -35,6 +38,45 @@ def test_two_controls_fail_and_time_is_open_at_one_kind_and_clear_over_four(brie
     old = controls.tested(instrument.runs(read_records(ROOT / "data" / "results" / "cpu-0.1")))
     old = old.set_index(["metric", "row", "less"]).verdict
     assert found[old.index[old == "fails"]].value_counts().to_dict() == {"holds": 3, "open": 2, "fails": 1}
+
+
+def test_random_rewards_end_below_where_ppo_started_and_every_learned_row_knows_more_of_credit(brief):
+    runs = tables.alike(brief)
+    found = controls.tested(runs)
+    more = found[(found.metric == "fidelity") & (found.less == "Random rewards")]
+    assert len(more) == 10 and set(more.verdict) == {"holds"} and more.difference.idxmin() == more.index[-1]
+    assert more.row.iloc[-1] == "TLCR, fixed rewards" and round(more.difference.min(), 2) == 0.16
+    start = {r["seed"]: r["final"]["true_return"] for r in runs if r["method"] == "sft"}
+    held = foretold.otherwise(brief, {"kl_coef": 0.5})
+    for these, nats, gap, half in ((runs, 2.6, -0.75, 0.48), (held, 0.8, 0.05, 0.42)):
+        ends = {r["seed"]: r["final"] for r in these if r["method"] == "random-rewards"}
+        assert sum(x["kl"] for x in ends.values()) / len(ends) == pytest.approx(nats, abs=0.05) and len(ends) == 10
+        mean, low, high = mean_interval([x["true_return"] - start[seed] for seed, x in ends.items()])
+        assert (mean, high - mean) == pytest.approx((gap, half), abs=0.005)
+
+
+def test_a_scorer_of_preferences_knows_a_span_by_what_is_paid_behind_it_and_tlcr_by_what_it_is_paid(brief):
+    records = read_records(ROOT / "data" / "results" / "fidelity.jsonl")
+    frame = pd.DataFrame([r["parts"] | {"method": r["method"], "seed": r["seed"]} for r in records])
+    assert frame[["own", "later", "values"]].sum(axis=1).to_numpy() == pytest.approx(frame.pearson.to_numpy())
+    mean = frame.groupby("method").mean()
+    learned = [name for name in mean.index if METHODS[name].scorer == "bradley-terry"]
+    once = mean.loc[[*learned, "oracle-sequence"]]
+    assert len(learned) == 9 and once.own.max() < 0.1 and once.later.min() > 0.25
+    assert once.own_pearson[learned].max() < 0.285 and mean.own_pearson[["tlcr", "tlcr-fixed"]].min() > 0.45
+    assert mean.own[["tlcr", "tlcr-fixed"]].min() > 2 * once.own[learned].max()
+    assert mean.later[["tlcr", "tlcr-fixed"]].max() < mean.later["oracle-dense"]
+    deviation = mean.own_deviation
+    assert (
+        deviation[["tlcr", "tlcr-fixed"]].round(2).tolist() == [0.25] * 2
+        and round(deviation["oracle-dense"], 2) == 0.44
+    )
+    assert mean.loc["random-rewards", ["own", "later", "values"]].abs().max() < 0.05
+    assert mean.own["oracle-dense-even"] <= mean.own["oracle-dense"] / 2
+    said = pd.DataFrame(
+        [(r["method"], r["credit"]["advantages_credit_pearson"]) for r in tables.alike(brief) if "credit" in r]
+    )
+    assert (said.groupby(0)[1].mean()[mean.index] - mean.pearson).abs().max() < 0.03, "the records of whole runs"
 
 
 def test_over_the_map_the_truth_in_time_leads_one_learned_reward_nearly_everywhere_and_the_truth_at_the_end_in_eleven():

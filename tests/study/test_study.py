@@ -61,6 +61,7 @@ def test_a_run_records_policy_scorer_credit_and_where_it_comes_from(root, capsys
 
 def test_methods_share_stages_and_a_changed_parameter_reruns_only_what_depends_on_it(root, capsys):
     run = Run(profile("smoke", **TINY), 0, root=root)
+    recorded(run.of(method("segment", entropy_cutoff=1.0)))
     capsys.readouterr()
     recorded(run.of(method("bandit")))
     out = capsys.readouterr().out
