@@ -30,7 +30,7 @@ class Control(NamedTuple):
 
 _DENSE, _EVEN, _SEQUENCE = "oracle-dense", "oracle-dense-even", "oracle-sequence"
 _LEARNED = ("bandit", "sentence", "token", "segment", "tlcr")
-_LEARNED += (  # the core's other learned rows: written down late, when their runs were known
+_LEARNED += (  # other learned rows: what is said of them here was written late, when their runs were known
     "segment-as-bandit",
     "bandit-as-segment",
     "normaliser-none",

@@ -95,7 +95,7 @@ def again(records: list[dict]) -> pd.DataFrame:
         "own settings by caution against the proxy's": (careful, own),
         "room to win": (otherwise(records, ROOM), None),
         "random rewards": (runs, None),
-        "random rewards, ten times the penalty": (otherwise(records, {"kl_coef": 0.5}), runs),
+        "random rewards, five times the penalty": (otherwise(records, {"kl_coef": 0.5}), runs),
         "paid at their ends": ([r for r in runs if r["seed"] >= FIRST], None),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])

@@ -87,12 +87,12 @@ def fidelity_parts(records: list[dict]) -> pd.DataFrame:
     """What fidelity at lambda 1 is made of (`fidelity_records.py`): a line per row, means over seeds, of the sum and
     its two large parts with 95% t intervals; seeds."""
     heads = {
-        "own": "by what is paid for the span itself",
-        "later": "by what is paid behind it",
+        "own": "paid on the span, from its decision on",
+        "later": "paid behind it",
         "values": "less the critic's value",
         "pearson": "together",
-        "own_pearson": "correlation of what is paid for the span itself",
-        "own_deviation": "its deviation (over the advantage's)",
+        "own_pearson": "correlation of the first alone",
+        "own_deviation": "deviation of the first (over the advantage's)",
     }
     lines = []
     for name in summary.order({r["method"] for r in records}):

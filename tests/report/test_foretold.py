@@ -113,7 +113,7 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     assert found.difference["paid at their ends", "interpolation-none", "segment"] == pytest.approx(-0.5, abs=0.01)
     assert found.difference["room to win", "token", "bandit"] == pytest.approx(-1)
     assert found.difference["random rewards", "random-rewards", "sft"] == pytest.approx(0.2)
-    about = "random rewards, ten times the penalty"
+    about = "random rewards, five times the penalty"
     assert found.difference[about, "random-rewards", "sft"] == pytest.approx(0.1)
     assert len(found) == 25
     about = {x for x in foretold.expected(foretold.SEEDS).about if not x.startswith("own settings by")}
