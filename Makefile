@@ -83,13 +83,13 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	.venv/bin/python -m study.tuning reward-models --profile $(or $(PROFILE),cpu)
 	$(BRIEF) --methods $(TUNED) --seeds $(TEN) --change '{"heldout_proxy": true}'
 	.venv/bin/python -m study.tuning policies --profile brief --methods $(TRIED)
-	$(BEYOND) bandit,sentence,token,segment,oracle-dense,bandit-synthetic,segment-as-bandit,bandit-as-segment,oracle-sequence,oracle-dense-even --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [4e-3]}'
-	$(BEYOND) segment --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [8e-3]}'
-	$(BEYOND) tlcr,tlcr-fixed,appo,random --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [1.25e-4]}'
-	$(BEYOND) rs,ars --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 2.0], "online_learning_rate": [2e-3]}'
-	$(BEYOND) adpo --grid '{"online_dpo_beta": [0.1, 0.2, 0.3, 0.6, 1.0, 3.0, 10.0, 30.0], "online_learning_rate": [2e-3]}'
+	$(BEYOND) bandit,sentence,token,oracle-dense,bandit-synthetic,segment-as-bandit,bandit-as-segment,oracle-sequence,oracle-dense-even --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [4e-3, 1.25e-4]}'
+	$(BEYOND) segment --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [4e-3, 8e-3]}'
+	$(BEYOND) tlcr,tlcr-fixed,appo,random --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.5], "actor_learning_rate": [1.25e-4, 4e-3]}'
+	$(BEYOND) rs,ars --grid '{"kl_coef": [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 2.0], "online_learning_rate": [2e-3, 2.5e-5]}'
+	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.1, 0.2, 0.3, 0.6, 1.0, 3.0, 10.0, 30.0], "online_learning_rate": [2e-3]}'
 	$(BEYOND) adpo,online-dpo --grid '{"online_dpo_beta": [0.01, 0.03], "online_learning_rate": [5e-5, 1e-4, 3e-4, 1e-3]}'
-	$(BEYOND) dpo --grid '{"dpo_beta": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], "dpo_learning_rate": [3e-5]}'
+	$(BEYOND) dpo --grid '{"dpo_beta": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], "dpo_learning_rate": [3e-5, 1e-2]}'
 	.venv/bin/python -m study.tuning proxies --profile brief --methods $(TUNED)
 	$(BRIEF) --methods random-rewards --seeds $(TEN) --change '{"kl_coef": 0.5}'
 	$(BRIEF) --tuned --methods $(TRIED) --seeds $(TEN)
@@ -106,7 +106,9 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods rs --seeds $(TEN) --change '{"kl_coef": 0.1, "online_learning_rate": 3e-4}'  # by caution too
 	$(BRIEF) --methods ars --seeds $(TEN) --change '{"kl_coef": 0.05, "online_learning_rate": 3e-4}'
 	$(BRIEF) --methods bandit,oracle-dense --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 1e-3}'  # by caution; TLCR's is the setting of all
-	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 5e-4}'
+	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 5e-4}'  # by caution among 40 settings; among 48 the next two
+	$(BRIEF) --methods sentence --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1.25e-4}'
+	$(BRIEF) --methods token --seeds $(TEN) --change '{"kl_coef": 0.02, "actor_learning_rate": 1.25e-4}'
 	$(BRIEF) --methods oracle-dense-even --seeds $(TEN) --change '{"kl_coef": 0.1, "actor_learning_rate": 1e-3}'
 	$(BRIEF) --methods oracle-dense-even --seeds $(TEN) --change '{"kl_coef": 0.005, "actor_learning_rate": 1e-3}'  # by the truth
 	$(BRIEF) --methods tlcr-fixed --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 5e-4}'
