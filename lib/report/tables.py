@@ -84,19 +84,18 @@ def wages(records: list[dict]) -> pd.DataFrame:
 
 
 def fidelity_parts(records: list[dict]) -> pd.DataFrame:
-    """What fidelity at lambda 1 is made of (`fidelity_records.py`): a line per row, means over seeds, of the sum and
-    its two large parts with 95% t intervals; seeds."""
+    """What fidelity at lambda 1 is made of (`fidelity_records.py`): a line per row, the highest sum first, means over
+    seeds, of the sum and its two large parts with 95% t intervals; seeds."""
     heads = {
         "own": "paid on the span, from its decision on",
         "later": "paid behind it",
-        "values": "less the critic's value",
+        "values": "the critic's value, taken off",
         "pearson": "together",
         "own_pearson": "correlation of the first alone",
         "own_deviation": "deviation of the first (over the advantage's)",
     }
-    lines = []
-    for name in summary.order({r["method"] for r in records}):
-        parts = pd.DataFrame([r["parts"] for r in latest(records, ("method", "seed")) if r["method"] == name])
+    lines, frame = [], pd.DataFrame([r["parts"] | {"method": r["method"]} for r in latest(records, ("method", "seed"))])
+    for name, parts in sorted(frame.groupby("method"), key=lambda group: -group[1].pearson.mean()):
         exact = {part: summary.interval_text(*mean_interval(parts[part])) for part in ("own", "later", "pearson")}
         found = {part: f"{parts[part].mean():z.2f}" for part in heads} | exact
         lines.append({"method": summary.label(name)} | {heads[part]: x for part, x in found.items()})

@@ -353,3 +353,10 @@ def test_what_a_segment_earns_has_a_line_per_seed_and_the_foretold_sign():
     looped = [r for r in read_records(ROOT / "data" / "results" / "small") if r["method"] == "normaliser-none"]
     assert {r["seed"] for r in looped} <= {r["seed"] for r in made}
     assert all(r["final"]["repetition"] > 5 for r in looped), "a seed that does not loop is news for the page"
+
+
+def test_parts_of_fidelity_stand_by_their_sum_and_random_rewards_come_last():
+    frame = tables.fidelity_parts(read_records(ROOT / "data" / "results" / "fidelity.jsonl"))
+    assert frame.method.iloc[[0, -1]].tolist() == ["Oracle, per span", "Random rewards"] and set(frame.seeds) == {10}
+    assert frame["together"].str.split().str[0].astype(float).is_monotonic_decreasing
+    assert frame["together"].iloc[-1] == "0.04 ± 0.05" and frame["paid behind it"].str.contains("±").all()
