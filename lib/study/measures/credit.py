@@ -99,9 +99,9 @@ def fidelity_parts(
         return dict.fromkeys((*parts, "pearson", "own_pearson", "own_deviation"), 0.0)
     scale = advantage.std() * truth.std()
     shares = {name: float(np.cov(x, truth, ddof=0)[0, 1] / scale) for name, x in parts.items()}
-    own = agreement(parts["own"], truth)["pearson"]
-    total = {"pearson": sum(shares.values()), "own_pearson": own}
-    return shares | total | {"own_deviation": float(parts["own"].std() / advantage.std())}
+    alone = {"own_pearson": agreement(parts["own"], truth)["pearson"]}
+    alone["own_deviation"] = float(parts["own"].std() / advantage.std())
+    return shares | {"pearson": sum(shares.values())} | alone
 
 
 def gradient_cosine(
