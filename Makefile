@@ -51,7 +51,7 @@ TRIED = $(TUNED),appo,online-dpo,adpo,dpo,random,rs,ars,tlcr-fixed,bandit-synthe
 ALL_SEEDS = $(if $(SEEDS),$(SEEDS),0,1,2)
 FIVE = $(if $(SEEDS),$(SEEDS),0,1,2,3,4)
 TEN = $(if $(SEEDS),$(SEEDS),0,1,2,3,4,5,6,7,8,9)
-ROOM = oracle-dense,bandit,oracle-sequence,oracle-dense-even,tlcr,tlcr-fixed,bandit-synthetic,segment-as-bandit,bandit-as-segment,appo,segment,sentence,token,random,normaliser-none
+ROOM = oracle-dense,bandit,oracle-sequence,oracle-dense-even,tlcr,tlcr-fixed,bandit-synthetic,segment-as-bandit,bandit-as-segment,appo,segment,sentence,token,random,normaliser-none,rs,ars,random-rewards
 BRIEF = .venv/bin/python -m study.runner --profile brief --jobs $(JOBS)
 STUDY = .venv/bin/python -m study.runner --profile $(or $(PROFILE),cpu) --jobs $(JOBS)
 LONG = sft,bandit,segment,token,tlcr,oracle-sequence,oracle-dense,oracle-dense-even
@@ -92,6 +92,7 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BEYOND) dpo --grid '{"dpo_beta": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], "dpo_learning_rate": [3e-5, 1e-2]}'
 	.venv/bin/python -m study.tuning proxies --profile brief --methods $(TUNED)
 	$(BRIEF) --methods random-rewards --seeds $(TEN) --change '{"kl_coef": 0.5}'
+	$(BRIEF) --methods bandit,random-rewards --seeds $(TEN) --change '{"trl": {"policy": {"whiten_advantages": false}}}'
 	$(BRIEF) --tuned --methods $(TRIED) --seeds $(TEN)
 	$(BRIEF) --methods bandit,segment-as-bandit --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4}'  # by the truth
 	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 1e-3}'

@@ -20,7 +20,7 @@ from report.tables import alike
 from study import choosing, summary
 from study.methods import METHODS
 from study.records import ROOT
-from study.sweeps import ROOM, SPANS, WHOLE
+from study.sweeps import ROOM, SPANS, UNWHITENED, WHOLE
 
 FILE = ROOT / "data" / "foretold.yml"
 SEEDS = ROOT / "data" / "foretold_seeds.yml"
@@ -30,6 +30,8 @@ AGAINST = {  # parts that set two settings against each other: what follows the 
     "lambda 0.8 against 1": (" at lambda 0.8", " at 1"),
     "lambda 0.95 against 1": (" at lambda 0.95", " at 1"),
     "a quarter of the pairs against all": (", a quarter of the pairs,", ", all pairs"),
+    "room to win against one for all": (" with room", " at one setting for all"),
+    "random rewards, advantages not whitened": (", not whitened,", ", whitened"),
     "own settings against one for all": (" at its own setting", " at that of all"),
     "own settings by caution against the proxy's": (" by caution", " by the proxy"),
 }
@@ -93,9 +95,11 @@ def again(records: list[dict]) -> pd.DataFrame:
         "own settings by the truth": (at_choices(records, "by_truth"), None),
         "own settings by caution": (careful := at_choices(records, "cautious"), None),
         "own settings by caution against the proxy's": (careful, own),
-        "room to win": (otherwise(records, ROOM), None),
+        "room to win": (room := otherwise(records, ROOM), None),
+        "room to win against one for all": (room, runs),
         "random rewards": (runs, None),
         "random rewards, five times the penalty": (otherwise(records, {"kl_coef": 0.5}), runs),
+        "random rewards, advantages not whitened": (otherwise(records, UNWHITENED), runs),
         "paid at their ends": ([r for r in runs if r["seed"] >= FIRST], None),
     }
     return pd.concat([verdicts(these, lines[lines.about == part], of) for part, (these, of) in held.items()])

@@ -48,6 +48,7 @@ OF_LENGTH = {"length": LENGTHS, "spans": SPANS}  # sweeps that stand over the to
 PAIRS = (1_000, 4_000)
 WHOLE = {"world": {"returns": "whole"}}  # nothing but the complete, clean answer counts
 ROOM = {"kl_coef": 0.02, "actor_learning_rate": 5e-4, "lam": 0.8}  # the truth in time ends four fifths of the way
+UNWHITENED = {"trl": {"policy": {"whiten_advantages": False}}}
 ERRORS = {"tlcr-error-0": 0.0, "tlcr": 0.1, "tlcr-error-0.3": 0.3, "tlcr-error-0.5": 0.5}
 LEARNED = ("bandit", "segment", "token")
 EDITED = ("bandit-synthetic", "tlcr-clauses")  # TLCR's edits in one number an answer; edits that know no truth

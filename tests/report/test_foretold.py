@@ -6,7 +6,7 @@ import pytest
 
 from report import foretold
 from study.methods import METHODS
-from study.sweeps import ROOM, SPANS, WHOLE
+from study.sweeps import ROOM, SPANS, UNWHITENED, WHOLE
 from test_figures import record
 
 
@@ -97,6 +97,7 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     own = [{**r, "params": {**r["params"], "tuned": True}} for r in ended("token", [5.5, 5.6, 5.4], kl_coef=0.5)]
     own += [{**r, "params": {**r["params"], "tuned": True}} for r in ended("bandit", [5.0, 5.1, 4.9], kl_coef=0.1)]
     room = ended("token", [1.0, 1.1], **ROOM) + ended("bandit", [2.0, 2.1], **ROOM)
+    room += ended("random-rewards", [0.8], **ROOM) + ended("random-rewards", [0.9], **UNWHITENED)
     found += ended("oracle-dense", [4.1, 3.9]) + longer + fewer + whole + own + room
     found = foretold.again(old + other + found)
     found = found.set_index(["about", "method", "other"])
@@ -115,7 +116,10 @@ def test_the_second_file_is_held_against_new_seeds_another_model_and_a_short_rea
     assert found.difference["random rewards", "random-rewards", "sft"] == pytest.approx(0.2)
     about = "random rewards, five times the penalty"
     assert found.difference[about, "random-rewards", "sft"] == pytest.approx(0.1)
-    assert len(found) == 25
+    about = "random rewards, advantages not whitened"
+    assert found.difference[about, "random-rewards", "random-rewards"] == pytest.approx(-0.3)
+    assert found.difference["room to win against one for all", "random-rewards", "sft"] == pytest.approx(-0.2)
+    assert len(found) == 30
     about = {x for x in foretold.expected(foretold.SEEDS).about if not x.startswith("own settings by")}
     assert about == set(found.index.get_level_values("about")), "the rest: test_own_settings.py"
 
