@@ -118,6 +118,13 @@ records: .venv/.installed  ## every record of the testbed at PROFILE (default cp
 	$(BRIEF) --methods ars --seeds $(TEN) --change '{"kl_coef": 0.1, "online_learning_rate": 3e-4}'
 	$(BRIEF) --methods adpo --seeds $(TEN) --change '{"online_dpo_beta": 3.0, "online_learning_rate": 3e-4}'  # by the truth and by caution
 	$(BRIEF) --methods adpo --seeds $(TEN) --change '{"online_dpo_beta": 30.0, "online_learning_rate": 2e-3}'
+	$(BRIEF) --methods bandit,segment-as-bandit,sentence --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 5e-4, "lam": 0.8}'  # by the truth, with a shorter reach, as the next six
+	$(BRIEF) --methods token,random,bandit-as-segment --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 1e-3, "lam": 0.8}'
+	$(BRIEF) --methods tlcr,tlcr-fixed --seeds $(TEN) --change '{"kl_coef": 0.05, "actor_learning_rate": 2.5e-4, "lam": 0.8}'
+	$(BRIEF) --methods segment --seeds $(TEN) --change '{"kl_coef": 0.5, "actor_learning_rate": 1e-3, "lam": 0.8}'
+	$(BRIEF) --methods appo --seeds $(TEN) --change '{"kl_coef": 0.2, "actor_learning_rate": 2.5e-4, "lam": 0.8}'
+	$(BRIEF) --methods oracle-dense-even --seeds $(TEN) --change '{"kl_coef": 0.005, "actor_learning_rate": 1e-3, "lam": 0.8}'
+	$(BRIEF) --methods bandit-synthetic --seeds $(TEN) --change '{"lam": 0.8}'
 	.venv/bin/python -m study.measures.process_outcome --profile brief --seeds $(FIVE)
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 4, "parts": 2}, "max_completion_length": 240, "credit_responses": 12, "heldout_proxy": false}'
 	$(BRIEF) --methods $(LONG),bandit-synthetic,tlcr-clauses --seeds $(FIVE) --change '{"world": {"kinds": 5, "parts": 3}, "max_completion_length": 360, "credit_responses": 12, "heldout_proxy": false}'

@@ -33,6 +33,7 @@ AGAINST = {  # parts that set two settings against each other: what follows the 
     "room to win against one for all": (" with room", " at one setting for all"),
     "random rewards, advantages not whitened": (", not whitened,", ", whitened"),
     "own settings against one for all": (" at its own setting", " at that of all"),
+    "own settings by the truth, lambda 0.8 against 1": (" at lambda 0.8", " at 1"),
     "own settings by caution against the proxy's": (" by caution", " by the proxy"),
 }
 SAYS, VERDICTS = ("ahead", "behind", "level"), ("came", "opposite", "open")
@@ -92,7 +93,9 @@ def again(records: list[dict]) -> pd.DataFrame:
         "only the whole counts": (otherwise(records, WHOLE), None),
         "own settings": (own, None),
         "own settings against one for all": (own, runs),
-        "own settings by the truth": (at_choices(records, "by_truth"), None),
+        "own settings by the truth": (best := at_choices(records, "by_truth"), None),
+        "own settings by the truth, lambda 0.8": (short := at_choices(records, "by_truth", lam=ROOM["lam"]), None),
+        "own settings by the truth, lambda 0.8 against 1": (short, best),
         "own settings by caution": (careful := at_choices(records, "cautious"), None),
         "own settings by caution against the proxy's": (careful, own),
         "room to win": (room := otherwise(records, ROOM), None),
@@ -118,12 +121,14 @@ def otherwise(records: list[dict], changes: dict) -> list[dict]:
     return [r for r in found if all(value(r, name) == x for name, x in flat.items())]
 
 
-def at_choices(records: list[dict], by: str) -> list[dict]:
+def at_choices(records: list[dict], by: str, **further) -> list[dict]:
     """Runs of each method with all its trials at the setting that is chosen of them `by` a name of
-    `study.choosing.choices`, and of the model that is not trained."""
+    `study.choosing.choices`, where PPO trains it with `further` fields of the profile, and of the model that is not
+    trained."""
     chosen, own = choosing.choices(records), alike(records, tuned=True)
     runs = [r for r in own if METHODS[r["method"]].trainer == "none"]
     for name, changes in chosen[by].items():
+        changes = changes | (further if METHODS[name].trainer == "ppo" else {})
         same = changes == chosen["choices"][name]
         runs += [r for r in (own if same else otherwise(records, changes)) if r["method"] == name]
     return runs

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from report import controls, outcomes
+from report.foretold import otherwise
 from study import summary
 from study.identity import completed
 from study.stats import mean_interval, paired_contrast
+from study.sweeps import ROOM
 
 HEADLINE = ("bandit", "sentence", "token", "segment", "bandit-as-segment", "segment-as-bandit", "random", "tlcr")
 HEADLINE += ("oracle-sequence", "oracle-dense-even", "oracle-dense")
@@ -23,6 +25,7 @@ ENDS = {  # paid at segments' ends
     "segment": "interpolation-none",
 }
 KINDS = (1, 2, 3, 4)  # asked for at once
+UNREAD = ("sft", "dpo", "online-dpo", "adpo")  # of the core, what reads none of the settings of `sweeps.ROOM`
 VERDICTS = ("fails", "open", "one seed", "no record", "holds")  # in the order of `checks`
 NONE = "no record yet"
 
@@ -150,6 +153,13 @@ def ways(found: list[dict]) -> dict[str, list[float]]:
     told = [(r["method"], controls.value(r, "headroom", sft)) for r in found if r["method"] != "sft"]
     told = [(name, x) for name, x in told if x is not None]
     return {m: [x for name, x in told if name == m] for m in summary.order({name for name, _ in told})}
+
+
+def with_room(records: list[dict]) -> list[dict]:
+    """The comparison's core at the setting at which the truth in time goes most of the way: its runs there and, of rows
+    to which that setting is none, those of the comparison; empty without the former."""
+    there = otherwise(records, ROOM)
+    return there and [r for r in runs(records) if r["method"] in UNREAD] + there
 
 
 def room(of: dict[str, list[dict]]) -> pd.DataFrame:

@@ -163,6 +163,9 @@ def test_runs_by_the_truth_are_those_at_its_setting(trials):
     plain, chosen = ended(), ended(kl_coef=0.3, actor_learning_rate=1e-3)
     records = plain + ended(kl_coef=0.1, actor_learning_rate=5e-4) + chosen + trials
     assert foretold.at_choices(records, "by_truth") == chosen
+    short = ended(kl_coef=0.3, actor_learning_rate=1e-3, lam=0.8)
+    assert foretold.at_choices(records + short, "by_truth", lam=0.8) == short, "the same with a shorter reach"
+    assert foretold.at_choices(records, "by_truth", lam=0.8) == []
     assert foretold.at_choices(plain + chosen, "by_truth") == [], "without trials there is no choice"
     tuned = [r | {"params": r["params"] | {"tuned": True}} for r in ended(kl_coef=0.1, actor_learning_rate=5e-4)]
     assert foretold.at_choices(records + tuned, "cautious") == tuned, "caution keeps what the proxy chose"
