@@ -33,7 +33,7 @@ AGAINST = {  # parts that set two settings against each other: what follows the 
     "room to win against one for all": (" with room", " at one setting for all"),
     "random rewards, advantages not whitened": (", not whitened,", ", whitened"),
     "own settings against one for all": (" at its own setting", " at that of all"),
-    "own settings by the truth, lambda 0.8 against 1": (" at lambda 0.8", " at 1"),
+    "room to win at own settings against lambda 1": (" at lambda 0.8", " at 1"),
     "own settings by caution against the proxy's": (" by caution", " by the proxy"),
 }
 SAYS, VERDICTS = ("ahead", "behind", "level"), ("came", "opposite", "open")
@@ -94,8 +94,8 @@ def again(records: list[dict]) -> pd.DataFrame:
         "own settings": (own, None),
         "own settings against one for all": (own, runs),
         "own settings by the truth": (best := at_choices(records, "by_truth"), None),
-        "own settings by the truth, lambda 0.8": (short := at_choices(records, "by_truth", lam=ROOM["lam"]), None),
-        "own settings by the truth, lambda 0.8 against 1": (short, best),
+        "room to win at own settings": (short := at_choices(records, "by_truth", lam=ROOM["lam"]), None),
+        "room to win at own settings against lambda 1": (short, best),
         "own settings by caution": (careful := at_choices(records, "cautious"), None),
         "own settings by caution against the proxy's": (careful, own),
         "room to win": (room := otherwise(records, ROOM), None),

@@ -5,10 +5,18 @@ As in `figures.py`, each returns a matplotlib figure and its numbers."""
 import pandas as pd
 from matplotlib.figure import Figure
 
-from report import lines
+from report import instrument, lines
 from report.figures import looks
 from report.look import canvas, head
 from study import summary
+from study.stats import mean_interval
+
+WAYS = (  # by setting
+    {"color": "#b5b5b5", "marker": "o"},
+    {"color": "#56B4E9", "marker": "s"},
+    {"color": "#0072B2", "marker": "D"},
+    {"color": "#D55E00", "marker": "v"},
+)
 
 
 def shares(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
@@ -28,6 +36,38 @@ def shares(found: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlim(0, 1.03)
     ax.set_xlabel("credit (share)")
+    head(ax)
+    return figure, found
+
+
+def way(of: dict[str, list[dict]], mark: float, least: float = -0.2) -> tuple[Figure, pd.DataFrame]:
+    """`instrument.ways` at settings (their names: runs, the SFT model's too), of the rows of the last: share of the way
+    from the SFT model to a perfect answer, mean and t interval over seeds; a line at `mark`. The axis ends at `least`,
+    where the means beyond it are written."""
+    told = [
+        (name, m, *mean_interval(x))
+        for name, runs in of.items()
+        for m, x in instrument.ways(runs).items()
+        if len(x) > 1
+    ]
+    found = pd.DataFrame(told, columns=["setting", "method", "mean", "low", "high"])
+    methods = summary.order(set(found.method[found.setting == [*of][-1]]))
+    figure, axes = canvas(1, 1, 1.4 + 0.42 * len(methods))
+    ax, apart = axes[0, 0], 0.8 / len(of)  # of a row
+    for i, (name, look) in enumerate(zip(of, WAYS)):
+        part = found[(found.setting == name) & found.method.isin(methods)]
+        y = part.method.map(methods.index) + apart * (i - (len(of) - 1) / 2)
+        ax.hlines(y, part.low.clip(least), part.high.clip(least), colors=look["color"], linewidth=1.6)
+        ax.plot(part["mean"].where(part["mean"] >= least), y, linestyle="none", label=name, **look)
+        for row, at in zip(part.itertuples(), y):
+            if row.mean < least:
+                ax.text(least, at, f"◂ {row.mean:.1f}".replace("-", "−"), va="center", fontsize=7, color=look["color"])
+    for x in (0, mark, 1):
+        ax.axvline(x, color="#444444", linestyle="--" if x == mark else ":", linewidth=1)
+    ax.set_yticks(range(len(methods)), [summary.label(m) for m in methods])
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.set_xlim(least, 1.02)
+    ax.set_xlabel("of the way from the SFT model to a perfect answer (share)")
     head(ax)
     return figure, found
 

@@ -11,6 +11,7 @@ import torch
 from densereward.reward.segments import segment_lengths
 from report import controls, instrument, instrument_figures, parameters
 from report.notebooks import ROOT, run_notebook
+from study import choosing, sweeps
 from study.measures import in_time
 from study.methods import METHODS
 from study.records import write_record
@@ -103,6 +104,30 @@ def test_how_far_rows_come_at_two_settings_is_told_of_the_seconds_rows_each_from
     assert list(found["of the way, there (share)"]) == ["0.20 (0.20 to 0.20)", "0.80 (0.80 to 0.80)"]
     assert found["less the bandit (credit)"].dropna().to_dict() == {"Oracle, per span": "2.70 ± 3.81"}
     assert instrument.room({"here": start + here, "there": start}).empty
+
+
+def test_with_room_stand_runs_at_that_setting_and_rows_that_read_none_of_it():
+    """A row that trains otherwise there, or a run of another setting, would stand for what was never run."""
+    core = {*instrument.BEFORE, *instrument.UNREAD, "rs", "random-rewards"}
+    read = {name for name in core if choosing.POLICIES.get(METHODS[name].trainer, {}).keys() & sweeps.ROOM.keys()}
+    assert core - read == set(instrument.UNREAD)
+    here = [ended(name, 0, 3.0) for name in ("sft", "dpo", "bandit")]
+    room = [ended("bandit", 0, 2.0, changes=sweeps.ROOM)]
+    assert instrument.with_room(here + room) == [*here[:2], *room] and instrument.with_room(here) == []
+
+
+def test_the_ways_are_drawn_at_each_setting_and_what_lies_far_below_is_written():
+    def at(**ends: list[float]) -> list[dict]:
+        found = [ended(m, s, x) for m, of in ends.items() for s, x in enumerate(of)]
+        return [r | {"final": r["final"] | {"perfect": 5.0}} for r in found]
+
+    start = at(sft=[0.0, 0.0])
+    of = {"here": start + at(bandit=[2.0, 3.0], token=[4.0, 4.0]), "there": start + at(bandit=[-9.0, -11.0])}
+    figure, numbers = instrument_figures.way(of, 0.8)
+    drawn = svg(figure)
+    assert "−2.0" in drawn and "here" in drawn and "perfect answer (share)" in drawn and "Token" not in drawn
+    found = numbers.set_index(["setting", "method"])["mean"]
+    assert found["here", "bandit"] == pytest.approx(0.5) and found["there", "bandit"] == pytest.approx(-2)
 
 
 def test_the_truth_over_lengths_is_a_mean_of_each_seed_that_has_them_all():
