@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from report import instrument, lines
 from report.figures import looks
-from report.look import canvas, head
+from report.look import EDGE, canvas, head
 from study import summary
 from study.stats import mean_interval
 
 WAYS = (  # by setting
-    {"color": "#b5b5b5", "marker": "o"},
+    {"color": "#6b6b6b", "marker": "o"},
     {"color": "#56B4E9", "marker": "s"},
     {"color": "#0072B2", "marker": "D"},
     {"color": "#D55E00", "marker": "v"},
@@ -61,7 +61,8 @@ def way(of: dict[str, list[dict]], mark: float, least: float = -0.2) -> tuple[Fi
         ax.plot(part["mean"].where(part["mean"] >= least), y, linestyle="none", label=name, **look)
         for row, at in zip(part.itertuples(), y):
             if row.mean < least:
-                ax.text(least, at, f"◂ {row.mean:.1f}".replace("-", "−"), va="center", fontsize=7, color=look["color"])
+                text = f"◂ {row.mean:.1f}".replace("-", "−")
+                ax.text(least, at, text, va="center", fontsize=7, color=look["color"], bbox=EDGE)
     for x in (0, mark, 1):
         ax.axvline(x, color="#444444", linestyle="--" if x == mark else ":", linewidth=1)
     ax.set_yticks(range(len(methods)), [summary.label(m) for m in methods])
